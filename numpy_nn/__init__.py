@@ -1,0 +1,1 @@
+"""Neural networks by hand: NumPy, forward and backward written out."""

@@ -1,0 +1,85 @@
+"""Trees: nested dictionaries with arrays at the leaves.
+
+``Tree = dict[str, Tree | array]``. Positions in a list are the keys "0", "1", …
+A leaf is named by its path, ``"hidden/0/kernel"``. Parameters, gradients,
+running statistics and optimizer state all are trees; a *snapshot* is the tree
+
+    {"params": Tree, "stats": Tree, "opt": {"count", "mu", "nu"}, "step": ()}
+
+which all three tracks read and write, whatever they use inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Tree = dict[str, Any]
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return ``{path: leaf}`` in the order of the tree: ``{"a": {"b": x}} -> {"a/b": x}``."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= leaves(value, f"{path}/")
+        else:
+            found[path] = value
+    return found
+
+
+def from_leaves(named: Mapping[str, Any]) -> Tree:
+    """Undo :func:`leaves`: ``{"a/b": x} -> {"a": {"b": x}}``."""
+    tree: Tree = {}
+    for path, leaf in named.items():
+        *parents, last = path.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return tree
+
+
+def tree_map(function: Callable[..., Any], tree: Mapping[str, Any], *others: Mapping[str, Any]) -> Tree:
+    """Apply ``function`` leaf by leaf to trees of the same structure."""
+    return {
+        key: tree_map(function, value, *(other[key] for other in others))
+        if isinstance(value, Mapping)
+        else function(value, *(other[key] for other in others))
+        for key, value in tree.items()
+    }
+
+
+def cast(tree: Mapping[str, Any], dtype: Any) -> Tree:
+    """Copy a tree, its floating-point leaves as ``dtype``; other leaves keep theirs."""
+
+    def copy(leaf: Any) -> np.ndarray:
+        leaf = np.asarray(leaf)
+        return leaf.astype(dtype if np.issubdtype(leaf.dtype, np.floating) else leaf.dtype)
+
+    return tree_map(copy, tree)
+
+
+def count(tree: Mapping[str, Any]) -> int:
+    """Number of scalars in all leaves."""
+    return sum(int(np.size(leaf)) for leaf in leaves(tree).values())
+
+
+def require_same(expected: Mapping[str, Any], given: Mapping[str, Any], *, what: str = "parameters") -> None:
+    """Raise ValueError unless both trees have the same paths and shapes.
+
+    The message lists everything missing, unexpected or misshapen at once.
+    """
+    want, have = leaves(expected), leaves(given)
+    problems = [f"missing {path} {np.shape(want[path])}" for path in want if path not in have]
+    problems += [f"unexpected {path} {np.shape(have[path])}" for path in have if path not in want]
+    problems += [
+        f"misshapen {path}: {np.shape(have[path])}, expected {np.shape(want[path])}"
+        for path in want
+        if path in have and np.shape(want[path]) != np.shape(have[path])
+    ]
+    if problems:
+        raise ValueError(f"these {what} do not fit the model:\n  " + "\n  ".join(problems))
