@@ -1,0 +1,113 @@
+"""One dataset in memory, and the index stream that decides which images every track sees, and when.
+
+The stream is endless: a permutation of the training images for epoch 0, one for epoch 1, and
+so on, laid end to end; step s takes positions [s * batch_size, (s + 1) * batch_size). A batch
+may straddle two epochs, so every image is seen exactly once per epoch and none is dropped.
+Which images a step sees is a pure function of (seed, step): there is no iterator to save, and
+a resumed run sees the batches it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+
+from compare.errors import UserError
+
+SPLIT, SHUFFLE, AUGMENT = range(3)  # what a random generator is for: equal seeds must not mean equal numbers
+
+
+def generator(purpose: int, seed: int, index: int = 0) -> np.random.Generator:
+    """Random numbers that are a pure function of (purpose, seed, index)."""
+    if seed < 0:
+        raise UserError(f"seed {seed} is negative: choose a seed of 0 or more")
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(purpose, index))))
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, epoch: int, train_size: int) -> np.ndarray:
+    order = generator(SHUFFLE, seed, epoch).permutation(train_size)
+    order.flags.writeable = False  # it is shared through the cache
+    return order
+
+
+def batch_indices(seed: int, step: int, k: int, *, batch_size: int, train_size: int) -> np.ndarray:
+    """Which training images the steps step .. step + k - 1 see: int64 (k, n)."""
+    if batch_size > train_size:
+        raise UserError(
+            f"batch size {batch_size:,} is larger than the training set of {train_size:,} images: "
+            f"choose a batch size of at most {train_size:,}"
+        )
+    if batch_size < 1 or step < 0 or k < 0:
+        raise UserError(f"batch size {batch_size} must be at least 1, step {step} and chunk {k} at least 0")
+    start, stop = step * batch_size, (step + k) * batch_size
+    epochs = range(start // train_size, -(-stop // train_size))
+    pieces = [np.empty(0, np.int64)]
+    for epoch in epochs:
+        first = epoch * train_size
+        pieces.append(_permutation(seed, epoch, train_size)[max(start - first, 0) : stop - first])
+    return np.concatenate(pieces).reshape(k, batch_size)
+
+
+def eval_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All of `x`, `y` in order, in batches of one fixed shape: x (n, h, w, c), y (n,).
+
+    The short last batch is filled up with black images of label -1, which the tracks count
+    as nothing: every image counts once, and a compiled evaluation sees a single shape.
+    """
+    if batch_size < 1:
+        raise UserError(f"batch size {batch_size} must be at least 1")
+    for start in range(0, len(x), batch_size):
+        xs, ys = x[start : start + batch_size], y[start : start + batch_size]
+        if missing := batch_size - len(xs):
+            xs = np.concatenate([xs, np.zeros((missing, *x.shape[1:]), x.dtype)])
+            ys = np.concatenate([ys, np.full(missing, -1, y.dtype)])
+        yield xs, ys
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Data:
+    """A dataset in memory: images uint8 (n, h, w, c), labels int32 (n,).
+
+    `mean` and `std` are per channel, of pixel values scaled to 0 .. 1. Everything is chosen on
+    the validation images, which are taken from the training images; the test images are for
+    the final figures only.
+    """
+
+    name: str
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    val_x: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0, 0), np.uint8))
+    val_y: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
+    note: str = ""  # what a reader of the figures must know, e.g. that this is a subset
+
+    def split(self, val_size: int, seed: int) -> Data:
+        """Move `val_size` training images, chosen by `seed`, to the validation set."""
+        total = len(self.train_x)
+        if not 0 <= val_size < total:
+            raise UserError(
+                f"a validation set of {val_size:,} images cannot be taken from the {total:,} training images of "
+                f"{self.name}: choose a size from 0 to {total - 1:,}"
+            )
+        order = generator(SPLIT, seed).permutation(total)
+        val, train = np.sort(order[:val_size]), np.sort(order[val_size:])
+        return replace(
+            self,
+            train_x=self.train_x[train],
+            train_y=self.train_y[train],
+            val_x=self.train_x[val],
+            val_y=self.train_y[val],
+        )
+
+    def train_chunk(self, seed: int, step: int, k: int, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+        """The batches of the steps step .. step + k - 1: x uint8 (k, n, h, w, c), y int32 (k, n), both C-contiguous."""
+        index = batch_indices(seed, step, k, batch_size=batch_size, train_size=len(self.train_x))
+        return np.take(self.train_x, index, axis=0), np.take(self.train_y, index)
