@@ -1,0 +1,65 @@
+# Everything sets itself up: the first command makes .venv, later ones find it ready and do nothing twice.
+#   make compare ARGS="mlp-mnist --epochs 1"      flags are passed on
+#   make test PYTHON=/opt/python3.12/bin/python3  another interpreter, for the first set-up
+
+PYTHON ?= python3.11
+PORT ?= 5000
+MLFLOW_TRACKING_URI ?= sqlite:///runs/mlflow.db
+ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python -m
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help compare test lint format ui lock clean
+
+help: ## what can be made (this list)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+
+compare: $(READY) ## train the presets in NumPy, JAX and PyTorch and report   ARGS="mlp-mnist --epochs 1"
+	@$(RUN) compare.run_all $(ARGS)
+
+test: $(READY) ## run the tests on two cores   ARGS="-k conv"   the slow ones: ARGS="-m slow"
+	@$(RUN) pytest -n 2 --dist worksteal $(ARGS)
+
+lint: $(READY) ## ruff, formatting and mypy over the whole project: the pre-commit hooks
+	@$(RUN) pre_commit run --all-files --show-diff-on-failure
+
+format: $(READY) ## mend what ruff can mend by itself
+	@$(RUN) ruff check --fix
+	@$(RUN) ruff format
+
+ui: $(READY) ## open MLflow's page on the runs   PORT=5000
+	@case '$(MLFLOW_TRACKING_URI)' in \
+	http://* | https://*) echo 'The runs are on the server at $(MLFLOW_TRACKING_URI)' ;; \
+	*) mkdir -p runs && echo 'http://127.0.0.1:$(PORT)   (Ctrl-C ends it)' && \
+	   MLFLOW_DISABLE_TELEMETRY=true $(RUN) mlflow ui --backend-store-uri '$(MLFLOW_TRACKING_URI)' \
+	     --host 127.0.0.1 --port $(PORT) --workers 1 ;; \
+	esac
+
+lock: $(VENV)/bin/python ## resolve the newest versions pyproject.toml admits into requirements.lock
+	@$(VENV)/bin/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,tensorflow]'
+	@$(VENV)/bin/python .ci/lock.py $(VENV)/resolved.json > requirements.lock
+	@echo 'requirements.lock: now "make test" installs it and shows whether it holds'
+
+clean: ## remove .venv and caches; runs/ and checkpoints/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Pins are given as constraints: each platform installs what it needs of them, at the tested version.
+$(READY): requirements.lock pyproject.toml | $(VENV)/bin/python
+	@echo 'Installing into $(VENV): about 3 minutes and 6 GB, once'
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install $$([ -t 1 ] || echo --quiet) \
+	  --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+$(VENV)/bin/python:
+	@for python in '$(PYTHON)' python3; do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || continue; \
+	  "$$python" -c 'import ensurepip, venv' 2> /dev/null || { \
+	    echo "$$python cannot make virtual environments: install its venv module (Debian: apt install python3-venv)"; exit 1; }; \
+	  exec "$$python" -m venv --clear $(VENV); \
+	done; \
+	echo 'Python 3.11 or newer is needed: neither $(PYTHON) nor python3 is one. Install it, or say where it is: make test PYTHON=/path/to/python'; \
+	exit 1
