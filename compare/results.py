@@ -1,0 +1,127 @@
+"""results.json, the one truth of a comparison, read back: checked, grouped by (preset, track), proofs weighed."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from compare.errors import UserError
+
+SCHEMA = 1
+TRACKS = ("numpy", "jax", "torch")  # the order of every table and figure
+
+Results = dict[str, Any]
+Run = dict[str, Any]
+
+
+def read(path: Path | str) -> Results:
+    """Load a results.json, or the one in a folder."""
+    path = Path(path)
+    path = path / "results.json" if path.is_dir() else path
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there: give the folder of a comparison, the DIR of run_all's --out.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): run the comparison again, or restore the file.") from error
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        found = results.get("schema") if isinstance(results, dict) else type(results).__name__
+        raise UserError(f"{path} has schema {found!r} and this version reads {SCHEMA}: run the comparison again.")
+    missing = [key for key in ("environment", "runs", "parity") if key not in results]
+    if missing:
+        raise UserError(f"{path} lacks {', '.join(missing)}: it was cut short; run the comparison again.")
+    return results
+
+
+def order(track: str) -> tuple[int, str]:
+    """Sort key of a track: the known ones first, in their order, then any variant by name."""
+    return (TRACKS.index(track) if track in TRACKS else len(TRACKS), track)
+
+
+def groups(results: Results) -> dict[str, dict[str, list[Run]]]:
+    """Runs as {preset: {track: [one per seed]}}, presets as they were asked for, tracks in their order."""
+    found: dict[str, dict[str, list[Run]]] = {}
+    for run in sorted(results["runs"], key=lambda run: order(run["track"])):
+        found.setdefault(run["preset"], {}).setdefault(run["track"], []).append(run)
+    presets = dict.fromkeys(run["preset"] for run in results["runs"])
+    return {preset: found[preset] for preset in presets}
+
+
+def numbers(runs: Iterable[Run], *path: str) -> list[float]:
+    """The finite values found at `path` in each run, e.g. numbers(runs, "seconds", "compile")."""
+    found = []
+    for run in runs:
+        value: Any = run
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, int | float) and math.isfinite(value):
+            found.append(float(value))
+    return found
+
+
+def spread(values: list[float], form: str = ".2f", *, unit: str = "") -> str:
+    """Mean ± sample standard deviation; one value stands alone, none is a dash."""
+    if not values:
+        return "-"
+    text = format(statistics.fmean(values), form)
+    if len(values) > 1:
+        text += f" ± {statistics.stdev(values):{form}}"
+    return f"{text} {unit}".strip()
+
+
+def worst_check(pair: dict[str, Any]) -> dict[str, Any] | None:
+    """The check of a proof that is nearest to its tolerance, or farthest beyond it."""
+    return max(pair.get("checks") or [], key=closeness, default=None)
+
+
+def closeness(check: dict[str, Any]) -> float:
+    """Share of the tolerance that a check used up: above 1 it failed; a missing or NaN difference is the worst."""
+    value, tolerance = check.get("max_rel"), check.get("tolerance")
+    if value is None or not math.isfinite(value) or not tolerance:
+        return 0.0 if check.get("passed") else math.inf
+    return max(value / tolerance, 0.0 if check.get("passed") else 1.0)
+
+
+def proof_problem(results: Results, run: Run) -> str | None:
+    """Why this run's speed may not be shown, or None if its (preset, precision, track) is proven the same model.
+
+    The odd one out is to blame: a track fails if no pair with it passed, or if it disagrees with a track
+    that agrees with somebody.
+    """
+    pairs = [
+        pair
+        for pair in results.get("proof") or []
+        if (pair["preset"], pair["precision"]) == (run["preset"], run["precision"])
+    ]
+    mine = [pair for pair in pairs if run["track"] in (pair["a"], pair["b"])]
+    if not mine:
+        return "not proven"
+    sound = {track for pair in pairs if pair["passed"] for track in (pair["a"], pair["b"])}
+    blamed = [pair for pair in mine if not pair["passed"] and ({pair["a"], pair["b"]} - {run["track"]}) & sound]
+    if run["track"] not in sound:
+        blamed = mine
+    if not blamed:
+        return None
+    check = max((check for pair in blamed if (check := worst_check(pair))), key=closeness, default=None)
+    return f"proof failed: {describe(check)}" if check else "proof failed"
+
+
+def describe(check: dict[str, Any]) -> str:
+    """What a check found, e.g. `gradients conv1/kernel 3.0e-02 > 1e-04`."""
+    sign = "≤" if check["passed"] else ">"
+    return f"{check['what']} {check.get('worst_leaf') or ''} {size(check['max_rel'])} {sign} {check['tolerance']:.0e}"
+
+
+def size(value: float | None) -> str:
+    """A difference, to two digits."""
+    return "not finite" if value is None or not math.isfinite(value) else "0" if value == 0 else f"{value:.1e}"
+
+
+def drift_from_numpy(results: Results, preset: str, track: str) -> dict[str, Any] | None:
+    """The parity row with the largest end-of-training gap between `track` and NumPy, over all seeds."""
+    rows = [row for row in results["parity"] if row["preset"] == preset and {row["a"], row["b"]} == {track, "numpy"}]
+    return max(rows, key=lambda row: row["max_abs"] if row["max_abs"] is not None else math.inf, default=None)

@@ -1,0 +1,278 @@
+"""MLflow: one parent run per comparison, one child per (preset, track, seed). The only importer of mlflow.
+
+Training never waits for MLflow and never dies of it. The first error of any kind turns tracking off with one
+warning; `results.json` is on disk anyway, and `python -m compare.tracking log DIR` sends it later.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec
+
+from compare.errors import UserError
+from compare.results import read
+
+Metrics = Mapping[str, float | int | None]
+P = ParamSpec("P")
+
+BATCH = 1000  # metrics per call, MLflow's limit; the same call takes at most 100 params
+ENVIRONMENT = {  # a server that is down costs seconds, not the four minutes of MLflow's defaults
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+}
+STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "not started": "KILLED"}
+
+
+def _never_stops_training(
+    method: Callable[Concatenate[Tracker, P], str],
+) -> Callable[Concatenate[Tracker, P], str]:
+    """Turn tracking off at the first error instead of raising it; once off, do nothing."""
+
+    @functools.wraps(method)
+    def call(self: Tracker, *args: P.args, **kwargs: P.kwargs) -> str:
+        if self.error is not None:
+            return ""
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:
+            self.error = error
+            self._warn(
+                f"MLflow tracking is off: {self.uri} answered: {_first_line(error)}. Training goes on and the results "
+                f"are written to {self._results_dir}; log them later with: "
+                f"python -m compare.tracking log {self._results_dir}"
+            )
+            return ""
+
+    return call
+
+
+class Tracker:
+    """Writes a comparison to an MLflow store with explicit run ids: no global state, no active run.
+
+    Metrics are kept in memory until `flush()`, so that the caller decides when the store may take a core.
+    A run is named by its id, a string; it is empty when tracking is off.
+    """
+
+    def __init__(
+        self,
+        *,
+        results_dir: Path,
+        warn: Callable[[str], None],
+        store: Path = Path("runs"),
+        uri: str | None = None,
+    ) -> None:
+        """`uri`, else MLFLOW_TRACKING_URI, else the SQLite store `store`/mlflow.db with `store`/mlartifacts."""
+        self._store = store.absolute()
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._store / 'mlflow.db'}"
+        self.error: Exception | None = None
+        self._results_dir, self._warn = results_dir, warn
+        self._client: Any = None
+        self._experiment, self._parent = "", ""
+        self._open: list[str] = []
+        self._waiting: dict[str, list[Any]] = {}
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave no run open: what the block did not finish is finished, killed (Ctrl-C) or failed."""
+        status = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "failed"
+        self.finish(status)
+
+    @_never_stops_training
+    def start(
+        self, experiment: str, name: str, *, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None
+    ) -> str:
+        """Create store and experiment if need be and the parent run, all that a worker never does."""
+        self._client = _client(self.uri)
+        self._experiment = self._experiment_id(experiment)
+        self._parent = self._run(name, params or {}, tags or {})
+        return self._parent
+
+    @_never_stops_training
+    def child(
+        self,
+        preset: str,
+        track: str,
+        seed: int,
+        *,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
+    ) -> str:
+        """Create the run of one training; MLflow's page shows it under its parent."""
+        names = {"preset": preset, "track": track, "seed": seed}
+        return self._run(
+            f"{preset} {track} seed {seed}",
+            names | dict(params or {}),
+            names | dict(tags or {}) | {"mlflow.parentRunId": self._parent},
+        )
+
+    @_never_stops_training
+    def log_steps(self, run: str, rows: Iterable[tuple[int, Metrics]]) -> str:
+        """Keep metrics for the next `flush`: no call to the store is made here."""
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        self._waiting.setdefault(run, []).extend(
+            Metric(name, float(value), now, step)
+            for step, metrics in rows
+            for name, value in metrics.items()
+            if value is not None and math.isfinite(value)
+        )
+        return run
+
+    @_never_stops_training
+    def flush(self) -> str:
+        """Send what waits, in as few calls as MLflow allows."""
+        while self._waiting:
+            run, metrics = self._waiting.popitem()
+            for start in range(0, len(metrics), BATCH):
+                self._client.log_batch(run, metrics=metrics[start : start + BATCH])
+        return self._parent
+
+    @_never_stops_training
+    def finish_child(
+        self, run: str, status: str, *, metrics: Metrics | None = None, artifacts: Iterable[Path] = ()
+    ) -> str:
+        """End a training's run; `status` is that of results.json: finished, interrupted, failed."""
+        self.log_steps(run, [(0, metrics or {})])
+        self.flush()
+        self._end(run, status, artifacts)
+        return run
+
+    @_never_stops_training
+    def finish(self, status: str, *, artifacts: Iterable[Path] = ()) -> str:
+        """End the parent run and every child that is still open. A second call does nothing."""
+        if self._parent:
+            self.flush()
+            for run in self._open[1:]:
+                self._end(run, "interrupted" if status == "finished" else status, ())
+            self._end(self._parent, status, artifacts)
+        parent, self._parent = self._parent, ""
+        return parent
+
+    def _experiment_id(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is None:
+            ours = self.uri == f"sqlite:///{self._store / 'mlflow.db'}"
+            return self._client.create_experiment(name, (self._store / "mlartifacts").as_uri() if ours else None)
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+
+    def _run(self, name: str, params: Mapping[str, Any], tags: Mapping[str, Any]) -> str:
+        from mlflow.entities import Param
+
+        texts = {key: str(value) for key, value in tags.items() if value is not None}
+        run = self._client.create_run(self._experiment, run_name=name, tags=texts).info.run_id
+        self._open.append(run)
+        entries = [Param(key, str(value)) for key, value in params.items()]
+        for start in range(0, len(entries), 100):
+            self._client.log_batch(run, params=entries[start : start + 100])
+        return run
+
+    def _end(self, run: str, status: str, artifacts: Iterable[Path]) -> None:
+        for path in artifacts:
+            self._client.log_artifact(run, str(path))
+        self._client.set_terminated(run, STATUS[status])
+        self._open.remove(run)
+
+
+def _client(uri: str) -> Any:
+    """A quiet, impatient client. MLflow reads these variables as it is imported or per request."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import mlflow.store.db.utils
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    mlflow.store.db.utils.MAX_RETRY_COUNT = 3  # 0.4 s; the default ten tries sleep for 100 s on a database that is down
+    return MlflowClient(uri)
+
+
+def _first_line(error: Exception) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if len(text) <= 200 else text[:200] + "..."
+
+
+def run_metrics(run: Mapping[str, Any]) -> dict[str, float | None]:
+    """The final figures of one entry of results.json's `runs`."""
+    names = "test_accuracy test_loss val_accuracy val_loss images_per_second gflops gemm_share peak_rss_mb".split()
+    figures = {name: run.get(name) for name in names}
+    for group in ("seconds", "step_ms"):
+        figures |= {f"{group}_{name}": value for name, value in (run.get(group) or {}).items()}
+    return figures
+
+
+def history_rows(run: Mapping[str, Any]) -> list[tuple[int, dict[str, float | None]]]:
+    """(step, metrics) for `log_steps`: the loss of every training step and each evaluation."""
+    steps = [(step, {"step_loss": loss}) for step, loss in enumerate(run.get("step_loss") or [], start=1)]
+    evaluations = [
+        (row["step"], {name: value for name, value in row.items() if name != "step"}) for row in run.get("history") or []
+    ]
+    return steps + evaluations
+
+
+def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Tags of results.json's `environment`: one per version, the commit under MLflow's own name."""
+    plain = {name: environment.get(name) for name in ("python", "platform", "cpu", "cores", "threads", "gemm_gflops")}
+    versions = {f"version.{name}": version for name, version in (environment.get("versions") or {}).items()}
+    return plain | versions | {"mlflow.source.git.commit": environment.get("git_commit")}
+
+
+def log(directory: Path, *, experiment: str = "compare", uri: str | None = None, store: Path = Path("runs")) -> str:
+    """Send a finished comparison in `directory` to MLflow; returns the parent run's id."""
+    results = read(directory)
+    tags = environment_tags(results["environment"])
+    with Tracker(results_dir=directory, warn=lambda text: None, uri=uri, store=store) as tracker:
+        parent = tracker.start(experiment, directory.resolve().name, params={"command": results.get("command")}, tags=tags)
+        for run in results["runs"]:
+            if run["status"] == "not started":
+                continue
+            child = tracker.child(run["preset"], run["track"], run["seed"], params=run.get("config"), tags=tags)
+            tracker.log_steps(child, history_rows(run))
+            tracker.finish_child(child, run["status"], metrics=run_metrics(run))
+        files = [directory / name for name in ("results.json", "report.md", "curves.png")]
+        tracker.finish(results.get("status", "finished"), artifacts=[path for path in files if path.exists()])
+    if tracker.error is not None:
+        raise UserError(
+            f"MLflow at {tracker.uri} took nothing: {_first_line(tracker.error)}. Start that server, or unset "
+            f"MLFLOW_TRACKING_URI to log to {store / 'mlflow.db'}."
+        )
+    return parent
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m compare.tracking log DIR...`"""
+    parser = argparse.ArgumentParser(prog="python -m compare.tracking", description="Log results to MLflow.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    to_log = commands.add_parser("log", help="log an existing results.json with its report and curves")
+    to_log.add_argument("directories", metavar="DIR", nargs="+", type=Path)
+    to_log.add_argument("--experiment", default="compare", help="MLflow experiment (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    try:
+        for directory in options.directories:
+            print(f"{directory}: logged as run {log(directory, experiment=options.experiment)}")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
