@@ -1,0 +1,205 @@
+"""Optimizers and learning-rate schedules.
+
+An optimizer is the formula of one parameter: it changes ``p`` and its own
+memory ``mu``, ``nu`` in place, elementwise, given the gradient ``g``. Because
+every formula is elementwise, ``update`` may run it piece by piece over pieces
+that fit into the cache, which is several times faster than one pass per
+arithmetic operation over the whole of memory.
+
+A schedule is a pure function of the step: nothing of it needs saving.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numpy_nn.parallel import run
+from numpy_nn.shapes import Array, Float
+from numpy_nn.tree import Tree, leaves, tree_map
+
+PIECE = 16_384  # numbers per piece: four float32 arrays of this length fill half of a 512 KB cache
+
+# --- optimizers -------------------------------------------------------------------------------------------------------
+# p: parameter, g: gradient, mu, nu: first and second moment, lr: learning rate η, t: this is update number t = 1, 2, …
+
+
+def sgd(p: Array, g: Array, *, lr: float, t: int) -> None:
+    """p ← p - η g."""
+    p -= lr * g
+
+
+def momentum(p: Array, g: Array, mu: Array, *, lr: float, t: int, decay: float = 0.9) -> None:
+    """μ ← ρ μ + g,  p ← p - η μ  (Polyak 1964; the learning rate stays outside the memory)."""
+    mu *= decay
+    mu += g
+    p -= lr * mu
+
+
+def nesterov(p: Array, g: Array, mu: Array, *, lr: float, t: int, decay: float = 0.9) -> None:
+    """μ ← ρ μ + g,  p ← p - η (g + ρ μ)  (Nesterov 1983, in the form of Sutskever et al. 2013)."""
+    mu *= decay
+    mu += g
+    p -= lr * (g + decay * mu)
+
+
+def adam(
+    p: Array,
+    g: Array,
+    mu: Array,
+    nu: Array,
+    *,
+    lr: float,
+    t: int,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+) -> None:
+    """μ ← β₁ μ + (1-β₁) g,  ν ← β₂ ν + (1-β₂) g²,  p ← p - η μ̂ / (√ν̂ + ε).
+
+    μ̂ = μ/(1-β₁ᵗ) and ν̂ = ν/(1-β₂ᵗ) undo the bias of starting at zero; ε is
+    added outside the root (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1).
+    """
+    mu *= beta1
+    mu += (1 - beta1) * g
+    nu *= beta2
+    nu += (1 - beta2) * (g * g)
+    p -= (lr / (1 - beta1**t)) * mu / (np.sqrt(nu * (1 / (1 - beta2**t))) + eps)
+
+
+# name: (formula, the memory it keeps, how weight decay enters)
+OPTIMIZERS: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
+    "sgd": (sgd, (), "l2"),
+    "momentum": (momentum, ("mu",), "l2"),
+    "nesterov": (nesterov, ("mu",), "l2"),
+    "adam": (adam, ("mu", "nu"), "l2"),
+    "adamw": (adam, ("mu", "nu"), "decoupled"),
+}
+
+
+def decays(path: str) -> bool:
+    """Weight decay pulls on matrices and filters only, never on biases, scales or shifts."""
+    return path.endswith(("kernel", "embedding"))
+
+
+def init(params: Tree, optimizer: str) -> Tree:
+    """Fresh optimizer state ``{"count": 0, "mu": zeros, "nu": zeros}``, moments only where the optimizer has them."""
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+    memory = OPTIMIZERS[optimizer][1]
+    return {"count": np.int32(0)} | {slot: tree_map(np.zeros_like, params) for slot in memory}
+
+
+def global_norm(grads: Tree) -> float:
+    """√ Σ g² over all leaves."""
+    return math.sqrt(sum(float(np.vdot(g, g)) for g in leaves(grads).values()))
+
+
+def clip_by_global_norm(grads: Tree, max_norm: float) -> Tree:
+    """g ← g · min(1, max_norm/‖g‖) in place, one norm over all leaves (Pascanu et al. 2013)."""
+    norm = global_norm(grads)
+    if norm > max_norm:
+        for g in leaves(grads).values():
+            g *= max_norm / norm
+    return grads
+
+
+def update(
+    params: Tree,
+    grads: Tree,
+    opt: Tree,
+    *,
+    optimizer: str,
+    lr: float,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    threads: int = 1,
+    **constants: float,
+) -> None:
+    """One update of all parameters, in place.
+
+    ``weight_decay`` λ adds λ p to the gradient ("l2": sgd, momentum, nesterov,
+    adam) or shrinks p by η λ p beside it ("decoupled": adamw, Loshchilov & Hutter
+    2019). ``constants`` go to the formula (``decay``, ``beta1``, …).
+    """
+    formula, memory, kind = OPTIMIZERS[optimizer]
+    if clip_norm is not None:
+        clip_by_global_norm(grads, clip_norm)
+    opt["count"] = np.int32(opt["count"] + 1)
+    t = int(opt["count"])
+
+    def update_piece(path: str, p: Float[Array, " d"], g: Float[Array, " d"], *moments: Float[Array, " d"]) -> None:
+        if weight_decay and decays(path):
+            if kind == "l2":
+                g = g + weight_decay * p
+            else:
+                p *= 1 - lr * weight_decay
+        formula(p, g, *moments, lr=lr, t=t, **constants)
+
+    pieces = []
+    moments = [leaves(opt[slot]) for slot in memory]
+    for path, p in leaves(params).items():
+        arrays = [each.reshape(-1) for each in (p, leaves(grads)[path], *(moment[path] for moment in moments))]
+        for start in range(0, p.size, PIECE):
+            pieces.append((path, *(array[start : start + PIECE] for array in arrays)))
+    run(lambda piece: update_piece(*piece), pieces, threads=threads)
+
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+Schedule = Callable[[int], float]
+
+
+def _cosine(start: float, end: float, fraction: float) -> float:
+    """Half a cosine from ``start`` (fraction 0) to ``end`` (fraction 1)."""
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
+
+
+def constant(*, lr: float, steps: int) -> Schedule:
+    """η(s) = lr."""
+    return lambda step: lr
+
+
+def step_decay(*, lr: float, steps: int, factor: float = 0.1, at: tuple[float, ...] = (0.5, 0.75)) -> Schedule:
+    """η(s) = lr · factorᵐ, with m the number of milestones ``at`` (fractions of all steps) already passed."""
+    milestones = [int(fraction * steps) for fraction in at]
+    return lambda step: lr * factor ** sum(step >= milestone for milestone in milestones)
+
+
+def cosine(*, lr: float, steps: int, warmup: float = 0.05, end: float = 0.0) -> Schedule:
+    """Linear from 0 to lr over the fraction ``warmup`` of all steps, then half a cosine to end · lr.
+
+    Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts; warm-up after Goyal et al. 2017.
+    """
+    warm = int(warmup * steps)
+    return lambda step: lr * step / warm if step < warm else _cosine(lr, end * lr, (step - warm) / (steps - warm))
+
+
+def one_cycle(*, lr: float, steps: int, warmup: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> Schedule:
+    """Half a cosine from lr/div up to lr over the fraction ``warmup``, then down to lr/(div · final_div).
+
+    Smith & Topin 2018, arXiv:1708.07120, in the two-phase form used by optax.
+    """
+    warm = int(warmup * steps)
+    low, last = lr / div, lr / (div * final_div)
+    return lambda step: (
+        _cosine(low, lr, step / warm) if step < warm else _cosine(lr, last, (step - warm) / (steps - warm))
+    )
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "step": step_decay,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+}
+
+
+def schedule(name: str, *, lr: float, steps: int, **arguments: Any) -> Schedule:
+    """Look up a schedule by name: a function from the step (0 is the first) to the learning rate."""
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
+    return SCHEDULES[name](lr=lr, steps=steps, **arguments)

@@ -1,0 +1,174 @@
+"""Training with NumPy: forward, backward, update; nothing hidden.
+
+The five functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
+
+    state = init_state(snapshot, model="mlp", ...)
+    state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
+    metrics = eval_batch(state, x, y)               # sums and counts
+    snapshot = to_snapshot(state)
+    synchronize(state)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from numpy_nn import optim, parallel
+from numpy_nn.losses import LOSSES
+from numpy_nn.models import MODELS
+from numpy_nn.shapes import Array, Float, Int, UInt8
+from numpy_nn.tree import Tree, cast, require_same, tree_map
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything a step needs; the arrays in ``params`` and ``opt`` are updated in place."""
+
+    model: Any
+    params: Tree
+    stats: Tree
+    opt: Tree
+    step: int
+    loss: str
+    optimizer: dict[str, Any]  # keyword arguments of optim.update
+    schedule: optim.Schedule
+    mean: Float[Array, " c"]
+    std: Float[Array, " c"]
+    threads: int
+
+
+def init_state(
+    snapshot: Tree,
+    *,
+    model: str,
+    model_args: dict[str, Any] | None = None,
+    loss: str = "cross_entropy",
+    optimizer: str = "sgd",
+    optimizer_args: dict[str, Any] | None = None,
+    schedule: str = "constant",
+    schedule_args: dict[str, Any],
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    seed: int = 0,
+    devices: int = 1,
+    threads: int = 1,
+    precision: str = "float32",
+) -> State:
+    """Build a state from a snapshot: a fresh start and a resumed run are the same call.
+
+    Args:
+        snapshot: ``params`` and ``stats``; ``opt`` and ``step`` too when resuming.
+        model, model_args: a name in ``MODELS`` and its keyword arguments.
+        loss: a name in ``LOSSES``.
+        optimizer, optimizer_args: a name in ``optim.OPTIMIZERS``; ``weight_decay``, ``clip_norm`` and its constants.
+        schedule, schedule_args: a name in ``optim.SCHEDULES``; ``lr``, ``steps`` (of the whole run) and its constants.
+        mean, std: per channel, of pixels scaled to 0..1.
+        seed: of whatever is random inside a step.
+        devices: 1; one batch over several cores is what ``threads`` does.
+        threads: cores to use; more than 1 expects a single-threaded BLAS (see ``parallel``).
+        precision: "float32" or "float64".
+    """
+    if precision not in ("float32", "float64"):
+        raise ValueError(f"NumPy has no {precision} arithmetic; precision is float32 or float64")
+    if devices != 1:
+        raise ValueError(f"NumPy runs on one device, not {devices}; use threads for several cores")
+    for name, known in ((model, MODELS), (loss, LOSSES), (optimizer, optim.OPTIMIZERS)):
+        if name not in known:
+            raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
+    network = MODELS[model](**(model_args or {}))
+    template = network.init(np.random.default_rng(0))
+    for part in ("params", "stats"):
+        require_same(template[part], snapshot.get(part, {}), what=part)
+    ordered = {part: tree_map(lambda _, leaf: leaf, template[part], snapshot.get(part, {})) for part in template}
+    params = cast(ordered["params"], precision)
+    opt = optim.init(params, optimizer)
+    if "opt" in snapshot:
+        require_same(opt, snapshot["opt"], what="optimizer state")
+        opt = cast(snapshot["opt"], precision)
+    return State(
+        model=network,
+        params=params,
+        stats=cast(ordered["stats"], precision),
+        opt=opt,
+        step=int(snapshot.get("step", 0)),
+        loss=loss,
+        optimizer={"optimizer": optimizer, **(optimizer_args or {})},
+        schedule=optim.schedule(schedule, **schedule_args),
+        mean=np.asarray(mean, precision),
+        std=np.asarray(std, precision),
+        threads=threads,
+    )
+
+
+def preprocess(x: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[Array, " c"]) -> Float[Array, "n h w c"]:
+    """Bytes to numbers: (x/255 - mean)/std, per channel."""
+    pixels = x.astype(mean.dtype)
+    pixels *= 1 / (255 * std)
+    pixels -= mean / std
+    return pixels
+
+
+def loss_and_grads(
+    state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"], dloss: float = 1.0
+) -> tuple[float, int, Tree, Tree]:
+    """One forward and one backward pass: loss, number of correct answers, running statistics, gradients · dloss."""
+    loss_forward, loss_backward = LOSSES[state.loss]
+    pixels = preprocess(x, state.mean, state.std)
+    logits, stats, cache = state.model.forward(state.params, state.stats, pixels, train=True)
+    loss, loss_cache = loss_forward(logits, y)
+    dlogits = loss_backward(dloss, loss_cache)
+    grads = state.model.backward(dlogits, cache)
+    return dloss * float(loss), int((logits.argmax(1) == y).sum()), stats, grads
+
+
+def train_steps(
+    state: State, x: UInt8[Array, "k n h w c"], y: Int[Array, "k n"]
+) -> tuple[State, dict[str, np.ndarray]]:
+    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,)."""
+    losses, corrects, lrs = [], [], []
+    for images, labels in zip(x, y, strict=True):
+        lr = state.schedule(state.step)
+        xs, ys = (parallel.shards(array, state.threads) for array in (images, labels))
+        shares = [len(shard) / len(labels) for shard in ys]
+        parts = parallel.run(
+            lambda *shard, now=state: loss_and_grads(now, *shard), xs, ys, shares, threads=state.threads
+        )
+        shard_loss, shard_correct, shard_stats, shard_grads = zip(*parts, strict=True)
+        grads = parallel.all_reduce(list(shard_grads))
+        optim.update(state.params, grads, state.opt, lr=lr, threads=state.threads, **state.optimizer)
+        state = replace(state, stats=shard_stats[0], step=state.step + 1)
+        losses.append(sum(shard_loss))
+        corrects.append(sum(shard_correct))
+        lrs.append(lr)
+    return state, {"loss": np.array(losses), "correct": np.array(corrects), "lr": np.array(lrs)}
+
+
+def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> dict[str, float]:
+    """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
+    loss_forward, _ = LOSSES[state.loss]
+
+    def shard(images: np.ndarray, labels: np.ndarray) -> tuple[float, int, int]:
+        logits, _, _ = state.model.forward(
+            state.params, state.stats, preprocess(images, state.mean, state.std), train=False
+        )
+        loss, _ = loss_forward(logits, labels)
+        count = int((labels >= 0).sum())
+        return float(loss) * count, int((logits.argmax(1) == labels).sum()), count
+
+    parts = parallel.run(shard, *(parallel.shards(a, state.threads) for a in (x, y)), threads=state.threads)
+    loss_sum, correct, count = (sum(column) for column in zip(*parts, strict=True))
+    return {"loss_sum": loss_sum, "correct": correct, "count": count}
+
+
+def to_snapshot(state: State) -> Tree:
+    """Copy of the training state in the form that every track reads."""
+    arrays = {"params": state.params, "stats": state.stats, "opt": state.opt, "step": np.int32(state.step)}
+    return tree_map(np.copy, arrays)
+
+
+def synchronize(state: State) -> None:
+    """Nothing to wait for: when a NumPy call returns, it is done."""
