@@ -1,0 +1,1 @@
+"""The same networks in PyTorch: nn.Module, autograd, torch.optim."""

@@ -1,0 +1,108 @@
+"""Canonical tree <-> PyTorch.
+
+Attribute names are equal in all tracks, so a module at ``hidden.0`` finds its
+parameters under ``hidden/0``. What a module's parameters are called, and which
+axes are swapped, depends on its *type* alone and stands in one table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from numpy_nn.tree import Tree, from_leaves, leaves, require_same, tree_map
+
+
+class Leaf(NamedTuple):
+    """One parameter: its name in the tree and in torch, and the axes that take one layout to the other."""
+
+    name: str
+    torch_name: str
+    to_torch: tuple[int, ...]
+
+    @property
+    def to_tree(self) -> tuple[int, ...]:
+        return tuple(int(axis) for axis in np.argsort(self.to_torch))
+
+
+Layout = Callable[[nn.Module], list[Leaf]]
+
+
+def _kernel_and_bias(axes: tuple[int, ...]) -> Layout:
+    def layout(module: nn.Module) -> list[Leaf]:
+        bias = [Leaf("bias", "bias", (0,))] if module.bias is not None else []
+        return [Leaf("kernel", "weight", axes), *bias]
+
+    return layout
+
+
+# kernel (i, o) -> weight (o, i);  kernel (kh, kw, i, o) -> weight (o, i, kh, kw)
+LAYOUTS: dict[type[nn.Module], Layout] = {
+    nn.Linear: _kernel_and_bias((1, 0)),
+    nn.Conv2d: _kernel_and_bias((3, 2, 0, 1)),
+}
+
+
+def _bindings(model: nn.Module) -> Iterator[tuple[str, Leaf, Tensor]]:
+    """Every trained parameter of the model: its path in the tree, its layout, the parameter itself."""
+    for module_path, module in model.named_modules():
+        own = dict(module.named_parameters(recurse=False))
+        if not own:
+            continue
+        layout = next((LAYOUTS[kind] for kind in type(module).__mro__ if kind in LAYOUTS), None)
+        if layout is None:
+            raise TypeError(f"{module_path or 'the model'} ({type(module).__name__}) owns parameters but has no layout")
+        for leaf in layout(module):
+            yield "/".join([*filter(None, module_path.split(".")), leaf.name]), leaf, own.pop(leaf.torch_name)
+        if own:
+            raise TypeError(f"{module_path} ({type(module).__name__}) has parameters without a layout: {', '.join(own)}")
+
+
+def params_to_tree(model: nn.Module, read: Callable[[Tensor], Tensor] = lambda p: p) -> Tree:
+    """Copy the parameters (or whatever ``read`` finds for each of them) into a canonical tree."""
+    return from_leaves(
+        {path: read(p).detach().cpu().numpy().transpose(leaf.to_tree).copy() for path, leaf, p in _bindings(model)}
+    )
+
+
+@torch.no_grad()
+def params_from_tree(model: nn.Module, tree: Mapping[str, Any]) -> None:
+    """Load a canonical tree into the model; everything missing, unexpected or misshapen is reported at once."""
+    require_same(params_to_tree(model), tree)
+    given = leaves(tree)
+    for path, leaf, p in _bindings(model):
+        p.copy_(to_tensor(given[path], leaf, p))
+
+
+def to_tensor(array: np.ndarray, leaf: Leaf, like: Tensor) -> Tensor:
+    """One canonical leaf in torch's layout, with the dtype, device and memory format of ``like``."""
+    tensor = torch.from_numpy(np.ascontiguousarray(np.asarray(array).transpose(leaf.to_torch)))
+    return torch.empty_like(like).copy_(tensor)
+
+
+def opt_to_tree(model: nn.Module, optimizer: torch.optim.Optimizer, memory: Mapping[str, str], step: int) -> Tree:
+    """Optimizer state as ``{"count", "mu", "nu"}``; a moment that torch has not made yet is zero."""
+    moments = {
+        slot: params_to_tree(model, lambda p, name=name: optimizer.state[p].get(name, torch.zeros_like(p)))
+        for slot, name in memory.items()
+    }
+    return {"count": np.int32(step), **moments}
+
+
+def opt_from_tree(
+    model: nn.Module, optimizer: torch.optim.Optimizer, memory: Mapping[str, str], tree: Mapping[str, Any]
+) -> None:
+    """Give the optimizer the moments and the update count of a canonical tree."""
+    zeros = tree_map(np.zeros_like, params_to_tree(model))
+    require_same({"count": 0, **dict.fromkeys(memory, zeros)}, tree, what="optimizer state")
+    moments = {name: leaves(tree[slot]) for slot, name in memory.items()}
+    for path, leaf, p in _bindings(model):
+        state = {name: to_tensor(moment[path], leaf, p) for name, moment in moments.items()}
+        if "nu" in memory:  # the Adam family counts its updates in a tensor per parameter
+            state["step"] = torch.tensor(float(tree["count"]), dtype=torch.float32)
+        if state:
+            optimizer.state[p] = state

@@ -1,0 +1,10 @@
+"""The networks, by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from torch_nn.models.cnn import CNN
+from torch_nn.models.mlp import MLP
+
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN}

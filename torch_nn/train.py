@@ -1,0 +1,152 @@
+"""Training with PyTorch: the four lines that every PyTorch user knows, k times.
+
+The five functions are the same in ``numpy_nn.train`` and ``jax_nn.train``:
+
+    state = init_state(snapshot, model="mlp", ...)
+    state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
+    metrics = eval_batch(state, x, y)               # sums and counts
+    snapshot = to_snapshot(state)
+    synchronize(state)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from numpy_nn.tree import Tree
+from torch_nn import interop, optim
+from torch_nn.losses import LOSSES, correct
+from torch_nn.models import MODELS
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass
+class State:
+    """Everything a step needs; PyTorch updates the model and the optimizer in place."""
+
+    model: nn.Module
+    forward: Callable[[Tensor], Tensor]  # the model, or its compiled form
+    optimizer: torch.optim.Optimizer
+    memory: dict[str, str]
+    schedule: optim.Schedule
+    loss: Callable[[Tensor, Tensor], Tensor]
+    clip_norm: float | None
+    mean: Tensor
+    std: Tensor
+    step: int
+
+
+def init_state(
+    snapshot: Tree,
+    *,
+    model: str,
+    model_args: dict[str, Any] | None = None,
+    loss: str = "cross_entropy",
+    optimizer: str = "sgd",
+    optimizer_args: dict[str, Any] | None = None,
+    schedule: str = "constant",
+    schedule_args: dict[str, Any],
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    seed: int = 0,
+    devices: int = 1,
+    threads: int = 1,
+    precision: str = "float32",
+    compile: bool = False,
+) -> State:
+    """Build a state from a snapshot: a fresh start and a resumed run are the same call.
+
+    The arguments are those of ``numpy_nn.train.init_state``; ``threads`` sizes
+    PyTorch's intra-op pool, ``compile`` passes the model through torch.compile.
+    """
+    if precision not in DTYPES:
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(DTYPES)}")
+    if devices != 1:
+        raise ValueError(f"one device here, not {devices}")
+    for name, known in ((model, MODELS), (loss, LOSSES), (schedule, optim.SCHEDULES), (optimizer, optim.OPTIMIZERS)):
+        if name not in known:
+            raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
+    torch.manual_seed(seed)
+    torch.set_num_threads(threads)
+    network = MODELS[model](**(model_args or {})).to(DTYPES[precision], memory_format=torch.channels_last)
+    interop.params_from_tree(network, snapshot["params"])
+    optimizer_args = dict(optimizer_args or {})
+    clip_norm = optimizer_args.pop("clip_norm", None)
+    torch_optimizer = optim.make(optimizer, network, **optimizer_args)
+    memory = optim.OPTIMIZERS[optimizer][3]
+    if "opt" in snapshot:
+        interop.opt_from_tree(network, torch_optimizer, memory, snapshot["opt"])
+    return State(
+        model=network,
+        forward=torch.compile(network) if compile else network,
+        optimizer=torch_optimizer,
+        memory=memory,
+        schedule=optim.SCHEDULES[schedule](**schedule_args),
+        loss=LOSSES[loss],
+        clip_norm=clip_norm,
+        mean=torch.tensor(mean, dtype=DTYPES[precision])[:, None, None],
+        std=torch.tensor(std, dtype=DTYPES[precision])[:, None, None],
+        step=int(snapshot.get("step", 0)),
+    )
+
+
+def preprocess(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Bytes (n, h, w, c) to numbers (n, c, h, w): (x/255 - mean)/std; the permuted view is channels_last."""
+    return x.permute(0, 3, 1, 2).to(mean.dtype).mul_(1 / (255 * std)).sub_(mean / std)
+
+
+def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Tensor]]:
+    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,)."""
+    state.model.train()
+    losses, corrects, lrs = [], [], []
+    for images, labels in zip(torch.from_numpy(x), torch.from_numpy(y).long(), strict=True):
+        lr = state.schedule(state.step)
+        for group in state.optimizer.param_groups:
+            group["lr"] = lr
+
+        logits = state.forward(preprocess(images, state.mean, state.std))
+        loss = state.loss(logits, labels)
+        state.optimizer.zero_grad()
+        loss.backward()
+        if state.clip_norm is not None:
+            optim.clip_by_global_norm(state.model, state.clip_norm)
+        state.optimizer.step()
+
+        state.step += 1
+        losses.append(loss.detach())
+        corrects.append(correct(logits, labels))
+        lrs.append(lr)
+    return state, {"loss": torch.stack(losses), "correct": torch.stack(corrects), "lr": torch.tensor(lrs)}
+
+
+@torch.inference_mode()
+def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Tensor]:
+    """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
+    state.model.eval()
+    labels = torch.from_numpy(y).long()
+    logits = state.forward(preprocess(torch.from_numpy(x), state.mean, state.std))
+    count = (labels >= 0).sum()
+    return {"loss_sum": state.loss(logits, labels) * count, "correct": correct(logits, labels), "count": count}
+
+
+def to_snapshot(state: State) -> Tree:
+    """Copy of the training state in the form that every track reads."""
+    return {
+        "params": interop.params_to_tree(state.model),
+        "stats": {},
+        "opt": interop.opt_to_tree(state.model, state.optimizer, state.memory, state.step),
+        "step": np.int32(state.step),
+    }
+
+
+def synchronize(state: State) -> None:
+    """Return when the device is idle; the CPU always is when a call returns."""
+    if state.mean.is_cuda:
+        torch.cuda.synchronize(state.mean.device)
