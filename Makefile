@@ -2,7 +2,7 @@
 #   make compare ARGS="mlp-mnist --epochs 1"      flags are passed on
 #   make test PYTHON=/opt/python3.12/bin/python3  another interpreter, for the first set-up
 
-PYTHON ?= python3.11
+PYTHONS := $(or $(PYTHON),python3.11 python3)
 PORT ?= 5000
 MLFLOW_TRACKING_URI ?= sqlite:///runs/mlflow.db
 ARGS ?=
@@ -39,9 +39,10 @@ ui: $(READY) ## open MLflow's page on the runs   PORT=5000
 	esac
 
 lock: $(VENV)/bin/python ## resolve the newest versions pyproject.toml admits into requirements.lock
-	@$(VENV)/bin/python -m pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,tensorflow]'
-	@$(VENV)/bin/python .ci/lock.py $(VENV)/resolved.json > requirements.lock
-	@echo 'requirements.lock: now "make test" installs it and shows whether it holds'
+	@$(RUN) pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,tensorflow]'
+	@$(VENV)/bin/python -c "$$PINS" < $(VENV)/resolved.json > $(VENV)/requirements.lock
+	@mv $(VENV)/requirements.lock requirements.lock
+	@echo 'requirements.lock is new: "make test" installs it and tells whether it holds'
 
 clean: ## remove .venv and caches; runs/ and checkpoints/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -55,11 +56,21 @@ $(READY): requirements.lock pyproject.toml | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/bin/python:
-	@for python in '$(PYTHON)' python3; do \
+	@for python in $(PYTHONS); do \
 	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || continue; \
 	  "$$python" -c 'import ensurepip, venv' 2> /dev/null || { \
-	    echo "$$python cannot make virtual environments: install its venv module (Debian: apt install python3-venv)"; exit 1; }; \
+	    echo "$$python lacks the venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }; \
 	  exec "$$python" -m venv --clear $(VENV); \
 	done; \
-	echo 'Python 3.11 or newer is needed: neither $(PYTHON) nor python3 is one. Install it, or say where it is: make test PYTHON=/path/to/python'; \
-	exit 1
+	echo 'Python 3.11 or newer is needed, and "$(PYTHONS)" is not that.' >&2; \
+	echo 'Install it, or say where it is: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python3' >&2; exit 1
+
+# pip's resolution as one pin a line; "+cpu" and the like name a build, not a version
+define PINS
+import json, sys
+packages = [p["metadata"] for p in json.load(sys.stdin)["install"] if "dir_info" not in p["download_info"]]
+pins = {p["name"].lower().replace("_", "-"): p["version"].partition("+")[0] for p in packages}
+print("# The tested versions, for Python 3.11: runtime, dev and tensorflow extras. Made by: make lock")
+print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")
+endef
+export PINS
