@@ -1,0 +1,30 @@
+"""Linear maps and activations: Flax's own, by the names that all tracks use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+from flax import nnx
+from jax import Array
+
+Linear = nnx.Linear
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "relu": jax.nn.relu,
+    "leaky_relu": jax.nn.leaky_relu,  # slope 0.01
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jax.numpy.tanh,
+}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """Look up an activation by name; an unknown name is answered with the known ones."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+def flatten(x: Array) -> Array:
+    """(n, h, w, c) -> (n, h·w·c), channels fastest."""
+    return x.reshape(len(x), -1)

@@ -1,0 +1,40 @@
+"""Multi-layer perceptron: linear maps with a nonlinearity between them."""
+
+from __future__ import annotations
+
+import math
+
+from flax import nnx
+from jax import Array
+
+from jax_nn.layers import Linear, activation, flatten
+
+
+class MLP(nnx.Module):
+    """x (n, h, w, c) -> flatten -> [linear -> activation] for each of ``hidden`` -> linear -> logits (n, classes).
+
+    Rumelhart, Hinton & Williams 1986, "Learning representations by back-propagating errors".
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, ...] = (28, 28, 1),
+        hidden: tuple[int, ...] = (512, 512),
+        classes: int = 10,
+        activation: str = "relu",
+        rngs: nnx.Rngs,
+    ):
+        sizes = (math.prod(input_shape), *hidden)
+        self.hidden = nnx.List(Linear(i, o, rngs=rngs) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.output = Linear(sizes[-1], classes, rngs=rngs)
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        """Return the logits."""
+        act = activation(self.activation)
+        h = flatten(x)
+        for layer in self.hidden:
+            h = layer(h)
+            h = act(h)
+        return self.output(h)

@@ -1,0 +1,112 @@
+"""Optimizers and schedules of optax, by the names that all tracks use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from numpy_nn.tree import Tree
+
+# --- schedules --------------------------------------------------------------------------------------------------------
+
+
+def constant(*, lr: float, steps: int) -> optax.Schedule:
+    """η(s) = lr."""
+    return optax.constant_schedule(lr)
+
+
+def step_decay(*, lr: float, steps: int, factor: float = 0.1, at: tuple[float, ...] = (0.5, 0.75)) -> optax.Schedule:
+    """η(s) = lr · factorᵐ, with m the number of milestones ``at`` (fractions of all steps) already passed."""
+    return optax.piecewise_constant_schedule(lr, {int(fraction * steps): factor for fraction in at})
+
+
+def cosine(*, lr: float, steps: int, warmup: float = 0.05, end: float = 0.0) -> optax.Schedule:
+    """Linear from 0 to lr over the fraction ``warmup`` of all steps, then half a cosine to end · lr."""
+    return optax.warmup_cosine_decay_schedule(0.0, lr, int(warmup * steps), steps, end * lr)
+
+
+def one_cycle(
+    *, lr: float, steps: int, warmup: float = 0.3, div: float = 25.0, final_div: float = 1e4
+) -> optax.Schedule:
+    """Half a cosine from lr/div up to lr over the fraction ``warmup``, then down to lr/(div · final_div)."""
+    return optax.cosine_onecycle_schedule(steps, lr, warmup, div, final_div)
+
+
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "constant": constant,
+    "step": step_decay,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+}
+
+# --- optimizers -------------------------------------------------------------------------------------------------------
+
+
+def decay_mask(params: Any) -> Any:
+    """Weight decay pulls on matrices and filters only, never on biases, scales or shifts."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
+
+
+def _sgd(lr: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(weight_decay, decay_mask), optax.sgd(lr))
+
+
+def _momentum(lr: optax.Schedule, weight_decay: float, decay: float = 0.9) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(weight_decay, decay_mask), optax.sgd(lr, decay))
+
+
+def _nesterov(lr: optax.Schedule, weight_decay: float, decay: float = 0.9) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(weight_decay, decay_mask), optax.sgd(lr, decay, nesterov=True))
+
+
+def _adam(
+    lr: optax.Schedule, weight_decay: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    return optax.chain(optax.add_decayed_weights(weight_decay, decay_mask), optax.adam(lr, beta1, beta2, eps))
+
+
+def _adamw(
+    lr: optax.Schedule, weight_decay: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    return optax.adamw(lr, beta1, beta2, eps, weight_decay=weight_decay, mask=decay_mask)
+
+
+# name: (builder, {memory in a snapshot: field in optax})
+OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], dict[str, str]]] = {
+    "sgd": (_sgd, {}),
+    "momentum": (_momentum, {"mu": "trace"}),
+    "nesterov": (_nesterov, {"mu": "trace"}),
+    "adam": (_adam, {"mu": "mu", "nu": "nu"}),
+    "adamw": (_adamw, {"mu": "mu", "nu": "nu"}),
+}
+
+
+def make(
+    name: str, lr: optax.Schedule, *, weight_decay: float = 0.0, clip_norm: float | None = None, **constants: float
+) -> optax.GradientTransformation:
+    """Build an optimizer: clip by global norm, then weight decay and update rule.
+
+    ``weight_decay`` is L2 (added to the gradient) except in adamw, where it
+    shrinks the parameter beside the gradient step.
+    """
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
+    rule = OPTIMIZERS[name][0](lr, weight_decay, **constants)
+    return rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
+
+
+def read(opt_state: Any, memory: dict[str, str]) -> Tree:
+    """``{"count", "mu", "nu"}`` of an optax state, found by field name."""
+    count = optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
+    return {"count": count} | {
+        slot: optax.tree_utils.tree_get(opt_state, field) for slot, field in memory.items()
+    }
+
+
+def write(opt_state: Any, opt: Tree, memory: dict[str, str]) -> Any:
+    """Undo :func:`read`: an optax state with these values, every count included."""
+    fields = {field: opt[slot] for slot, field in memory.items()}
+    return optax.tree_utils.tree_set(opt_state, count=opt["count"], **fields)

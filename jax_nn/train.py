@@ -1,0 +1,181 @@
+"""Training with JAX: one pure step, and transforms of it.
+
+    step(carry, batch) -> (carry, metrics)        pure: what goes in decides what comes out
+    lax.scan(step, carry, (x, y))                 k steps in one program
+    jax.jit(..., donate_argnums=0)                compiled once, the old state's memory reused for the new
+
+The five functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
+
+    state = init_state(snapshot, model="mlp", ...)
+    state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
+    metrics = eval_batch(state, x, y)               # sums and counts
+    snapshot = to_snapshot(state)
+    synchronize(state)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax import Array
+
+from jax_nn import interop, optim
+from jax_nn.losses import LOSSES, correct
+from jax_nn.models import MODELS
+from numpy_nn.tree import Tree, require_same
+
+Carry = dict[str, Any]  # {"params", "stats", "opt", "step"}: all that changes from step to step
+
+
+@dataclass(frozen=True)
+class State:
+    """What changes (``carry``), and the compiled programs that change it."""
+
+    carry: Carry
+    train_chunk: Callable[[Carry, Array, Array], tuple[Carry, dict[str, Array]]]
+    evaluate: Callable[[Carry, Array, Array], dict[str, Array]]
+    memory: dict[str, str]
+
+
+def init_state(
+    snapshot: Tree,
+    *,
+    model: str,
+    model_args: dict[str, Any] | None = None,
+    loss: str = "cross_entropy",
+    optimizer: str = "sgd",
+    optimizer_args: dict[str, Any] | None = None,
+    schedule: str = "constant",
+    schedule_args: dict[str, Any],
+    mean: Sequence[float] = (0.0,),
+    std: Sequence[float] = (1.0,),
+    seed: int = 0,
+    devices: int = 1,
+    threads: int = 1,
+    precision: str = "float32",
+) -> State:
+    """Build a state from a snapshot: a fresh start and a resumed run are the same call.
+
+    The arguments are those of ``numpy_nn.train.init_state``. XLA sizes its
+    thread pool when JAX starts, by the CPUs it may run on, so ``threads`` is for
+    whoever starts the process to enforce.
+    """
+    if precision not in ("float32", "float64"):
+        raise ValueError(f"unknown precision {precision!r}; known: float32, float64")
+    if precision == "float64" and not jax.config.read("jax_enable_x64"):
+        raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
+    if devices != 1:
+        raise ValueError(f"one device here, not {devices}")
+    for name, known in ((model, MODELS), (loss, LOSSES), (schedule, optim.SCHEDULES), (optimizer, optim.OPTIMIZERS)):
+        if name not in known:
+            raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
+    # the modules are only shapes here: the values come from the snapshot
+    network = nnx.eval_shape(lambda: MODELS[model](**(model_args or {}), rngs=nnx.Rngs(0)))
+    _, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
+    require_same(interop.names(nnx.to_pure_dict(params)), snapshot["params"])
+    require_same(interop.names(nnx.to_pure_dict(stats)), snapshot.get("stats", {}), what="stats")
+
+    lr = optim.SCHEDULES[schedule](**schedule_args)
+    tx = optim.make(optimizer, lr, **(optimizer_args or {}))
+    memory = optim.OPTIMIZERS[optimizer][1]
+    carry: Carry = {
+        "params": interop.to_jax(snapshot["params"], precision),
+        "stats": interop.to_jax(snapshot.get("stats", {}), precision),
+        "step": jnp.int32(snapshot.get("step", 0)),
+    }
+    carry["opt"] = tx.init(carry["params"])
+    if "opt" in snapshot:
+        fresh = interop.to_numpy(optim.read(carry["opt"], memory))
+        require_same(fresh, snapshot["opt"], what="optimizer state")
+        carry["opt"] = optim.write(carry["opt"], interop.to_jax(snapshot["opt"], precision), memory)
+
+    pixels = jnp.asarray(mean, precision), jnp.asarray(std, precision)
+    step = make_step(network, LOSSES[loss], tx, lr, *pixels)
+    evaluate = make_evaluate(network, LOSSES[loss], *pixels)
+    return State(
+        carry=carry,
+        train_chunk=jax.jit(lambda carry, x, y: jax.lax.scan(step, carry, (x, y)), donate_argnums=0),
+        evaluate=jax.jit(evaluate),
+        memory=memory,
+    )
+
+
+def preprocess(x: Array, mean: Array, std: Array) -> Array:
+    """Bytes to numbers: (x/255 - mean)/std, per channel."""
+    return x.astype(mean.dtype) * (1 / (255 * std)) - mean / std
+
+
+def make_step(
+    network: nnx.Module,
+    loss: Callable[[Array, Array], Array],
+    tx: optax.GradientTransformation,
+    lr: optax.Schedule,
+    mean: Array,
+    std: Array,
+) -> Callable[[Carry, tuple[Array, Array]], tuple[Carry, dict[str, Array]]]:
+    """The training step as a pure function, ready for jit, scan or pmap."""
+    network.train()
+    graphdef, *_ = nnx.split(network, nnx.Param, nnx.BatchStat)
+
+    def loss_fn(params: Any, stats: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, Array]]:
+        model = nnx.merge(graphdef, params, stats, copy=True)
+        logits = model(preprocess(x, mean, std))
+        return loss(logits, y), (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct(logits, y))
+
+    def step(carry: Carry, batch: tuple[Array, Array]) -> tuple[Carry, dict[str, Array]]:
+        params = carry["params"]
+        (value, (stats, right)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, carry["stats"], *batch)
+        updates, opt = tx.update(grads, carry["opt"], params)
+        new = {
+            "params": optax.apply_updates(params, updates),
+            "stats": stats,
+            "opt": opt,
+            "step": carry["step"] + 1,
+        }
+        return new, {"loss": value, "correct": right, "lr": jnp.asarray(lr(carry["step"]), value.dtype)}
+
+    return step
+
+
+def make_evaluate(
+    network: nnx.Module, loss: Callable[[Array, Array], Array], mean: Array, std: Array
+) -> Callable[[Carry, Array, Array], dict[str, Array]]:
+    """Sums over one batch as a pure function."""
+    network.eval()
+    graphdef, *_ = nnx.split(network, nnx.Param, nnx.BatchStat)
+
+    def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
+        logits = nnx.merge(graphdef, carry["params"], carry["stats"], copy=True)(preprocess(x, mean, std))
+        count = (y >= 0).sum()
+        return {"loss_sum": loss(logits, y) * count, "correct": correct(logits, y), "count": count}
+
+    return evaluate
+
+
+def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Array]]:
+    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,)."""
+    carry, metrics = state.train_chunk(state.carry, x, y)
+    return replace(state, carry=carry), metrics
+
+
+def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Array]:
+    """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
+    return state.evaluate(state.carry, x, y)
+
+
+def to_snapshot(state: State) -> Tree:
+    """Copy of the training state in the form that every track reads."""
+    opt = optim.read(state.carry["opt"], state.memory)
+    return interop.to_numpy({**state.carry, "opt": opt})
+
+
+def synchronize(state: State) -> None:
+    """Return when every array of the state has been computed."""
+    jax.block_until_ready(state.carry)
