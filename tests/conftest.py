@@ -1,0 +1,53 @@
+"""One environment for every test, set before anything imports NumPy, JAX or PyTorch.
+
+Environment variables rather than calls: the worker processes that tests start inherit
+them, and a test that needs no framework does not pay for importing one.
+
+    NN_GPU=1 make test ARGS="-n 0 -m gpu"     runs the tests marked gpu on the accelerator
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.update(
+    # Two tests run at once on two cores: one thread each.
+    OMP_NUM_THREADS="1",
+    OPENBLAS_NUM_THREADS="1",
+    MKL_NUM_THREADS="1",
+    VECLIB_MAXIMUM_THREADS="1",
+    # Two CPU devices everywhere, so that data parallelism is tested on any machine.
+    XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    JAX_DEFAULT_MATMUL_PRECISION="highest",
+    # No window, no telemetry, and nobody's own tracking server.
+    MPLBACKEND="Agg",
+    MLFLOW_DISABLE_TELEMETRY="true",
+)
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+if "NN_GPU" not in os.environ:
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+import jaxtyping  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+# Every call into a track is checked against the shapes in its signature.
+jaxtyping.install_import_hook(["numpy_nn", "jax_nn", "torch_nn"], "beartype.beartype")
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Fresh and seeded: a test sees the same numbers whatever ran before it."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of larger data sets and foreign weights that may lie beside the project."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the data folder {SHARED_DATA}, which is not here")
+    return SHARED_DATA
