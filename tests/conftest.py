@@ -29,9 +29,9 @@ if "NN_GPU" not in os.environ:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-import jaxtyping  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import jaxtyping
+import numpy as np
+import pytest
 
 # Every call into a track is checked against the shapes in its signature.
 jaxtyping.install_import_hook(["numpy_nn", "jax_nn", "torch_nn"], "beartype.beartype")
