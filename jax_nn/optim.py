@@ -1,4 +1,4 @@
-"""Optimizers and schedules of optax, by the names that all tracks use."""
+"""Optimizers of optax by the names that all tracks use, and schedules as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -6,33 +6,51 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+from jax import Array
 
 from numpy_nn.tree import Tree
 
 # --- schedules --------------------------------------------------------------------------------------------------------
+# Formulas of our own for those of optax: int32 / int is float32 in JAX, even where it runs in float64, and by optax's
+# divisions the tracks would part in the eighth digit. int32 * float has JAX's default precision.
+
+
+def _cosine(start: float, end: float, fraction: Array) -> Array:
+    """Half a cosine from ``start`` (fraction 0) to ``end`` (fraction 1)."""
+    return end + (start - end) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(fraction, 1.0)))
 
 
 def constant(*, lr: float, steps: int) -> optax.Schedule:
     """η(s) = lr."""
-    return optax.constant_schedule(lr)
+    return lambda step: lr
 
 
 def step_decay(*, lr: float, steps: int, factor: float = 0.1, at: tuple[float, ...] = (0.5, 0.75)) -> optax.Schedule:
     """η(s) = lr · factorᵐ, with m the number of milestones ``at`` (fractions of all steps) already passed."""
-    return optax.piecewise_constant_schedule(lr, {int(fraction * steps): factor for fraction in at})
+    return lambda step: lr * factor ** sum(step >= int(fraction * steps) for fraction in at)
 
 
 def cosine(*, lr: float, steps: int, warmup: float = 0.05, end: float = 0.0) -> optax.Schedule:
     """Linear from 0 to lr over the fraction ``warmup`` of all steps, then half a cosine to end · lr."""
-    return optax.warmup_cosine_decay_schedule(0.0, lr, int(warmup * steps), steps, end * lr)
+    warm = int(warmup * steps)
+    return lambda step: jnp.where(
+        step < warm, step * (lr / max(warm, 1)), _cosine(lr, end * lr, (step - warm) * (1 / (steps - warm)))
+    )
 
 
 def one_cycle(
     *, lr: float, steps: int, warmup: float = 0.3, div: float = 25.0, final_div: float = 1e4
 ) -> optax.Schedule:
     """Half a cosine from lr/div up to lr over the fraction ``warmup``, then down to lr/(div · final_div)."""
-    return optax.cosine_onecycle_schedule(steps, lr, warmup, div, final_div)
+    warm = int(warmup * steps)
+    low, last = lr / div, lr / (div * final_div)
+    return lambda step: jnp.where(
+        step < warm,
+        _cosine(low, lr, step * (1 / max(warm, 1))),
+        _cosine(lr, last, (step - warm) * (1 / (steps - warm))),
+    )
 
 
 SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {

@@ -4,11 +4,12 @@
     lax.scan(step, carry, (x, y))                 k steps in one program
     jax.jit(..., donate_argnums=0)                compiled once, the old state's memory reused for the new
 
-The five functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
+The six functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
 
     state = init_state(snapshot, model="mlp", ...)
     state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
     metrics = eval_batch(state, x, y)               # sums and counts
+    outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
 """
@@ -41,6 +42,7 @@ class State:
     carry: Carry
     train_chunk: Callable[[Carry, Array, Array], tuple[Carry, dict[str, Array]]]
     evaluate: Callable[[Carry, Array, Array], dict[str, Array]]
+    forward: Callable[[Carry, Array], Array]
     memory: dict[str, str]
 
 
@@ -98,11 +100,17 @@ def init_state(
 
     pixels = jnp.asarray(mean, precision), jnp.asarray(std, precision)
     step = make_step(network, LOSSES[loss], tx, lr, *pixels)
-    evaluate = make_evaluate(network, LOSSES[loss], *pixels)
+    forward = make_forward(network, *pixels)
+
+    def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
+        outputs, count = forward(carry, x), (y >= 0).sum()
+        return {"loss_sum": LOSSES[loss](outputs, y) * count, "correct": correct(outputs, y), "count": count}
+
     return State(
         carry=carry,
         train_chunk=jax.jit(lambda carry, x, y: jax.lax.scan(step, carry, (x, y)), donate_argnums=0),
         evaluate=jax.jit(evaluate),
+        forward=jax.jit(forward),
         memory=memory,
     )
 
@@ -126,8 +134,8 @@ def make_step(
 
     def loss_fn(params: Any, stats: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, Array]]:
         model = nnx.merge(graphdef, params, stats, copy=True)
-        logits = model(preprocess(x, mean, std))
-        return loss(logits, y), (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct(logits, y))
+        outputs = model(preprocess(x, mean, std))
+        return loss(outputs, y), (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct(outputs, y))
 
     def step(carry: Carry, batch: tuple[Array, Array]) -> tuple[Carry, dict[str, Array]]:
         params = carry["params"]
@@ -144,19 +152,15 @@ def make_step(
     return step
 
 
-def make_evaluate(
-    network: nnx.Module, loss: Callable[[Array, Array], Array], mean: Array, std: Array
-) -> Callable[[Carry, Array, Array], dict[str, Array]]:
-    """Sums over one batch as a pure function."""
+def make_forward(network: nnx.Module, mean: Array, std: Array) -> Callable[[Carry, Array], Array]:
+    """The network as it is used, as a pure function of its state and the images."""
     network.eval()
     graphdef, *_ = nnx.split(network, nnx.Param, nnx.BatchStat)
 
-    def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
-        logits = nnx.merge(graphdef, carry["params"], carry["stats"], copy=True)(preprocess(x, mean, std))
-        count = (y >= 0).sum()
-        return {"loss_sum": loss(logits, y) * count, "correct": correct(logits, y), "count": count}
+    def forward(carry: Carry, x: Array) -> Array:
+        return nnx.merge(graphdef, carry["params"], carry["stats"], copy=True)(preprocess(x, mean, std))
 
-    return evaluate
+    return forward
 
 
 def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Array]]:
@@ -168,6 +172,11 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
 def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Array]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
     return state.evaluate(state.carry, x, y)
+
+
+def logits(state: State, x: np.ndarray) -> Array:
+    """Outputs of the network as it is used (not as it is trained)."""
+    return state.forward(state.carry, x)
 
 
 def to_snapshot(state: State) -> Tree:

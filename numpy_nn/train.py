@@ -1,10 +1,11 @@
 """Training with NumPy: forward, backward, update; nothing hidden.
 
-The five functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
+The six functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
 
     state = init_state(snapshot, model="mlp", ...)
     state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
     metrics = eval_batch(state, x, y)               # sums and counts
+    outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
 """
@@ -118,11 +119,11 @@ def loss_and_grads(
     """One forward and one backward pass: loss, number of correct answers, running statistics, gradients · dloss."""
     loss_forward, loss_backward = LOSSES[state.loss]
     pixels = preprocess(x, state.mean, state.std)
-    logits, stats, cache = state.model.forward(state.params, state.stats, pixels, train=True)
-    loss, loss_cache = loss_forward(logits, y)
-    dlogits = loss_backward(dloss, loss_cache)
-    grads = state.model.backward(dlogits, cache)
-    return dloss * float(loss), int((logits.argmax(1) == y).sum()), stats, grads
+    outputs, stats, cache = state.model.forward(state.params, state.stats, pixels, train=True)
+    loss, loss_cache = loss_forward(outputs, y)
+    doutputs = loss_backward(dloss, loss_cache)
+    grads = state.model.backward(doutputs, cache)
+    return dloss * float(loss), int((outputs.argmax(1) == y).sum()), stats, grads
 
 
 def train_steps(
@@ -152,16 +153,22 @@ def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) ->
     loss_forward, _ = LOSSES[state.loss]
 
     def shard(images: np.ndarray, labels: np.ndarray) -> tuple[float, int, int]:
-        logits, _, _ = state.model.forward(
-            state.params, state.stats, preprocess(images, state.mean, state.std), train=False
-        )
-        loss, _ = loss_forward(logits, labels)
+        outputs = logits(state, images)
+        loss, _ = loss_forward(outputs, labels)
         count = int((labels >= 0).sum())
-        return float(loss) * count, int((logits.argmax(1) == labels).sum()), count
+        return float(loss) * count, int((outputs.argmax(1) == labels).sum()), count
 
     parts = parallel.run(shard, *(parallel.shards(a, state.threads) for a in (x, y)), threads=state.threads)
     loss_sum, correct, count = (sum(column) for column in zip(*parts, strict=True))
     return {"loss_sum": loss_sum, "correct": correct, "count": count}
+
+
+def logits(state: State, x: UInt8[Array, "n h w c"]) -> Float[Array, "n v"]:
+    """Outputs of the network as it is used (not as it is trained)."""
+    outputs, _, _ = state.model.forward(
+        state.params, state.stats, preprocess(x, state.mean, state.std), train=False
+    )
+    return outputs
 
 
 def to_snapshot(state: State) -> Tree:

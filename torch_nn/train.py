@@ -1,10 +1,11 @@
 """Training with PyTorch: the four lines that every PyTorch user knows, k times.
 
-The five functions are the same in ``numpy_nn.train`` and ``jax_nn.train``:
+The six functions are the same in ``numpy_nn.train`` and ``jax_nn.train``:
 
     state = init_state(snapshot, model="mlp", ...)
     state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
     metrics = eval_batch(state, x, y)               # sums and counts
+    outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
 """
@@ -111,8 +112,8 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
         for group in state.optimizer.param_groups:
             group["lr"] = lr
 
-        logits = state.forward(preprocess(images, state.mean, state.std))
-        loss = state.loss(logits, labels)
+        outputs = state.forward(preprocess(images, state.mean, state.std))
+        loss = state.loss(outputs, labels)
         state.optimizer.zero_grad()
         loss.backward()
         if state.clip_norm is not None:
@@ -121,7 +122,7 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
 
         state.step += 1
         losses.append(loss.detach())
-        corrects.append(correct(logits, labels))
+        corrects.append(correct(outputs, labels))
         lrs.append(lr)
     return state, {"loss": torch.stack(losses), "correct": torch.stack(corrects), "lr": torch.tensor(lrs)}
 
@@ -129,11 +130,17 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
 @torch.inference_mode()
 def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Tensor]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
-    state.model.eval()
     labels = torch.from_numpy(y).long()
-    logits = state.forward(preprocess(torch.from_numpy(x), state.mean, state.std))
+    outputs = logits(state, x)
     count = (labels >= 0).sum()
-    return {"loss_sum": state.loss(logits, labels) * count, "correct": correct(logits, labels), "count": count}
+    return {"loss_sum": state.loss(outputs, labels) * count, "correct": correct(outputs, labels), "count": count}
+
+
+@torch.inference_mode()
+def logits(state: State, x: np.ndarray) -> Tensor:
+    """Outputs of the network as it is used (not as it is trained)."""
+    state.model.eval()
+    return state.forward(preprocess(torch.from_numpy(x), state.mean, state.std))
 
 
 def to_snapshot(state: State) -> Tree:

@@ -1,0 +1,77 @@
+"""The contract between the runner and a track, and the door to each track.
+
+A track is a module with these functions; nothing is inherited, and nothing of
+``compare`` is known there.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol, cast
+
+import numpy as np
+
+from compare.config import Config
+from numpy_nn.tree import Tree
+
+TRACKS = {"numpy": "numpy_nn.train", "jax": "jax_nn.train", "torch": "torch_nn.train"}
+PACKAGES = {"numpy": ("numpy",), "jax": ("jax", "jaxlib", "flax", "optax"), "torch": ("torch", "torchvision")}
+
+
+class Track(Protocol):
+    """What every ``train.py`` offers; ``State`` is each track's own."""
+
+    def init_state(self, snapshot: Tree, **arguments: Any) -> Any:
+        """Build the track's state from a snapshot, fresh or half-way."""
+
+    def train_steps(self, state: Any, x: np.ndarray, y: np.ndarray) -> tuple[Any, dict[str, Any]]:
+        """Take k steps: x uint8 (k, n, h, w, c), y int32 (k, n); metrics of shape (k,)."""
+
+    def eval_batch(self, state: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
+        """Sums and counts over one batch: ``loss_sum``, ``correct``, ``count``."""
+
+    def logits(self, state: Any, x: np.ndarray) -> Any:
+        """Outputs of the network as it is used: (n, classes)."""
+
+    def to_snapshot(self, state: Any) -> Tree:
+        """Copy the state into the form that every track reads."""
+
+    def synchronize(self, state: Any) -> None:
+        """Return when the device is idle."""
+
+
+def load(name: str) -> Track:
+    """Import a track, and with it its framework."""
+    return cast(Track, importlib.import_module(TRACKS[name]))
+
+
+def environment(track: str, *, threads: int, precision: str) -> dict[str, str]:
+    """Environment variables that a process needs before it imports the track.
+
+    Which cores it may use is decided by CPU affinity, the one cap that binds
+    NumPy, XLA and PyTorch alike. The NumPy track splits the batch over threads
+    itself and wants a single-threaded matrix library underneath.
+    """
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": "1" if track == "numpy" else str(threads),
+        "JAX_PLATFORMS": "cpu",
+        "JAX_ENABLE_X64": "1" if precision == "float64" else "0",
+    }
+
+
+def state_arguments(config: Config, *, steps: int, threads: int) -> dict[str, Any]:
+    """The keyword arguments of ``init_state`` that a Config stands for; no Config crosses into a track."""
+    return {
+        "model": config.model,
+        "model_args": config.model_args,
+        "loss": config.loss,
+        "optimizer": config.optimizer,
+        "optimizer_args": config.optimizer_args,
+        "schedule": config.schedule,
+        "schedule_args": {"lr": config.lr, "steps": steps, **config.schedule_args},
+        "seed": config.seed,
+        "devices": config.devices,
+        "threads": threads,
+        "precision": config.precision,
+    }
