@@ -5,19 +5,40 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from compare.data.idx import load_mnist
+from compare.data.cifar import load_cifar10
+from compare.data.folder import load_folder
+from compare.data.idx import load_fashion_mnist, load_mnist
 from compare.data.stream import Data
 from compare.errors import UserError
 
-DATASETS: dict[str, Callable[[Path | None], Data]] = {"mnist": load_mnist}
+DATASETS: dict[str, Callable[[Path | None], Data]] = {
+    "mnist": load_mnist,
+    "fashion-mnist": load_fashion_mnist,
+    "cifar10": load_cifar10,
+}
+FOLDER = "folder:"
 
 
-def load(name: str, *, data_dir: str | Path | None = None, val_size: int | None = None, seed: int = 0) -> Data:
+def load(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    val_size: int | None = None,
+    seed: int = 0,
+    image_size: int = 32,
+    channels: int = 3,
+) -> Data:
     """The dataset `name`, split by `seed` into training and validation images; the test images are never split.
 
-    `val_size` of None means 5,000 images, or a tenth of a training set of fewer than 50,000.
+    `name` is one of DATASETS or "folder:PATH", a folder of images (see `folder.py`), to which alone
+    `image_size` and `channels` apply. `data_dir` is where to look for datasets that do not ship
+    (see `fetch.py`). `val_size` of None means 5,000 images, or a tenth of a training set of fewer
+    than 50,000.
     """
-    if name not in DATASETS:
-        raise UserError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}")
-    data = DATASETS[name](Path(data_dir) if data_dir else None)
+    if name.startswith(FOLDER):
+        data = load_folder(Path(name.removeprefix(FOLDER)).expanduser(), image_size=image_size, channels=channels)
+    elif name in DATASETS:
+        data = DATASETS[name](Path(data_dir).expanduser() if data_dir else None)
+    else:
+        raise UserError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}, {FOLDER}PATH")
     return data.split(min(5000, len(data.train_x) // 10) if val_size is None else val_size, seed)

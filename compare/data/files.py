@@ -1,11 +1,12 @@
-"""Reading one file that may be damaged: in bounded memory, checksummed, with one kind of error."""
+"""Reading files that may be damaged: in bounded memory, checksummed, and with one kind of error."""
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,9 @@ class DataError(UserError):
     """A dataset is missing, damaged or not what it should be; the message names the file and the remedy."""
 
 
+DAMAGE = (DataError, EOFError, OSError, ValueError, zlib.error, tarfile.TarError)  # what reading a bad file may raise
+
+
 def read_file(path: Path, parse: Callable[[bytearray], T], *, limit: int, md5: str | None = None, remedy: str) -> T:
     """`parse` of the decompressed bytes of `path`, a plain or gzip file of at most `limit` raw bytes.
 
@@ -28,31 +32,68 @@ def read_file(path: Path, parse: Callable[[bytearray], T], *, limit: int, md5: s
     """
     raw = bytearray()
     try:
-        for block in _blocks(path):
+        for block in _blocks(path, limit):
             raw += block
-            if len(raw) > limit:
-                raise DataError(f"is longer than the {limit:,} raw bytes it should have at most")
         if not raw:
             raise DataError("is empty")
         parsed = parse(raw)
-        if md5 is not None and _md5(raw) != md5:
+        if md5 is not None and md5_of(raw) != md5:
             raise DataError("was altered")
         return parsed
     except FileNotFoundError as error:
         raise DataError(f"{path}: not found. {remedy}") from error
-    except (DataError, EOFError, OSError, zlib.error) as error:
-        problem = str(error) if isinstance(error, DataError) else f"cannot be read ({error})"
+    except DAMAGE as error:
         wanted = f", expected {md5}" if md5 else ""
-        raise DataError(f"{path}: {problem}. md5 of its raw bytes: {_md5(raw)}{wanted}. {remedy}") from error
+        raise DataError(f"{path}: {_problem(error)}. md5 of its raw bytes: {md5_of(raw)}{wanted}. {remedy}") from error
 
 
-def _blocks(path: Path) -> Iterator[bytes]:
+def read_archive(path: Path, wanted: Collection[str], *, limit: int, remedy: str) -> dict[str, bytes]:
+    """The members of the tar.gz file `path` whose names, without folders, are in `wanted`; nothing touches the disk."""
+    try:
+        with tarfile.open(fileobj=_Stream(_blocks(path, limit)), mode="r|") as archive:  # type: ignore[call-overload]
+            members = {}
+            for member in archive:
+                content = archive.extractfile(member) if member.isfile() else None
+                if content and (name := Path(member.name).name) in wanted:
+                    members[name] = content.read()
+            return members
+    except DAMAGE as error:
+        raise DataError(f"{path}: {_problem(error)}. md5: {md5_of_file(path)}. {remedy}") from error
+
+
+class _Stream:
+    """A generator of blocks as the file that tarfile reads one after the other, never seeking."""
+
+    def __init__(self, blocks: Iterator[bytes]):
+        self.blocks = blocks
+
+    def read(self, _size: int) -> bytes:
+        return next(self.blocks, b"")
+
+
+def _blocks(path: Path, limit: int) -> Iterator[bytes]:
+    """The decompressed bytes of a plain or gzip file; DataError after more than `limit` of them."""
+    total = 0
     with path.open("rb") as file:
         packed = path.suffix == ".gz" or file.peek(2)[:2] == b"\x1f\x8b"
         source = gzip.GzipFile(fileobj=file) if packed else file
         while block := source.read(BLOCK):
             yield block
+            total += len(block)
+            if total > limit:
+                raise DataError(f"is longer than the {limit:,} raw bytes it should have at most")
 
 
-def _md5(raw: bytes | bytearray) -> str:
+def _problem(error: Exception) -> str:
+    return str(error) if isinstance(error, DataError) else f"cannot be read ({error})"
+
+
+def md5_of(raw: bytes | bytearray) -> str:
+    """The md5 of bytes in memory."""
     return hashlib.md5(raw, usedforsecurity=False).hexdigest()
+
+
+def md5_of_file(path: Path) -> str:
+    """The md5 of the file as it lies on the disk."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from compare.data.fetch import locate
 from compare.data.files import DataError, read_file
 from compare.data.stream import Data
 
@@ -23,6 +24,15 @@ MNIST_MD5 = {  # of the raw bytes
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+FASHION_MD5 = {
+    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
+    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
+    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+}
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
 SIDE = 28
 COUNTS = {"train": 60_000, "t10k": 10_000}
 
@@ -69,6 +79,28 @@ def load_mnist(_data_dir: Path | None = None) -> Data:
         mean=(0.1307,),
         std=(0.3081,),
     )
+
+
+def load_fashion_mnist(data_dir: Path | None = None) -> Data:
+    """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747) from the data folder, or downloaded into it."""
+    folder = locate("fashion-mnist", find_fashion_mnist, data_dir)
+    remedy = "Delete it to have it downloaded again, or put the file of github.com/zalandoresearch in its place."
+    train_x, train_y, test_x, test_y = read_idx_files(folder, FASHION_MD5, classes=10, remedy=remedy)
+    return Data(
+        name="fashion-mnist",
+        train_x=train_x,
+        train_y=train_y,
+        test_x=test_x,
+        test_y=test_y,
+        classes=FASHION_CLASSES,
+        mean=(0.2860,),
+        std=(0.3530,),
+    )
+
+
+def find_fashion_mnist(folder: Path) -> Path | None:
+    """`folder`, if one of the four files is there."""
+    return folder if any((folder / (stem + end)).exists() for stem in FASHION_MD5 for end in ("", ".gz")) else None
 
 
 def read_idx_files(folder: Path, md5: dict[str, str], *, classes: int, remedy: str) -> list[np.ndarray]:

@@ -89,6 +89,13 @@ class Data:
     val_y: np.ndarray = field(default_factory=lambda: np.empty(0, np.int32))
     note: str = ""  # what a reader of the figures must know, e.g. that this is a subset
 
+    def describe(self) -> str:
+        """One line for a person: what there is of what."""
+        h, w, c = self.train_x.shape[1:]
+        counts = f"{len(self.train_x):,} training, {len(self.val_x):,} validation and {len(self.test_x):,} test images"
+        note = f" ({self.note})" if self.note else ""
+        return f"{self.name}: {counts} of {h}x{w}x{c} in {len(self.classes)} classes{note}"
+
     def split(self, val_size: int, seed: int) -> Data:
         """Move `val_size` training images, chosen by `seed`, to the validation set."""
         total = len(self.train_x)
