@@ -1,19 +1,280 @@
-"""curves.png: a row per preset, a colour per track."""
+"""curves.png: a row per preset (loss, accuracy, how far apart, how fast), one colour and one dash per track.
+
+Curves that agree lie on top of each other, so each track is drawn thinner and more broken than the one before
+it: all of them stay visible. Blue, gold and magenta are told apart by every kind of eye. Several seeds are thin
+lines around their mean.
+"""
 
 from __future__ import annotations
 
 import io
+import itertools
+import math
+import statistics
+import textwrap
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from compare.results import Results, groups
+import numpy as np
+
+from compare.results import NAMES, Results, Run, groups, name_of, numbers, speed_withheld, tested
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEAD, ROW, DPI = 18.0, 1.1, 3.9, 110  # inches, heading and preset rows; dots per inch
+INK, FAINT = "#222222", "#777777"
+FEW = 30  # so many steps or epochs are shown as points, not smoothed
+ROUNDING = {"float32": 2.0**-23, "float64": 2.0**-52}  # of a loss near 1: no gap means anything below it
+
+Tracks = dict[str, list[Run]]
+Curve = tuple[np.ndarray, np.ndarray]  # x, y
+
+
+class Style(NamedTuple):
+    """How one track is drawn."""
+
+    color: str
+    width: float
+    dashes: Any
+
+
+KNOWN = {
+    "numpy": Style("#0072B2", 4.2, "solid"),
+    "jax": Style("#E58A00", 2.5, (0, (4, 2))),
+    "torch": Style("#D01C6B", 1.6, (0, (1.3, 1.3))),
+}
+VARIANTS = [Style("#009E73", 1.5, (0, (6, 2, 1, 2))), Style("#56B4E9", 1.5, (0, (3, 3))), Style(INK, 1.2, "dashed")]
+PAIR = Style("#6b6b6b", 1.4, (0, (6, 2, 1, 2)))  # two tracks of which neither is NumPy
+RC: dict[Any, Any] = {
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+}
 
 
 def figure(results: Results) -> bytes:
-    """Draw everything, as PNG."""
+    """The comparison as PNG, WIDTH x (HEAD + ROW for each preset) inches at DPI."""
+    import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(20, 4.6 * max(1, len(groups(results)))), dpi=110, layout="constrained")
-    FigureCanvasAgg(drawn)
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png")
+    presets = groups(results)
+    rows = max(1, len(presets))
+    height = HEAD + ROW * rows
+    with matplotlib.rc_context(RC):
+        drawn = Figure(figsize=(WIDTH, height), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(drawn)
+        engine: Any = drawn.get_layout_engine()
+        engine.set(w_pad=0.16, h_pad=0.14, hspace=0.04, rect=(0, 0, 1, 1 - HEAD / height))
+        styles = track_styles(presets)
+        _heading(drawn, results, styles)
+        grid = drawn.subplots(rows, 4, squeeze=False, width_ratios=(1, 1, 1, 0.8))
+        for axes, (preset, tracks) in zip(grid, presets.items(), strict=False):
+            _loss(axes[0], preset, tracks, styles)
+            _accuracy(axes[1], tracks, styles)
+            _gaps(axes[2], tracks, styles)
+            _speed(axes[3], results, tracks, styles)
+        buffer = io.BytesIO()
+        drawn.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()
+
+
+def track_styles(presets: dict[str, Tracks]) -> dict[str, Style]:
+    """A style for every track: its own, or one of the spare ones for a variant such as torch-compiled."""
+    spare = itertools.cycle(VARIANTS)
+    tracks = dict.fromkeys(track for runs in presets.values() for track in runs)
+    return {track: KNOWN[track] if track in KNOWN else next(spare) for track in tracks}
+
+
+def smooth(values: Sequence[float] | np.ndarray, memory: float) -> np.ndarray:
+    """Running mean over about `memory` values, its start corrected as Adam corrects its moments.
+
+    m_t = b m_{t-1} + (1 - b) x_t, shown is m_t / (1 - b^t), b = 1 - 1 / memory.
+    """
+    keep = 1 - 1 / max(1.0, memory)
+    shown, mean = np.empty(len(values)), 0.0
+    for t, value in enumerate(values):
+        mean = keep * mean + (1 - keep) * value
+        shown[t] = mean / (1 - keep ** (t + 1))
+    return shown
+
+
+def step_losses(run: Run) -> np.ndarray:
+    """The loss of every training step, shape (t,); NaN where it was not finite."""
+    losses = np.array(run.get("step_loss") or [], dtype=np.float64)  # null becomes NaN
+    return np.where(np.isfinite(losses), losses, np.nan)
+
+
+def loss_gap(run: Run, other: Run) -> np.ndarray:
+    """|loss of one run - loss of the other| at each step both made, no less than the rounding of a loss near 1."""
+    a, b = step_losses(run), step_losses(other)
+    steps = min(len(a), len(b))
+    return np.maximum(np.abs(a[:steps] - b[:steps]), ROUNDING.get(run.get("precision") or "", 2.0**-23))
+
+
+def _heading(drawn: Figure, results: Results, styles: dict[str, Style]) -> None:
+    from matplotlib.lines import Line2D
+
+    names = [name_of(track) for track in styles]
+    title = (
+        f"The same networks in {', '.join(names[:-1])} and {names[-1]}"
+        if names[1:]
+        else f"Training in {names[0] if names else 'no track'}"
+    )
+    environment = results["environment"]
+    versions = environment.get("versions") or {}
+    machine = f"{environment.get('cpu') or 'unknown CPU'}, {environment.get('cores')} cores"
+    shown = [machine, *(f"{NAMES[name]} {versions[name]}" for name in NAMES if name in versions)]
+    top = drawn.get_figheight()
+    drawn.text(0.011, 1 - 0.38 / top, title, size=19, weight="bold", va="center")
+    drawn.text(0.011, 1 - 0.78 / top, "  ·  ".join(shown), size=12.5, color=FAINT, va="center")
+    drawn.legend(
+        handles=[
+            Line2D([], [], color=style.color, lw=style.width + 0.5, ls=style.dashes, label=name_of(track))
+            for track, style in styles.items()
+        ],
+        loc="upper right",
+        bbox_to_anchor=(0.995, 1 - 0.2 / top),
+        ncols=max(1, len(styles)),
+        frameon=False,
+        fontsize=15,
+        handlelength=3.2,
+    )
+
+
+def _draw(axes: Axes, curves: list[Curve], style: Style, zorder: float) -> None:
+    """One seed as a line in the track's style; several as thin lines with their mean in that style."""
+    curves = [(x, y) for x, y in curves if len(x)]
+    if not curves:
+        return
+    if len(curves) > 1:
+        for x, y in curves:
+            axes.plot(x, y, color=style.color, lw=0.9, alpha=0.4, zorder=zorder)
+        shared = min(len(x) for x, _ in curves)
+        curves = [(curves[0][0][:shared], np.mean([y[:shared] for _, y in curves], axis=0))]
+    x, y = curves[0]
+    dots: dict[str, Any] = {"marker": "o", "ms": style.width + 2} if len(x) <= FEW else {}
+    axes.plot(x, y, color=style.color, lw=style.width, ls=style.dashes, zorder=zorder + 10, **dots)
+
+
+def _by_step(values: np.ndarray, memory: float) -> Curve:
+    return np.arange(1, len(values) + 1), np.exp(smooth(np.log(values), memory))
+
+
+def _memory(tracks: Tracks) -> float:
+    """Steps to smooth over: 1/40 of the longest run, the same for all, and none of a run shown as points."""
+    longest = max((len(run.get("step_loss") or []) for runs in tracks.values() for run in runs), default=0)
+    return longest / 40 if longest > FEW else 1.0
+
+
+def _loss(axes: Axes, preset: str, tracks: Tracks, styles: dict[str, Style]) -> None:
+    """Training loss at every step, smoothed on the log scale on which it is drawn."""
+    for zorder, (track, runs) in enumerate(tracks.items(), start=2):
+        losses = [np.maximum(step_losses(run), 1e-12) for run in runs]
+        _draw(axes, [_by_step(loss, _memory(tracks)) for loss in losses], styles[track], zorder)
+    axes.set_title(f"{preset}:  training loss", weight="bold")
+    _finish(axes, "step", log=True)
+
+
+def _accuracy(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
+    """Validation accuracy as training went on, and in words what counts in the end: the test set."""
+    words = []
+    for zorder, (track, runs) in enumerate(tracks.items(), start=2):
+        curves = []
+        for run in runs:
+            rows = [row for row in run.get("history") or [] if row.get("val_accuracy") is not None]
+            curves.append(tuple(np.array([row[key] for row in rows]) for key in ("epoch", "val_accuracy")))
+        _draw(axes, [(x, 100 * y) for x, y in curves], styles[track], zorder)
+        tested = numbers(runs, "test_accuracy")
+        words += [(f"{100 * statistics.fmean(tested):.2f} %", styles[track].color)] if tested else []
+    axes.set_title("validation accuracy, %")
+    _words(axes, [("test set", FAINT), *words] if words else [])
+    _finish(axes, "epoch")
+
+
+def _gaps(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
+    """How far two tracks' losses are apart on the same batch, having started from the same weights."""
+    words = []
+    for zorder, (a, b) in enumerate(itertools.combinations(tracks, 2), start=2):
+        style = styles[b] if a == "numpy" else PAIR
+        others = {run["seed"]: run for run in tracks[b]}
+        gaps = [loss_gap(run, others[run["seed"]]) for run in tracks[a] if run["seed"] in others]
+        _draw(axes, [_by_step(gap, _memory(tracks)) for gap in gaps], style, zorder)
+        words += [(f"{name_of(b)} vs {name_of(a)}", style.color)] if any(len(gap) for gap in gaps) else []
+    axes.set_title("gap between training losses")
+    _words(axes, words, corner="upper left")
+    _finish(axes, "step", log=True)
+
+
+def _speed(axes: Axes, results: Results, tracks: Tracks, styles: dict[str, Style]) -> None:
+    """Images per second, a dot for each seed; in words why, where no speed may be shown."""
+    axes.set_title("training speed, images/s")
+    for place, (track, runs) in enumerate(tracks.items()):
+        reason = speed_withheld(results, runs)
+        speeds = [] if reason else numbers(tested(runs), "images_per_second")
+        label = f"{name_of(track)}  {statistics.fmean(speeds):,.0f}" if speeds else name_of(track)
+        axes.text(0.015, place - 0.36, label, va="bottom", transform=axes.get_yaxis_transform())
+        if speeds:
+            axes.barh(place, statistics.fmean(speeds), height=0.6, color=styles[track].color)
+            axes.plot(speeds, [place] * len(speeds), "o", color=INK, ms=4, mec="white", mew=0.8) if speeds[1:] else None
+        else:
+            why = textwrap.fill(reason or "not measured", 38)
+            axes.text(0.015, place, why, va="center", size=11, color=FAINT, transform=axes.get_yaxis_transform())
+    axes.set_ylim(len(tracks) - 0.6, -0.75)
+    axes.set_yticks([])
+    axes.set_xlim(left=0)
+    axes.locator_params(axis="x", nbins=4)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(axis="y", visible=False)
+    if not axes.patches:
+        axes.set_xticks([])
+
+
+def _words(axes: Axes, lines: list[tuple[str, str]], *, corner: str = "lower right") -> None:
+    """Coloured lines in a corner, on a veil that keeps them readable."""
+    lower, right = "lower" in corner, "right" in corner
+    for place, (text, color) in enumerate(lines):
+        axes.text(
+            0.98 if right else 0.03,
+            0.05 + 0.088 * (len(lines) - 1 - place) if lower else 0.96 - 0.088 * place,
+            text,
+            color=color,
+            weight="normal" if color == FAINT else "bold",
+            ha="right" if right else "left",
+            va="bottom" if lower else "top",
+            transform=axes.transAxes,
+            zorder=30,
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
+        )
+
+
+def _finish(axes: Axes, x: str, *, log: bool = False) -> None:
+    """Ticks that can be read: at least a decade on a log scale, whole steps and epochs if there are any."""
+    from matplotlib.ticker import MaxNLocator, NullFormatter
+
+    axes.set_xlabel(x)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "nothing to show", color=FAINT, ha="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[])
+        return
+    if log:
+        axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high / low < 20:
+            axes.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    first, last = axes.get_xlim()
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=last - first >= 1, min_n_ticks=1))

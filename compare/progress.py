@@ -1,9 +1,9 @@
 """What one sees while networks train: a bar in a terminal, plain lines in a file.
 
-    with Progress() as progress:
-        progress.begin("mlp-mnist jax seed 0", 4300)
-        progress.update(430, loss=0.21, accuracy=0.958, images_per_second=31_000)
-        progress.end("mlp-mnist jax seed 0", "98.31 %, 30 s")
+with Progress() as progress:
+    progress.begin("mlp-mnist jax seed 0", 4300)
+    progress.update(430, loss=0.21, accuracy=0.958, images_per_second=31_000)
+    progress.end("mlp-mnist jax seed 0", "98.31 %, 30 s")
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From results.json to what people read: a table in the terminal, report.md and curves.png.
 
-    python -m compare.report DIR...      writes both files again
+python -m compare.report DIR...      writes both files again
 """
 
 from __future__ import annotations
@@ -9,9 +9,13 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from compare.errors import UserError
 from compare.results import Results, groups, read
@@ -19,25 +23,32 @@ from compare.sections import COLUMNS, document, row
 
 __all__ = ["main", "read", "show", "table", "write"]
 
-WIDTH = 150  # of the table where no terminal says otherwise
+WIDTH = 110  # of the table where no terminal says otherwise
 
 
 def table(results: Results) -> Table:
-    """Track x preset: what came out, how fast, at what cost, how far from NumPy."""
-    made = Table(title="The same networks, by track", title_justify="left", header_style="bold")
-    for name in COLUMNS:
-        made.add_column(name, justify="left" if name in ("preset", "track", "largest gap to NumPy") else "right")
+    """Track x preset: what came out, how fast, at what cost, how far from NumPy; 80 columns are enough."""
+    made = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
+    made.add_column("preset\ntrack", no_wrap=True)
+    for name in COLUMNS[2:]:
+        wordy = name in ("images/s", COLUMNS[-1])  # a reason, the name of a leaf: these may fold
+        widths: dict[str, Any] = {"overflow": "fold", "min_width": 8, "max_width": 24} if wordy else {"no_wrap": True}
+        made.add_column(name, justify="left" if name == COLUMNS[-1] else "right", **widths)
     for preset, tracks in groups(results).items():
-        made.add_section()
         for track, runs in tracks.items():
-            made.add_row(*row(results, preset, track, runs))
+            made.add_row(
+                f"[bold]{escape(preset)}[/]\n{escape(track)}", *map(Text, row(results, preset, track, runs)[2:])
+            )
+        made.add_section()
     return made
 
 
 def show(results: Results, console: Console | None = None) -> None:
-    """Print the table; a pipe or a file gets it unfolded."""
+    """Print the table; a file or a pipe is as wide as it needs."""
     console = console or Console()
-    console.print(table(results), width=None if console.is_terminal else max(console.width, WIDTH), markup=False)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=max(console.width, WIDTH))
+    console.print(table(results))
 
 
 def write(results: Results, out_dir: Path | str) -> list[Path]:

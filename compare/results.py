@@ -12,8 +12,7 @@ from typing import Any
 from compare.errors import UserError
 
 SCHEMA = 1
-TRACKS = ("numpy", "jax", "torch")  # the order of every table and figure
-
+NAMES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch"}  # in the order of every table and figure
 Results = dict[str, Any]
 Run = dict[str, Any]
 
@@ -39,7 +38,13 @@ def read(path: Path | str) -> Results:
 
 def order(track: str) -> tuple[int, str]:
     """Sort key of a track: the known ones first, in their order, then any variant by name."""
-    return (TRACKS.index(track) if track in TRACKS else len(TRACKS), track)
+    tracks = list(NAMES)
+    return (tracks.index(track) if track in NAMES else len(tracks), track)
+
+
+def name_of(track: str) -> str:
+    """A track's name in a sentence: JAX, PyTorch; a variant is called as it is."""
+    return NAMES.get(track, track)
 
 
 def groups(results: Results) -> dict[str, dict[str, list[Run]]]:
@@ -52,7 +57,7 @@ def groups(results: Results) -> dict[str, dict[str, list[Run]]]:
 
 
 def numbers(runs: Iterable[Run], *path: str) -> list[float]:
-    """The finite values found at `path` in each run, e.g. numbers(runs, "seconds", "compile")."""
+    """The finite values that the runs have at `path`: ("seconds", "compile") is run["seconds"]["compile"]."""
     found = []
     for run in runs:
         value: Any = run
@@ -61,6 +66,11 @@ def numbers(runs: Iterable[Run], *path: str) -> list[float]:
         if isinstance(value, int | float) and math.isfinite(value):
             found.append(float(value))
     return found
+
+
+def tested(runs: Iterable[Run]) -> list[Run]:
+    """The runs that got as far as the test set: only their figures are shown."""
+    return [run for run in runs if run.get("test_accuracy") is not None]
 
 
 def spread(values: list[float], form: str = ".2f", *, unit: str = "") -> str:
@@ -110,10 +120,17 @@ def proof_problem(results: Results, run: Run) -> str | None:
     return f"proof failed: {describe(check)}" if check else "proof failed"
 
 
+def speed_withheld(results: Results, runs: list[Run]) -> str | None:
+    """Why no speed is shown for the runs of one track: it has no accuracy beside it, or no proof behind it."""
+    if not tested(runs):
+        return "no test accuracy"
+    return next((problem for run in tested(runs) if (problem := proof_problem(results, run))), None)
+
+
 def describe(check: dict[str, Any]) -> str:
     """What a check found, e.g. `gradients conv1/kernel 3.0e-02 > 1e-04`."""
-    sign = "≤" if check["passed"] else ">"
-    return f"{check['what']} {check.get('worst_leaf') or ''} {size(check['max_rel'])} {sign} {check['tolerance']:.0e}"
+    where = f"{check['what']} {check.get('worst_leaf') or ''}".strip()
+    return f"{where} {size(check['max_rel'])} {'≤' if check['passed'] else '>'} {check['tolerance']:.0e}"
 
 
 def size(value: float | None) -> str:
@@ -124,4 +141,17 @@ def size(value: float | None) -> str:
 def drift_from_numpy(results: Results, preset: str, track: str) -> dict[str, Any] | None:
     """The parity row with the largest end-of-training gap between `track` and NumPy, over all seeds."""
     rows = [row for row in results["parity"] if row["preset"] == preset and {row["a"], row["b"]} == {track, "numpy"}]
-    return max(rows, key=lambda row: row["max_abs"] if row["max_abs"] is not None else math.inf, default=None)
+    return max(rows, key=lambda row: math.inf if row["max_abs"] is None else row["max_abs"], default=None)
+
+
+def target_accuracy(tracks: dict[str, list[Run]]) -> float | None:
+    """A validation accuracy that every tested run of a preset reached: 0.3 points below the least of their bests."""
+    runs = [run for same in tracks.values() for run in tested(same)]
+    best = [max(numbers(run.get("history") or [], "val_accuracy"), default=0.0) for run in runs]
+    return math.floor(1000 * min(best) - 3) / 1000 if best and min(best) > 0.5 else None
+
+
+def cold_seconds(run: Run, target: float) -> float | None:
+    """Import, data and compilation plus training time until an evaluation first reached `target`."""
+    reached = [row["seconds"] for row in run.get("history") or [] if (row.get("val_accuracy") or 0) >= target]
+    return sum(run["seconds"][name] or 0 for name in ("import", "data", "compile")) + reached[0] if reached else None

@@ -7,48 +7,79 @@ from collections.abc import Iterable
 from compare.results import (
     Results,
     Run,
+    cold_seconds,
     drift_from_numpy,
     groups,
     numbers,
-    proof_problem,
+    order,
     size,
+    speed_withheld,
     spread,
-    worst_check,
+    target_accuracy,
+    tested,
 )
+from compare.verdict import verdict
 
-NAMES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch"}
-COLUMNS = (
+COLUMNS = (  # a line break is where a narrow table may break a cell
     "preset",
     "track",
-    "test accuracy",
-    "test loss",
+    "test\naccuracy",
+    "test\nloss",
     "images/s",
-    "of matmul peak",
-    "step ms [p10 p90]",
-    "compile s",
-    "peak MB",
-    "largest gap to NumPy",
+    "of\npeak",
+    "step ms\n[p10 p90]",
+    "compile\ns",
+    "peak\nMB",
+    "largest gap\nto NumPy",
 )
+
+
+def document(results: Results) -> str:
+    """The whole of report.md."""
+    sections = {
+        "Verdict": verdict(results),
+        "Results": _results(results),
+        "Curves": "![Loss, accuracy, gaps and speed](curves.png)",
+        "The same model: the proof": _proof(results),
+        "Drift: the end of training": _drift(results),
+        "Where the time goes": _time(results),
+        "Known unfairness": _unfairness(results),
+        "What did not finish": _unfinished(results),
+        "Machine": _machine(results),
+        "To reproduce": f"```\n{results.get('command') or 'the command was not recorded'}\n```",
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
+    return f"# The same networks, track by track\n\n{body}\n"
 
 
 def row(results: Results, preset: str, track: str, runs: list[Run]) -> list[str]:
-    """One row of the table of results; several seeds are shown as mean ± standard deviation."""
-    accuracy, loss = _quality(runs)
+    """One row of the table of results, a cell's parts on lines of their own; several seeds: mean ± deviation."""
     speed, share, step = _speed(results, runs)
-    compile_seconds = spread(numbers(runs, "seconds", "compile"), ".1f")
-    memory = spread(numbers(runs, "peak_rss_mb"), ",.0f")
-    return [preset, track, accuracy, loss, speed, share, step, compile_seconds, memory, _gap(results, preset, track)]
+    gap = drift_from_numpy(results, preset, track)
+    reference = "the reference" if track == "numpy" else "-"
+    cells = [
+        preset,
+        track,
+        *_quality(runs),
+        speed,
+        share,
+        step,
+        spread(numbers(runs, "seconds", "compile"), ".1f"),
+        spread(numbers(runs, "peak_rss_mb"), ",.0f"),
+        f"{size(gap['max_abs'])}\n{(gap['worst_leaf'] or '').removeprefix('params/')}" if gap else reference,
+    ]
+    return [cell.replace(" ± ", "\n± ") for cell in cells]
 
 
 def _quality(runs: list[Run]) -> tuple[str, str]:
     """Test accuracy and loss, or what kept the runs from having them."""
-    tested = [run for run in runs if run.get("test_accuracy") is not None]
-    if not tested:
+    done = tested(runs)
+    if not done:
         return ", ".join(sorted({run["status"] for run in runs})), "-"
-    accuracy = spread([100 * value for value in numbers(tested, "test_accuracy")])
-    counts = " or ".join(f"{count:,}" for count in sorted({run["test_count"] for run in tested}))
-    missing = f", {len(tested)} of {len(runs)} seeds" if len(tested) < len(runs) else ""
-    return f"{accuracy} % of {counts}{missing}", spread(numbers(tested, "test_loss"), ".4f")
+    accuracy = spread([100 * value for value in numbers(done, "test_accuracy")])
+    counts = " or ".join(f"{count:,}" for count in sorted({run["test_count"] for run in done}))
+    missing = f", {len(done)} of {len(runs)} seeds" if len(done) < len(runs) else ""
+    return f"{accuracy} %\nof {counts}{missing}", spread(numbers(done, "test_loss"), ".4f")
 
 
 def _speed(results: Results, runs: list[Run]) -> tuple[str, str, str]:
@@ -56,34 +87,156 @@ def _speed(results: Results, runs: list[Run]) -> tuple[str, str, str]:
     reason = speed_withheld(results, runs)
     if reason:
         return reason, "-", "-"
-    trained = [run for run in runs if run.get("test_accuracy") is not None]
-    share = spread([100 * value for value in numbers(trained, "gemm_share")], ".0f", unit="%")
-    median, low, high = (numbers(trained, "step_ms", name) for name in ("median", "p10", "p90"))
-    step = f"{spread(median)} [{min(low):.2f} {max(high):.2f}]" if median and low and high else spread(median)
-    return spread(numbers(trained, "images_per_second"), ",.0f"), share, step
+    runs = tested(runs)
+    share = spread([100 * value for value in numbers(runs, "gemm_share")], ".0f", unit="%")
+    median, low, high = (numbers(runs, "step_ms", name) for name in ("median", "p10", "p90"))
+    form = ".2f" if max(median, default=0) < 10 else ".1f"
+    step = spread(median, form) + (f"\n[{min(low):{form}} {max(high):{form}}]" if low and high else "")
+    return spread(numbers(runs, "images_per_second"), ",.0f"), share, step
 
 
-def speed_withheld(results: Results, runs: list[Run]) -> str | None:
-    """Why no speed is shown for these runs of one track, or None."""
-    if not numbers(runs, "test_accuracy"):
-        return "no test accuracy"
-    return next((problem for run in runs if (problem := proof_problem(results, run))), None)
+def _results(results: Results) -> str:
+    lines = [row(results, preset, track, runs) for preset, track, runs in _each(results)]
+    notes = [
+        f"- {run['preset']} {run['track']} seed {run['seed']}: {_one_line(run['compile_note'])}"
+        for run in results["runs"]
+        if run.get("compile_note")
+    ]
+    how = (
+        "Accuracy counts every test image. A speed stands only beside its accuracy and only if the track proved to be "
+        "the same model; otherwise its cell says why. *Of peak*: the arithmetic of the network, counted on "
+        f"paper, per second, of the {_peak(results)} that one large fp32 matrix product reached when this comparison "
+        "started. Several seeds: mean ± standard deviation."
+    )
+    return "\n\n".join([markdown(COLUMNS, lines), how, *(["\n".join(notes)] if notes else [])])
 
 
-def _gap(results: Results, preset: str, track: str) -> str:
-    gap = drift_from_numpy(results, preset, track)
-    if gap is None:
-        return "the reference" if track == "numpy" else "-"
-    return f"{size(gap['max_abs'])} {gap['worst_leaf']}"
+def _proof(results: Results) -> str:
+    pairs = sorted(results.get("proof") or [], key=lambda pair: (order(pair["a"]), order(pair["b"])))
+    if not pairs:
+        return "No proof was made, so nothing here may be read as a comparison of speed."
+    presets = list(dict.fromkeys(run["preset"] for run in results["runs"]))
+    pairs.sort(key=lambda pair: presets.index(pair["preset"]) if pair["preset"] in presets else len(presets))
+    lines = [
+        [
+            f"{pair['preset']} ({pair['precision']}, {pair['steps']} steps)",
+            f"{pair['a']} - {pair['b']}",
+            check["what"],
+            check.get("worst_leaf") or "-",
+            size(check["max_abs"]),
+            size(check["max_rel"]),
+            f"{check['tolerance']:.0e}",
+            "agrees" if check["passed"] else "**DIFFERS**",
+        ]
+        for pair in pairs
+        for check in pair["checks"]
+    ]
+    headers = ("preset", "pair", "what", "worst leaf", "max abs", "max rel", "tolerance", "")
+    return "The first steps, from the same weights on the same batches.\n\n" + markdown(headers, lines)
 
 
-def document(results: Results) -> str:
-    """The whole of report.md."""
-    return "# Comparison\n\n" + markdown(COLUMNS, (row(results, p, t, r) for p, ts in groups(results).items() for t, r in ts.items())) + "\n"
+def _drift(results: Results) -> str:
+    if not results["parity"]:
+        return ""
+    lines = [
+        [
+            entry["preset"],
+            str(entry["seed"]),
+            f"{entry['a']} - {entry['b']}",
+            size(entry["first_loss_gap"]),
+            size(entry["max_loss_gap"]),
+            entry["worst_leaf"] or "-",
+            size(entry["max_abs"]),
+            size(entry["max_rel"]),
+        ]
+        for entry in results["parity"]
+    ]
+    headers = ("preset", "seed", "pair", "first loss gap", "largest loss gap", "worst leaf", "max abs", "max rel")
+    return (
+        "Sums taken in another order round differently, and each training step magnifies what the step before it "
+        "left: thousands of steps later the same model, trained on the same batches, stands at different weights that "
+        f"are equally good.\n\n{markdown(headers, lines)}"
+    )
+
+
+def _time(results: Results) -> str:
+    clocks = ("import", "data", "compile", "train", "eval", "total")
+    lines, targets = [], {preset: target_accuracy(tracks) for preset, tracks in groups(results).items()}
+    for preset, track, runs in _each(results):
+        target = targets[preset]
+        cold = [] if target is None else [s for run in runs if (s := cold_seconds(run, target)) is not None]
+        reached = f"{spread(cold, '.1f')} (to {100 * target:.1f} %)" if cold and target else "-"
+        lines.append([preset, track, *(spread(numbers(runs, "seconds", clock), ".1f") for clock in clocks), reached])
+    note = (
+        "Seconds of one process from its start. *Cold to accuracy*: import, data and compilation plus training until "
+        "an evaluation first showed the validation accuracy named, which every tested run of that preset reached."
+    )
+    return f"{markdown(('preset', 'track', *clocks, 'cold to accuracy'), lines)}\n\n{note}"
+
+
+def _unfairness(results: Results) -> str:
+    environment, runs = results["environment"], results["runs"]
+    load = " and ".join(f"{value:.1f}" for value in environment.get("load") or [] if value is not None)
+    seeds = len({run["seed"] for run in runs})
+    repeats = (
+        "one run: its spread is unknown, so a small difference shows nothing"
+        if seeds == 1
+        else f"{seeds} runs, the seeds: a difference within their spread shows nothing"
+    )
+    chunk = max(numbers(runs, "chunk"), default=0)
+    lines = [
+        f"Each figure rests on {repeats}.",
+        "The runs take turns, a fresh process each, in the order in which results.json lists them: a later one meets "
+        "a warmer processor and a fuller file cache, and whatever else the machine did meanwhile"
+        + (f" (load average before and after: {load})." if load else "."),
+        "Matrix products use all cores in every track. What lies between them (activations, pooling, the optimizer) "
+        "runs on one core in NumPy and on all of them in JAX and PyTorch.",
+        "Convolution compares three libraries, not three languages: a matrix product over patches in NumPy, XLA's CPU "
+        "kernels in JAX, oneDNN in PyTorch. XLA is tuned for accelerators first; on one, the order may be another.",
+        f"JAX runs a chunk of steps ({chunk:.0f} here) in one compiled call, PyTorch and NumPy come back to Python "
+        "after each: the usual form of each, and an advantage where steps are short.",
+        "A step's time is that of its chunk divided by the steps in it: the spread [p10 p90] hides single slow steps.",
+        "Peak memory is that of the process: libraries, data and buffers that a framework keeps for later are in it.",
+        "The matmul peak is one measurement through one BLAS before the first run; another library, or a cooler "
+        "processor, can exceed it.",
+        "The proof covers the first steps at the seed it was made with, not the whole training: see the drift.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _unfinished(results: Results) -> str:
+    return "\n".join(
+        f"- {run['preset']} {run['track']} seed {run['seed']}: {run['status']}"
+        + (f" after {len(run['step_loss']):,} steps" if run.get("step_loss") else "")
+        + (f": {_one_line(run['message'])}" if run.get("message") else "")
+        for run in results["runs"]
+        if run["status"] != "finished"
+    )
+
+
+def _machine(results: Results) -> str:
+    environment = results["environment"]
+    facts = {name: environment.get(name) for name in ("cpu", "cores", "threads", "platform", "python", "git_commit")}
+    facts |= {"matmul peak": _peak(results), "measured": results.get("created"), **(environment.get("versions") or {})}
+    return markdown(("", ""), [[name, "-" if value is None else str(value)] for name, value in facts.items()])
+
+
+def _peak(results: Results) -> str:
+    peak = results["environment"].get("gemm_gflops")
+    return "unmeasured rate" if peak is None else f"{peak:,.0f} GFLOP/s"
+
+
+def _each(results: Results) -> Iterable[tuple[str, str, list[Run]]]:
+    return [(preset, track, runs) for preset, tracks in groups(results).items() for track, runs in tracks.items()]
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 400 else f"{line[:400]}..."
 
 
 def markdown(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     """A pipe table."""
-    lines = [list(headers), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    lines = [list(headers), *([cell.replace("|", "\\|") for cell in cells] for cells in rows)]
     lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in line)} |" for line in lines)

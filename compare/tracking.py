@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import logging
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +34,16 @@ ENVIRONMENT = {  # a server that is down costs seconds, not the four minutes of 
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
+FIGURES = (
+    "test_accuracy",
+    "test_loss",
+    "val_accuracy",
+    "val_loss",
+    "images_per_second",
+    "gflops",
+    "gemm_share",
+    "peak_rss_mb",
+)
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "not started": "KILLED"}
 
 
@@ -49,8 +61,8 @@ def _never_stops_training(
         except Exception as error:
             self.error = error
             self._warn(
-                f"MLflow tracking is off: {self.uri} answered: {_first_line(error)}. Training goes on and the results "
-                f"are written to {self._results_dir}; log them later with: "
+                f"MLflow tracking is off: {_without_password(self.uri)} does not work ({_reason(error)}). "
+                f"Training goes on and the results are written to {self._results_dir}; log them later with: "
                 f"python -m compare.tracking log {self._results_dir}"
             )
             return ""
@@ -73,9 +85,8 @@ class Tracker:
         store: Path = Path("runs"),
         uri: str | None = None,
     ) -> None:
-        """`uri`, else MLFLOW_TRACKING_URI, else the SQLite store `store`/mlflow.db with `store`/mlartifacts."""
-        self._store = store.absolute()
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self._store / 'mlflow.db'}"
+        """Log to `uri`, else MLFLOW_TRACKING_URI, else `store`/mlflow.db with its artifacts in `store`/mlartifacts."""
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.absolute() / 'mlflow.db'}"
         self.error: Exception | None = None
         self._results_dir, self._warn = results_dir, warn
         self._client: Any = None
@@ -95,7 +106,12 @@ class Tracker:
 
     @_never_stops_training
     def start(
-        self, experiment: str, name: str, *, params: Mapping[str, Any] | None = None, tags: Mapping[str, Any] | None = None
+        self,
+        experiment: str,
+        name: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, Any] | None = None,
     ) -> str:
         """Create store and experiment if need be and the parent run, all that a worker never does."""
         self._client = _client(self.uri)
@@ -168,8 +184,9 @@ class Tracker:
     def _experiment_id(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            ours = self.uri == f"sqlite:///{self._store / 'mlflow.db'}"
-            return self._client.create_experiment(name, (self._store / "mlartifacts").as_uri() if ours else None)
+            database = self.uri.removeprefix("sqlite:///")
+            beside = None if database == self.uri else Path(database).absolute().with_name("mlartifacts").as_uri()
+            return self._client.create_experiment(name, beside)  # a server has its own place for artifacts
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return found.experiment_id
@@ -205,27 +222,36 @@ def _client(uri: str) -> Any:
     return MlflowClient(uri)
 
 
-def _first_line(error: Exception) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return text if len(text) <= 200 else text[:200] + "..."
+def _reason(error: BaseException) -> str:
+    """What went wrong at the bottom of MLflow's layers, on one line."""
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        error = cause
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _without_password(uri: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", uri)
 
 
 def run_metrics(run: Mapping[str, Any]) -> dict[str, float | None]:
-    """The final figures of one entry of results.json's `runs`."""
-    names = "test_accuracy test_loss val_accuracy val_loss images_per_second gflops gemm_share peak_rss_mb".split()
-    figures = {name: run.get(name) for name in names}
-    for group in ("seconds", "step_ms"):
-        figures |= {f"{group}_{name}": value for name, value in (run.get(group) or {}).items()}
-    return figures
+    """The final figures of one entry of results.json's `runs`: those in FIGURES and every clock."""
+    clocks = {
+        f"{group}_{name}": value for group in ("seconds", "step_ms") for name, value in (run.get(group) or {}).items()
+    }
+    return {name: run.get(name) for name in FIGURES} | clocks
 
 
-def history_rows(run: Mapping[str, Any]) -> list[tuple[int, dict[str, float | None]]]:
-    """(step, metrics) for `log_steps`: the loss of every training step and each evaluation."""
-    steps = [(step, {"step_loss": loss}) for step, loss in enumerate(run.get("step_loss") or [], start=1)]
+def step_rows(run: Mapping[str, Any]) -> list[tuple[int, dict[str, float | None]]]:
+    """(step, metrics) for `log_steps`: the mean loss of each chunk of steps, then each evaluation."""
+    losses, k = run.get("step_loss") or [], run.get("chunk") or 1
+    chunks = [losses[start : start + k] for start in range(0, len(losses), k)]
+    ends = itertools.accumulate(len(chunk) for chunk in chunks)
+    means = [None if None in chunk else sum(chunk) / len(chunk) for chunk in chunks]
     evaluations = [
-        (row["step"], {name: value for name, value in row.items() if name != "step"}) for row in run.get("history") or []
+        (row["step"], {name: value for name, value in row.items() if name != "step"})
+        for row in run.get("history") or []
     ]
-    return steps + evaluations
+    return [(step, {"chunk_loss": mean}) for step, mean in zip(ends, means, strict=True)] + evaluations
 
 
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,19 +266,21 @@ def log(directory: Path, *, experiment: str = "compare", uri: str | None = None,
     results = read(directory)
     tags = environment_tags(results["environment"])
     with Tracker(results_dir=directory, warn=lambda text: None, uri=uri, store=store) as tracker:
-        parent = tracker.start(experiment, directory.resolve().name, params={"command": results.get("command")}, tags=tags)
+        parent = tracker.start(
+            experiment, directory.resolve().name, params={"command": results.get("command")}, tags=tags
+        )
         for run in results["runs"]:
             if run["status"] == "not started":
                 continue
             child = tracker.child(run["preset"], run["track"], run["seed"], params=run.get("config"), tags=tags)
-            tracker.log_steps(child, history_rows(run))
+            tracker.log_steps(child, step_rows(run))
             tracker.finish_child(child, run["status"], metrics=run_metrics(run))
         files = [directory / name for name in ("results.json", "report.md", "curves.png")]
         tracker.finish(results.get("status", "finished"), artifacts=[path for path in files if path.exists()])
     if tracker.error is not None:
         raise UserError(
-            f"MLflow at {tracker.uri} took nothing: {_first_line(tracker.error)}. Start that server, or unset "
-            f"MLFLOW_TRACKING_URI to log to {store / 'mlflow.db'}."
+            f"{directory} was not logged: {_without_password(tracker.uri)} does not work ({_reason(tracker.error)}). "
+            f"Start that server, or unset MLFLOW_TRACKING_URI to log to {store / 'mlflow.db'}."
         )
     return parent
 

@@ -1,0 +1,102 @@
+"""What a comparison amounts to, in sentences that claim no more than its numbers bear."""
+
+from __future__ import annotations
+
+import math
+import statistics
+
+from compare.results import Results, Run, closeness, describe, groups, name_of, numbers, speed_withheld, tested
+
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # 97.5 % quantile of t by degrees of freedom
+
+
+def verdict(results: Results) -> str:
+    """The sentences that answer: the same model, which is fastest, as good as each other."""
+    lines = [_same_model(results)]
+    for preset, tracks in groups(results).items():
+        lines += [_which_is_fastest(results, preset, tracks), _equally_good(preset, tracks)]
+    if results.get("status") != "finished":
+        lines.insert(0, f"**This comparison was {results.get('status')}**: what follows is what there is of it.")
+    return "\n".join(f"- {line}" for line in lines if line)
+
+
+def _same_model(results: Results) -> str:
+    pairs = results.get("proof") or []
+    checks = [(closeness(check), pair, check) for pair in pairs for check in pair["checks"]]
+    if not checks:
+        return "**The same model?** Not proven: no proof was made, so no speed is shown."
+    share, pair, check = max(checks, key=lambda entry: entry[0])
+    between = f"{pair['preset']}, {name_of(pair['a'])} against {name_of(pair['b'])}: {describe(check)}"
+    unproven = [preset for preset in groups(results) if preset not in {pair["preset"] for pair in pairs}]
+    but = f" Not proven: {', '.join(unproven)}." if unproven else ""
+    if all(pair["passed"] for pair in pairs):
+        steps = min(pair["steps"] for pair in pairs)
+        return (
+            f"**The same model?** Yes. From the same weights and batches, {steps} steps agree within tolerance for "
+            f"every pair of tracks; the closest call is {between}, {100 * share:.0f} % of what is allowed.{but}"
+        )
+    failed = sum(not pair["passed"] for pair in pairs)
+    return f"**The same model?** No: {failed} of {len(pairs)} pairs disagree, the worst is {between}.{but}"
+
+
+def _which_is_fastest(results: Results, preset: str, tracks: dict[str, list[Run]]) -> str:
+    shown = {
+        track: numbers(tested(runs), "images_per_second")
+        for track, runs in tracks.items()
+        if not speed_withheld(results, runs)
+    }
+    ranked = sorted((t for t in shown if shown[t]), key=lambda t: -statistics.fmean(shown[t]))
+    if not ranked:
+        return f"**Fastest, {preset}?** No speed can be shown: see the table."
+    first = ranked[0]
+    speed = f"{name_of(first)} trains {statistics.fmean(shown[first]):,.0f} images/s on this machine"
+    others = [_times(shown[first], shown[track], name_of(track)) for track in ranked[1:]]
+    missing = [name_of(track) for track in tracks if track not in ranked]
+    text = f"**Fastest, {preset}?** {': '.join([speed, *([', '.join(others)] if others else [])])}."
+    if others and min(len(speeds) for speeds in shown.values()) < 2:
+        text += " One run each: no interval can be given, so a ratio near 1 is a tie."
+    return text + (f" Not ranked: {', '.join(missing)}." if missing else "")
+
+
+def _times(a: list[float], b: list[float], name: str) -> str:
+    """How one speed compares with another; a difference only where the interval of the ratio excludes 1."""
+    middle, low, high = ratio(a, b)
+    if low is None:
+        return f"{middle:.2f} times {name}"
+    interval = f"95 % interval {low:.2f} to {high:.2f}"
+    return f"{middle:.2f} times {name} ({interval})" if low > 1 else f"no faster than {name} ({middle:.2f}, {interval})"
+
+
+def ratio(a: list[float], b: list[float]) -> tuple[float, float, float] | tuple[float, None, None]:
+    """How many times `b` goes into `a`, and the 95 % interval of that, which one repeat does not have.
+
+    Of geometric means: log(a / b) ± t sqrt(var(log a) / n_a + var(log b) / n_b), t of Student with
+    min(n_a, n_b) - 1 degrees of freedom (Welch's interval, on the safe side).
+    """
+    logs = [[math.log(value) for value in values] for values in (a, b)]
+    middle = statistics.fmean(logs[0]) - statistics.fmean(logs[1])
+    repeats = min(len(a), len(b))
+    if repeats < 2:
+        return math.exp(middle), None, None
+    half = STUDENT[min(repeats - 1, len(STUDENT)) - 1] * math.sqrt(sum(statistics.variance(x) / len(x) for x in logs))
+    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
+
+
+def _equally_good(preset: str, tracks: dict[str, list[Run]]) -> str:
+    """Test accuracies side by side, and how far apart chance alone may put two equal systems.
+
+    Two counts of n images with the same error rate p differ by up to 1.96 sqrt(2 p (1 - p) / n), 95 times in 100.
+    """
+    found = {track: numbers(runs, "test_accuracy") for track, runs in tracks.items()}
+    means = {name_of(track): statistics.fmean(values) for track, values in found.items() if values}
+    counts = [run["test_count"] for runs in tracks.values() for run in runs if run.get("test_count")]
+    if len(means) < 2 or not counts:
+        return ""
+    p = statistics.fmean(means.values())
+    gap, chance = max(means.values()) - min(means.values()), 1.96 * math.sqrt(2 * p * (1 - p) / min(counts))
+    named = ", ".join(f"{name} {100 * value:.2f} %" for name, value in means.items())
+    judged = "within" if gap <= chance else "MORE than"
+    return (
+        f"**As good, {preset}?** {named}: {100 * gap:.2f} points apart, {judged} the {100 * chance:.2f} points "
+        f"by which two equal systems may differ on {min(counts):,} images."
+    )
