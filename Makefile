@@ -34,7 +34,8 @@ ui: $(READY) ## open MLflow's page on the runs   PORT=5000
 	@case '$(MLFLOW_TRACKING_URI)' in \
 	http://* | https://*) echo 'The runs are on the server at $(MLFLOW_TRACKING_URI)' ;; \
 	*) mkdir -p runs && echo 'http://127.0.0.1:$(PORT)   (Ctrl-C ends it)' && \
-	   MLFLOW_DISABLE_TELEMETRY=true $(RUN) mlflow ui --backend-store-uri '$(MLFLOW_TRACKING_URI)' \
+	   MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
+	   $(RUN) mlflow ui --backend-store-uri '$(MLFLOW_TRACKING_URI)' \
 	     --host 127.0.0.1 --port $(PORT) --workers 1 ;; \
 	esac
 
