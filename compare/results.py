@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import statistics
@@ -13,6 +14,17 @@ from compare.errors import UserError
 
 SCHEMA = 1
 NAMES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch"}  # in the order of every table and figure
+FIGURES = (
+    "test_accuracy",
+    "test_loss",
+    "val_accuracy",
+    "val_loss",
+    "images_per_second",
+    "gflops",
+    "gemm_share",
+    "peak_rss_mb",
+)
+
 Results = dict[str, Any]
 Run = dict[str, Any]
 
@@ -155,3 +167,24 @@ def cold_seconds(run: Run, target: float) -> float | None:
     """Import, data and compilation plus training time until an evaluation first reached `target`."""
     reached = [row["seconds"] for row in run.get("history") or [] if (row.get("val_accuracy") or 0) >= target]
     return sum(run["seconds"][name] or 0 for name in ("import", "data", "compile")) + reached[0] if reached else None
+
+
+def final_figures(run: Run) -> dict[str, float | None]:
+    """The final figures of one entry of results.json's `runs`: those in FIGURES and every clock."""
+    clocks = {
+        f"{group}_{name}": value for group in ("seconds", "step_ms") for name, value in (run.get(group) or {}).items()
+    }
+    return {name: run.get(name) for name in FIGURES} | clocks
+
+
+def trajectory(run: Run) -> list[tuple[int, dict[str, float | None]]]:
+    """(step, {name: value}): the mean loss of each chunk of steps, then each evaluation."""
+    losses, k = run.get("step_loss") or [], run.get("chunk") or 1
+    chunks = [losses[start : start + k] for start in range(0, len(losses), k)]
+    ends = itertools.accumulate(len(chunk) for chunk in chunks)
+    means = [None if None in chunk else sum(chunk) / len(chunk) for chunk in chunks]
+    evaluations = [
+        (row["step"], {name: value for name, value in row.items() if name != "step"})
+        for row in run.get("history") or []
+    ]
+    return [(step, {"chunk_loss": mean}) for step, mean in zip(ends, means, strict=True)] + evaluations

@@ -104,9 +104,10 @@ def _results(results: Results) -> str:
     ]
     how = (
         "Accuracy counts every test image. A speed stands only beside its accuracy and only if the track proved to be "
-        "the same model; otherwise its cell says why. *Of peak*: the arithmetic of the network, counted on "
-        f"paper, per second, of the {_peak(results)} that one large fp32 matrix product reached when this comparison "
-        "started. Several seeds: mean ± standard deviation."
+        "the same model; otherwise its cell says why. Steps are timed in chunks: the first is warm-up, and what it "
+        "took beyond the median of the others is in *compile s*. *Of peak*: the network's arithmetic, counted on "
+        f"paper, per second, as a share of the {_peak(results)} that NumPy's best large fp32 matrix product reached "
+        "just before. Several seeds: mean ± standard deviation."
     )
     return "\n\n".join([markdown(COLUMNS, lines), how, *(["\n".join(notes)] if notes else [])])
 
@@ -176,7 +177,11 @@ def _time(results: Results) -> str:
 
 def _unfairness(results: Results) -> str:
     environment, runs = results["environment"], results["runs"]
-    load = " and ".join(f"{value:.1f}" for value in environment.get("load") or [] if value is not None)
+    load = ", ".join(
+        f"{value:.1f} {when}"
+        for value, when in zip(environment.get("load") or [], ("before", "after"), strict=False)
+        if value is not None
+    )
     seeds = len({run["seed"] for run in runs})
     repeats = (
         "one run: its spread is unknown, so a small difference shows nothing"
@@ -188,7 +193,7 @@ def _unfairness(results: Results) -> str:
         f"Each figure rests on {repeats}.",
         "The runs take turns, a fresh process each, in the order in which results.json lists them: a later one meets "
         "a warmer processor and a fuller file cache, and whatever else the machine did meanwhile"
-        + (f" (load average before and after: {load})." if load else "."),
+        + (f" (1-minute load: {load})." if load else "."),
         "Matrix products use all cores in every track. What lies between them (activations, pooling, the optimizer) "
         "runs on one core in NumPy and on all of them in JAX and PyTorch.",
         "Convolution compares three libraries, not three languages: a matrix product over patches in NumPy, XLA's CPU "
@@ -197,7 +202,7 @@ def _unfairness(results: Results) -> str:
         "after each: the usual form of each, and an advantage where steps are short.",
         "A step's time is that of its chunk divided by the steps in it: the spread [p10 p90] hides single slow steps.",
         "Peak memory is that of the process: libraries, data and buffers that a framework keeps for later are in it.",
-        "The matmul peak is one measurement through one BLAS before the first run; another library, or a cooler "
+        "The matmul peak was measured through NumPy's BLAS before the first run; another library, or a cooler "
         "processor, can exceed it.",
         "The proof covers the first steps at the seed it was made with, not the whole training: see the drift.",
     ]

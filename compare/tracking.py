@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import logging
 import math
 import os
@@ -21,7 +20,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
 
 from compare.errors import UserError
-from compare.results import read
+from compare.results import final_figures, read, trajectory
 
 Metrics = Mapping[str, float | int | None]
 P = ParamSpec("P")
@@ -34,16 +33,6 @@ ENVIRONMENT = {  # a server that is down costs seconds, not the four minutes of 
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
 }
-FIGURES = (
-    "test_accuracy",
-    "test_loss",
-    "val_accuracy",
-    "val_loss",
-    "images_per_second",
-    "gflops",
-    "gemm_share",
-    "peak_rss_mb",
-)
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "not started": "KILLED"}
 
 
@@ -92,7 +81,7 @@ class Tracker:
         self._client: Any = None
         self._experiment, self._parent = "", ""
         self._open: list[str] = []
-        self._waiting: dict[str, list[Any]] = {}
+        self._kept: dict[str, list[Any]] = {}
 
     def __enter__(self) -> Tracker:
         return self
@@ -139,47 +128,53 @@ class Tracker:
 
     @_never_stops_training
     def log_steps(self, run: str, rows: Iterable[tuple[int, Metrics]]) -> str:
-        """Keep metrics for the next `flush`: no call to the store is made here."""
-        from mlflow.entities import Metric
-
-        now = int(1000 * time.time())
-        self._waiting.setdefault(run, []).extend(
-            Metric(name, float(value), now, step)
-            for step, metrics in rows
-            for name, value in metrics.items()
-            if value is not None and math.isfinite(value)
-        )
+        """Keep (step, {name: value}) for the next `flush`: the store is not called here. None and NaN are left out."""
+        self._keep(run, rows)
         return run
 
     @_never_stops_training
     def flush(self) -> str:
-        """Send what waits, in as few calls as MLflow allows."""
-        while self._waiting:
-            run, metrics = self._waiting.popitem()
-            for start in range(0, len(metrics), BATCH):
-                self._client.log_batch(run, metrics=metrics[start : start + BATCH])
+        """Send what was kept, in as few calls as MLflow allows."""
+        self._send()
         return self._parent
 
     @_never_stops_training
     def finish_child(
         self, run: str, status: str, *, metrics: Metrics | None = None, artifacts: Iterable[Path] = ()
     ) -> str:
-        """End a training's run; `status` is that of results.json: finished, interrupted, failed."""
-        self.log_steps(run, [(0, metrics or {})])
-        self.flush()
+        """End a training's run; `status` is that of results.json: finished, interrupted or failed."""
+        self._keep(run, [(0, metrics or {})])
+        self._send()
         self._end(run, status, artifacts)
         return run
 
     @_never_stops_training
     def finish(self, status: str, *, artifacts: Iterable[Path] = ()) -> str:
-        """End the parent run and every child that is still open. A second call does nothing."""
-        if self._parent:
-            self.flush()
-            for run in self._open[1:]:
-                self._end(run, "interrupted" if status == "finished" else status, ())
-            self._end(self._parent, status, artifacts)
+        """End the parent run, and every child that is still open as interrupted. A second call does nothing."""
         parent, self._parent = self._parent, ""
+        if parent:
+            self._send()
+            for run in self._open[:0:-1]:
+                self._end(run, "interrupted" if status == "finished" else status, ())
+            self._end(parent, status, artifacts)
         return parent
+
+    def _keep(self, run: str, rows: Iterable[tuple[int, Metrics]]) -> None:
+        from mlflow.entities import Metric
+
+        now = int(1000 * time.time())
+        self._kept.setdefault(run, []).extend(
+            Metric(name, float(value), now, step)
+            for step, metrics in rows
+            for name, value in metrics.items()
+            if value is not None and math.isfinite(value)
+        )
+
+    def _send(self) -> None:
+        while self._kept:
+            run, metrics = self._kept.popitem()
+            for start in range(0, len(metrics), BATCH):
+                self._client.log_batch(run, metrics=metrics[start : start + BATCH])
 
     def _experiment_id(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -233,27 +228,6 @@ def _without_password(uri: str) -> str:
     return re.sub(r"//[^/@]*@", "//", uri)
 
 
-def run_metrics(run: Mapping[str, Any]) -> dict[str, float | None]:
-    """The final figures of one entry of results.json's `runs`: those in FIGURES and every clock."""
-    clocks = {
-        f"{group}_{name}": value for group in ("seconds", "step_ms") for name, value in (run.get(group) or {}).items()
-    }
-    return {name: run.get(name) for name in FIGURES} | clocks
-
-
-def step_rows(run: Mapping[str, Any]) -> list[tuple[int, dict[str, float | None]]]:
-    """(step, metrics) for `log_steps`: the mean loss of each chunk of steps, then each evaluation."""
-    losses, k = run.get("step_loss") or [], run.get("chunk") or 1
-    chunks = [losses[start : start + k] for start in range(0, len(losses), k)]
-    ends = itertools.accumulate(len(chunk) for chunk in chunks)
-    means = [None if None in chunk else sum(chunk) / len(chunk) for chunk in chunks]
-    evaluations = [
-        (row["step"], {name: value for name, value in row.items() if name != "step"})
-        for row in run.get("history") or []
-    ]
-    return [(step, {"chunk_loss": mean}) for step, mean in zip(ends, means, strict=True)] + evaluations
-
-
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Tags of results.json's `environment`: one per version, the commit under MLflow's own name."""
     plain = {name: environment.get(name) for name in ("python", "platform", "cpu", "cores", "threads", "gemm_gflops")}
@@ -273,8 +247,8 @@ def log(directory: Path, *, experiment: str = "compare", uri: str | None = None,
             if run["status"] == "not started":
                 continue
             child = tracker.child(run["preset"], run["track"], run["seed"], params=run.get("config"), tags=tags)
-            tracker.log_steps(child, step_rows(run))
-            tracker.finish_child(child, run["status"], metrics=run_metrics(run))
+            tracker.log_steps(child, trajectory(run))
+            tracker.finish_child(child, run["status"], metrics=final_figures(run))
         files = [directory / name for name in ("results.json", "report.md", "curves.png")]
         tracker.finish(results.get("status", "finished"), artifacts=[path for path in files if path.exists()])
     if tracker.error is not None:
