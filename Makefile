@@ -51,7 +51,7 @@ clean: ## remove .venv and caches; runs/ and checkpoints/ stay
 
 # Pins are given as constraints: each platform installs what it needs of them, at the tested version.
 $(READY): requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo 'Installing into $(VENV): about 3 minutes and 6 GB, once'
+	@echo 'Installing the versions of requirements.lock into $(VENV) (the first time about 4 minutes and 7 GB)'
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install $$([ -t 1 ] || echo --quiet) \
 	  --constraint requirements.lock --editable '.[dev]'
 	@touch $@
