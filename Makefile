@@ -24,7 +24,7 @@ test: $(READY) ## run the tests on two cores   ARGS="-k conv"   the slow ones: A
 	@$(RUN) pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(READY) ## ruff, formatting and mypy over the whole project: the pre-commit hooks
-	@$(RUN) pre_commit run --all-files --show-diff-on-failure
+	@$(RUN) pre_commit run --all-files
 
 format: $(READY) ## mend what ruff can mend by itself
 	@$(RUN) ruff check --fix
