@@ -94,6 +94,9 @@ def md5_of(raw: bytes | bytearray) -> str:
 
 
 def md5_of_file(path: Path) -> str:
-    """The md5 of the file as it lies on the disk."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    """The md5 of the file as it lies on the disk, if it can be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    except OSError as error:
+        return f"unknown ({error.strerror})"

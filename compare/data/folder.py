@@ -96,7 +96,7 @@ def read_image(path: Path, *, image_size: int, channels: int) -> np.ndarray:
         return np.asarray(square).reshape(image_size, image_size, channels)
     except Exception as error:  # Pillow's decoders raise what they like on a broken file
         problem = str(error) if isinstance(error, DataError) else f"is not a readable image ({error})"
-        where = f"{path}: {problem}. md5: {md5_of_file(path) if path.is_file() else 'none'}"
+        where = f"{path}: {problem}. md5: {md5_of_file(path)}"
         raise DataError(f"{where}. Repair the file or take it out of the folder.") from error
 
 

@@ -9,22 +9,15 @@ a resumed run sees the batches it would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import numpy as np
 
+from compare.data.augment import augment as augmented
+from compare.data.seeds import SHUFFLE, SPLIT, generator
 from compare.errors import UserError
-
-SPLIT, SHUFFLE, AUGMENT = range(3)  # what a random generator is for: equal seeds must not mean equal numbers
-
-
-def generator(purpose: int, seed: int, index: int = 0) -> np.random.Generator:
-    """Random numbers that are a pure function of (purpose, seed, index)."""
-    if seed < 0:
-        raise UserError(f"seed {seed} is negative: choose a seed of 0 or more")
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(purpose, index))))
 
 
 @lru_cache(maxsize=8)
@@ -114,7 +107,14 @@ class Data:
             val_y=self.train_y[val],
         )
 
-    def train_chunk(self, seed: int, step: int, k: int, *, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """The batches of the steps step .. step + k - 1: x uint8 (k, n, h, w, c), y int32 (k, n), both C-contiguous."""
+    def train_chunk(
+        self, seed: int, step: int, k: int, *, batch_size: int, augment: Sequence[str] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The batches of the steps step .. step + k - 1: x uint8 (k, n, h, w, c), y int32 (k, n), C-contiguous.
+
+        `augment` names what is done to the images, e.g. ("crop:2", "flip"): see `augment.py`,
+        also for what mixup makes of y.
+        """
         index = batch_indices(seed, step, k, batch_size=batch_size, train_size=len(self.train_x))
-        return np.take(self.train_x, index, axis=0), np.take(self.train_y, index)
+        x, y = np.take(self.train_x, index, axis=0), np.take(self.train_y, index)
+        return augmented(x, y, augment, seed=seed, step=step, classes=len(self.classes)) if augment else (x, y)
