@@ -1,0 +1,263 @@
+"""The proof: the three tracks are one function, leaf by leaf.
+
+``python -m compare.parity mlp cnn`` starts every track from one snapshot, feeds
+them the same random images and prints, for each pair of tracks, how far apart
+they are:
+
+    logits       before training
+    gradients    of the first batch: after one step of momentum from rest, its memory μ is the gradient
+    losses       of every step
+    parameters   after all steps
+    optimizer    its moments after all steps
+
+``max_rel`` is ‖a - b‖/‖b‖ of a leaf (L2 norms), ``max_abs`` the largest |a - b|.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compare import presets, tracks
+from compare.config import Config
+from compare.results import read
+from numpy_nn.tree import Tree, leaves
+
+# Relative L2 distance per leaf that each quantity may have, by precision.
+TOLERANCES = {
+    "float64": {"logits": 1e-10, "gradients": 1e-10, "losses": 1e-9, "parameters": 1e-9, "optimizer": 1e-9},
+    "float32": {"logits": 1e-5, "gradients": 1e-4, "losses": 1e-4, "parameters": 1e-3, "optimizer": 1e-3},
+}
+BATCH = 32
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one track computed: named arrays for each quantity, and where they stand in ``TOLERANCES``."""
+
+    logits: Tree
+    gradients: Tree
+    losses: Tree
+    parameters: Tree
+    optimizer: Tree
+
+
+def distance(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
+    """Largest |a - b|, and ‖a - b‖/‖b‖ in float64; NaN or a lone zero norm is infinitely far."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    gap, norm = np.linalg.norm(a - b), np.linalg.norm(b)
+    if gap == 0:
+        return 0.0, 0.0
+    if not np.isfinite(gap) or norm == 0:
+        return float("inf"), float("inf")
+    return float(np.abs(a - b).max()), float(gap / norm)
+
+
+def distances(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """:func:`distance` of every leaf of two trees with the same leaves."""
+    left, right = leaves(a), leaves(b)
+    if left.keys() != right.keys():
+        raise ValueError(f"different leaves: {sorted(left.keys() ^ right.keys())}")
+    return {path: distance(left[path], right[path]) for path in left}
+
+
+def observe(config: Config, track_name: str, *, steps: int, batch_size: int = BATCH) -> Observed:
+    """Run one track for a few steps on images drawn from the config's seed."""
+    from numpy_nn.models import MODELS
+
+    track = tracks.load(track_name)
+    rng = np.random.default_rng(config.seed)
+    network = MODELS[config.model](**config.model_args)
+    snapshot = network.init(rng)
+    image_shape = config.model_args.get("input_shape", (28, 28, 1))
+    classes = config.model_args.get("classes", 10)
+    x = rng.integers(0, 256, (steps, batch_size, *image_shape), dtype=np.uint8)
+    y = rng.integers(0, classes, (steps, batch_size), dtype=np.int32)
+    arguments = tracks.state_arguments(config, steps=steps, threads=1) | {"mean": (0.13,), "std": (0.31,)}
+    at_rest = {"optimizer": "momentum", "optimizer_args": {}}
+    state = track.init_state(snapshot, **arguments | at_rest)
+    logits = np.asarray(track.logits(state, x[0]))
+    state, _ = track.train_steps(state, x[:1], y[:1])
+    gradients = track.to_snapshot(state)["opt"]["mu"]
+    state = track.init_state(snapshot, **arguments)
+    state, metrics = track.train_steps(state, x, y)
+    final = track.to_snapshot(state)
+    moments = {slot: moment for slot, moment in final["opt"].items() if slot != "count"}
+    return Observed(
+        logits={"logits": logits},
+        gradients=gradients,
+        losses={f"step {k}": loss for k, loss in enumerate(np.asarray(metrics["loss"]))},
+        parameters={"params": final["params"], "stats": final.get("stats", {})},
+        optimizer=moments,
+    )
+
+
+def prove(config: Config, names: Sequence[str], *, steps: int = 10) -> list[tuple[Row, dict[str, Any]]]:
+    """Compare every pair of tracks: rows of results.json's ``proof``, each with its distances leaf by leaf."""
+    set_precision(config.precision)
+    observed = {name: observe(config, name, steps=steps) for name in names}
+    tolerances = TOLERANCES[config.precision]
+    rows = []
+    for a, b in itertools.combinations(names, 2):
+        checks, details = [], {}
+        for what, tolerance in tolerances.items():
+            found = distances(getattr(observed[a], what), getattr(observed[b], what))
+            if not found:
+                continue  # sgd has no moments
+            worst = max(found, key=lambda path: found[path][1])
+            checks.append(
+                {
+                    "what": what,
+                    "worst_leaf": worst,
+                    "max_abs": max(each[0] for each in found.values()),
+                    "max_rel": found[worst][1],
+                    "tolerance": tolerance,
+                    "passed": found[worst][1] <= tolerance,
+                }
+            )
+            details[what] = found
+        row = {
+            "preset": config.preset,
+            "precision": config.precision,
+            "steps": steps,
+            "a": a,
+            "b": b,
+            "passed": all(check["passed"] for check in checks),
+            "checks": checks,
+        }
+        rows.append((row, details))
+    return rows
+
+
+def set_precision(precision: str) -> None:
+    """JAX decides on float64 for a whole process."""
+    import jax
+
+    jax.config.update("jax_enable_x64", precision == "float64")
+    jax.config.update("jax_default_matmul_precision", "highest")
+
+
+# --- after training ---------------------------------------------------------------------------------------------------
+
+
+def drift(runs: Sequence[Mapping[str, Any]], directory: Path) -> list[Row]:
+    """Rows of results.json's ``parity``: how far finished runs of the same preset and seed have drifted apart."""
+    from compare import checkpoint
+
+    rows = []
+    done = [run for run in runs if run["status"] == "finished" and run["checkpoint"]]
+    for first, second in itertools.combinations(done, 2):
+        if (first["preset"], first["seed"]) != (second["preset"], second["seed"]):
+            continue
+        gaps = np.abs(np.subtract(first["step_loss"], second["step_loss"]))
+        trees = [
+            checkpoint.restore((directory / run["checkpoint"]).parent, run["steps"])[0]["params"]
+            for run in (first, second)
+        ]
+        found = distances(*trees)
+        worst = max(found, key=lambda path: found[path][1])
+        rows.append(
+            {
+                "preset": first["preset"],
+                "seed": first["seed"],
+                "a": first["track"],
+                "b": second["track"],
+                "first_loss_gap": float(gaps[0]),
+                "max_loss_gap": float(gaps.max()),
+                "worst_leaf": worst,
+                "max_abs": max(each[0] for each in found.values()),
+                "max_rel": found[worst][1],
+            }
+        )
+    return rows
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+def show(row: Row, details: Mapping[str, Mapping[str, tuple[float, float]]]) -> None:
+    """Print one pair of tracks, a line per leaf; the first leaf out of tolerance is named at the end."""
+    print(f"\n{row['preset']}: {row['a']} against {row['b']}, {row['precision']}, {row['steps']} steps")
+    first_bad = None
+    for check in row["checks"]:
+        what, tolerance = check["what"], check["tolerance"]
+        for path, (max_abs, max_rel) in details[what].items():
+            good = max_rel <= tolerance
+            first_bad = first_bad or (None if good else f"{what} {path}")
+            mark = "ok" if good else "FAR APART"
+            print(f"  {what:<11}{path:<28} max abs {max_abs:8.1e}   rel {max_rel:8.1e} (<= {tolerance:.0e})  {mark}")
+    print("  passed" if row["passed"] else f"  FAILED, first at: {first_bad}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.parity``."""
+    from numpy_nn.models import MODELS
+    from numpy_nn.optim import OPTIMIZERS
+
+    options = argparse.ArgumentParser(
+        prog="python -m compare.parity",
+        description="Print, leaf by leaf, how far the tracks are apart; exit with 1 if any leaf leaves its tolerance.",
+    )
+    options.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all ({', '.join(MODELS)})")
+    options.add_argument("--tracks", nargs="+", choices=list(tracks.TRACKS), default=list(tracks.TRACKS))
+    options.add_argument("--precision", choices=list(TOLERANCES), default="float64")
+    options.add_argument("--steps", type=int, default=10, help="default: %(default)s")
+    options.add_argument(
+        "--optimizer", nargs="+", choices=list(OPTIMIZERS), default=["nesterov"], help="default: %(default)s"
+    )
+    options.add_argument("--lr", type=float, help="default: 0.05, for the Adam family 0.001")
+    # how a comparison asks: rows for results.json on standard output
+    options.add_argument("--json", metavar="CONFIGS", help=argparse.SUPPRESS)
+    options.add_argument("--drift", metavar="DIR", type=Path, help=argparse.SUPPRESS)
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if all tracks agree, 1 if not, 2 if the question is wrong."""
+    from numpy_nn.models import MODELS
+
+    options = parser().parse_args(arguments)
+    if options.json is not None:
+        configs = [Config(**config) for config in json.loads(options.json)]
+        rows = [row for config in configs for row, _ in prove(config, options.tracks, steps=options.steps)]
+        print(json.dumps(rows))
+        return 0
+    if options.drift is not None:
+        print(json.dumps(drift(read(options.drift)["runs"], options.drift)))
+        return 0
+    unknown = [model for model in options.models if model not in MODELS]
+    if unknown:
+        print(f"error: unknown model {unknown[0]!r}; known: {', '.join(MODELS)}", file=sys.stderr)
+        return 2
+    passed = True
+    for model in options.models or MODELS:
+        for optimizer in options.optimizer:
+            config = Config(
+                preset=f"{model} {optimizer}",
+                model=model,
+                dataset="random images",
+                promise="",
+                optimizer=optimizer,
+                optimizer_args={"weight_decay": 5e-4},
+                lr=options.lr or (1e-3 if optimizer.startswith("adam") else 0.05),
+                precision=options.precision,
+            )
+            for row, details in prove(config, options.tracks, steps=options.steps):
+                show(row, details)
+                passed = passed and row["passed"]
+    print("\nThe tracks are the same model." if passed else "\nThe tracks differ.")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Worker processes seen from the parent: started clean, listened to, never left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compare import tracks
+from compare.config import Config
+
+ROOT = Path(__file__).resolve().parent.parent
+Event = dict[str, Any]
+
+
+class Worker:
+    """One training (``python -m compare.runner``) as a process of its own: a context manager.
+
+    In a process group of its own, so that Ctrl-C reaches the parent alone, which
+    then asks the worker to save and leave. Leaving the ``with`` block ends it.
+    """
+
+    def __init__(self, config: Config, track: str, *, threads: int, checkpoint: Path, log: Path):
+        self._job = {"config": config.to_json(), "track": track, "threads": threads, "checkpoint": str(checkpoint)}
+        self._variables = tracks.environment(track, threads=threads, precision=config.precision)
+        self._log = log
+
+    def __enter__(self) -> Worker:
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        with self._log.open("w", encoding="utf-8") as words:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "compare.runner"],
+                env=os.environ | self._variables,
+                cwd=ROOT,
+                process_group=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=words,
+                text=True,
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def events(self) -> Iterator[Event]:
+        """Yield what the worker reports; the last event is "end", spoken for it if it died without a word."""
+        self._send(json.dumps(self._job))
+        assert self._process.stdout
+        for line in self._process.stdout:
+            event = json.loads(line)
+            yield event
+            if event["event"] == "end":
+                return
+        code = self._process.wait()
+        yield {"event": "end", "status": "failed", "message": _obituary(code, self._log)}
+
+    def ask_to_stop(self) -> None:
+        """Let the worker finish its chunk, save, report and end."""
+        self._process.terminate()
+
+    def _send(self, text: str) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(BrokenPipeError), self._process.stdin:
+            self._process.stdin.write(text)
+
+
+def _obituary(code: int, log: Path) -> str:
+    """How a worker died, and its last line."""
+    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"the worker {how}{hint}; its last words: {_last_line(log.read_text('utf-8'))} (the whole: {log})"
+
+
+def _last_line(words: str) -> str:
+    return next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "none")
+
+
+def call(module: str, *arguments: str) -> Any:
+    """Run ``python -m module arguments`` and read its standard output as JSON.
+
+    Raises RuntimeError with the process's last words if it fails.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not done.stdout.strip():
+        raise RuntimeError(f"python -m {module} ended with exit code {done.returncode}: {_last_line(done.stderr)}")
+    return json.loads(done.stdout)
