@@ -43,7 +43,7 @@ def _never_stops_training(
 
     @functools.wraps(method)
     def call(self: Tracker, *args: P.args, **kwargs: P.kwargs) -> str:
-        if self.error is not None:
+        if self.error is not None or not self.enabled:
             return ""
         try:
             return method(self, *args, **kwargs)
@@ -73,10 +73,12 @@ class Tracker:
         warn: Callable[[str], None],
         store: Path = Path("runs"),
         uri: str | None = None,
+        enabled: bool = True,
     ) -> None:
         """Log to `uri`, else MLFLOW_TRACKING_URI, else `store`/mlflow.db with its artifacts in `store`/mlartifacts."""
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.absolute() / 'mlflow.db'}"
         self.error: Exception | None = None
+        self.enabled = enabled
         self._results_dir, self._warn = results_dir, warn
         self._client: Any = None
         self._experiment, self._parent = "", ""
