@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from numpy_nn.layers import INITIALIZERS
+from numpy_nn.initializers import INITIALIZERS
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -27,10 +27,19 @@ def out_size(size: int, kernel: int, stride: int, padding: int) -> int:
     return out
 
 
-def conv2d_init(rng: np.random.Generator, kernel: int, i: int, o: int, init: str = "he_normal") -> Tree:
-    """Parameters of a convolution: ``kernel (kh, kw, i, o)`` drawn by ``init``, ``bias (o,)`` zero."""
-    area = kernel * kernel
-    return {"kernel": INITIALIZERS[init](rng, (kernel, kernel, i, o), area * i, area * o), "bias": np.zeros(o)}
+def conv2d_init(
+    rng: np.random.Generator, kernel: int, i: int, o: int, init: str = "he_normal", *, groups: int = 1
+) -> Tree:
+    """Parameters of a convolution: ``kernel (kh, kw, i/groups, o)`` drawn by ``init``, ``bias (o,)`` zero."""
+    _check_groups(i, o, groups)
+    shape = (kernel, kernel, i // groups, o)
+    fan_in, fan_out = kernel * kernel * i // groups, kernel * kernel * o // groups
+    return {"kernel": INITIALIZERS[init](rng, shape, fan_in, fan_out), "bias": np.zeros(o)}
+
+
+def _check_groups(i: int, o: int, groups: int) -> None:
+    if i % groups or o % groups:
+        raise ValueError(f"groups={groups} must divide both the {i} input and the {o} output channels")
 
 
 def pad(x: Float[Array, "n h w c"], padding: int, value: float = 0.0) -> Float[Array, "n hp wp c"]:
@@ -65,41 +74,66 @@ def unwindow(
 # --- convolution ------------------------------------------------------------------------------------------------------
 
 
+def by_group(kernel: Float[Array, "kh kw _ o"], groups: int) -> Float[Array, "g _ og"]:
+    """One matrix for each group: (kh, kw, i/g, o) -> (g, kh·kw·i/g, o/g); a view if there is one group."""
+    o = kernel.shape[-1]
+    return np.moveaxis(kernel.reshape(-1, groups, o // groups), 1, 0)
+
+
 def conv2d_forward(
     x: Float[Array, "n h w i"],
-    kernel: Float[Array, "kh kw i o"],
+    kernel: Float[Array, "kh kw _ o"],
     bias: Float[Array, " o"],
     *,
     stride: int = 1,
     padding: int = 0,
+    groups: int = 1,
 ) -> tuple[Float[Array, "n oh ow o"], Cache]:
-    """y[n,p,q,o] = b[o] + Σ_{a,b,i} x[n, p·s + a, q·s + b, i] · W[a,b,i,o]: windows times kernel, a matrix product."""
-    kh, kw, i, o = kernel.shape
+    """y[n,p,q,o] = b[o] + Σ_{a,b,i} x[n, p·s + a, q·s + b, i] · W[a,b,i,o]: windows times kernel, a matrix product.
+
+    With ``groups`` g the channels fall into g parts, and each part of the output sees its part
+    of the input only (Krizhevsky et al. 2012): g matrix products side by side, g = i is depthwise.
+    """
+    kh, kw, group_i, o = kernel.shape
+    _check_groups(x.shape[-1], o, groups)
+    if x.shape[-1] != group_i * groups:
+        raise ValueError(f"{x.shape[-1]} channels do not fit {groups} group(s) of a kernel for {group_i} each")
     n, oh, ow = len(x), out_size(x.shape[1], kh, stride, padding), out_size(x.shape[2], kw, stride, padding)
-    rows = windows(pad(x, padding), kh, kw, stride).reshape(n * oh * ow, kh * kw * i)
-    y = rows @ kernel.reshape(kh * kw * i, o)
+    seen = windows(pad(x, padding), kh, kw, stride).reshape(n, oh, ow, kh, kw, groups, group_i)
+    rows = np.moveaxis(seen, 5, 0).reshape(groups, n * oh * ow, kh * kw * group_i)
+    y = np.moveaxis(rows @ by_group(kernel, groups), 0, 1).reshape(n, oh, ow, o)
     y += bias
-    return y.reshape(n, oh, ow, o), (rows, kernel, x.shape, stride, padding)
+    return y, (rows, kernel, x.shape, stride, padding)
 
 
 def conv2d_backward(
     dy: Float[Array, "n oh ow o"], cache: Cache, *, need_dx: bool = True
-) -> tuple[Float[Array, "n h w i"] | None, Float[Array, "kh kw i o"], Float[Array, " o"]]:
+) -> tuple[Float[Array, "n h w i"] | Any, Float[Array, "kh kw _ o"], Float[Array, " o"]]:
     """dW = windowsᵀ dy,  db = Σ dy,  dwindows = dy Wᵀ, and each pixel of dx sums the windows it was in."""
     rows, kernel, x_shape, stride, padding = cache
-    kh, kw, i, o = kernel.shape
+    kh, kw, group_i, o = kernel.shape
     n, oh, ow, _ = dy.shape
-    dy_rows = dy.reshape(-1, o)
-    dkernel = (rows.T @ dy_rows).reshape(kernel.shape)
-    dbias = dy_rows.sum(axis=0)
+    groups = len(rows)
+    dbias = dy.sum(axis=(0, 1, 2))
+    dy_rows = np.moveaxis(dy.reshape(n * oh * ow, groups, o // groups), 1, 0)
+    dkernel = np.moveaxis(rows.transpose(0, 2, 1) @ dy_rows, 0, 1).reshape(kernel.shape)
     dx = None
     if need_dx:
-        dwindows = (dy_rows @ kernel.reshape(-1, o).T).reshape(n, oh, ow, kh, kw, i)
-        dx = unwindow(dwindows, x_shape, stride, padding)
+        drows = dy_rows @ by_group(kernel, groups).transpose(0, 2, 1)
+        dseen = np.moveaxis(drows.reshape(groups, n, oh, ow, kh, kw, group_i), 0, 5)
+        dx = unwindow(dseen.reshape(n, oh, ow, kh, kw, groups * group_i), x_shape, stride, padding)
     return dx, dkernel, dbias
 
 
 # --- pooling ----------------------------------------------------------------------------------------------------------
+
+
+def _pooled_size(x: Float[Array, "n h w c"], window: int, stride: int, padding: int) -> list[int]:
+    if 2 * padding > window:
+        raise ValueError(
+            f"padding {padding} is more than half of a window of {window}: some windows would see no pixel"
+        )
+    return [out_size(size, window, stride, padding) for size in x.shape[1:3]]
 
 
 def max_pool_forward(
@@ -107,7 +141,7 @@ def max_pool_forward(
 ) -> tuple[Float[Array, "n oh ow c"], Cache]:
     """y = the largest pixel of each window, per channel; padding counts as -∞."""
     stride = stride or window
-    oh, ow = (out_size(size, window, stride, padding) for size in x.shape[1:3])
+    oh, ow = _pooled_size(x, window, stride, padding)
     padded = pad(x, padding, -np.inf)
     y = np.full((len(x), oh, ow, x.shape[3]), -np.inf, x.dtype)
     for a in range(window):
@@ -136,8 +170,7 @@ def avg_pool_forward(
 ) -> tuple[Float[Array, "n oh ow c"], Cache]:
     """y = mean of each window, per channel; padding counts as zeros, and in the divisor."""
     stride = stride or window
-    for size in x.shape[1:3]:
-        out_size(size, window, stride, padding)
+    _pooled_size(x, window, stride, padding)
     y = windows(pad(x, padding), window, window, stride).mean(axis=(3, 4))
     return y, (x.shape, window, stride, padding)
 
@@ -148,3 +181,42 @@ def avg_pool_backward(dy: Float[Array, "n oh ow c"], cache: Cache) -> Float[Arra
     n, oh, ow, c = dy.shape
     share = (dy / window**2)[:, :, :, None, None, :]
     return unwindow(np.broadcast_to(share, (n, oh, ow, window, window, c)), x_shape, stride, padding)
+
+
+def global_avg_pool_forward(x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n c"], Cache]:
+    """y = mean over all pixels, per channel (Lin et al. 2013, arXiv:1312.4400)."""
+    return x.mean(axis=(1, 2)), x.shape
+
+
+def global_avg_pool_backward(dy: Float[Array, "n c"], cache: Cache) -> Float[Array, "n h w c"]:
+    """Every pixel gets dy/(h w)."""
+    _, h, w, _ = cache
+    return np.ascontiguousarray(np.broadcast_to((dy / (h * w))[:, None, None, :], cache))
+
+
+def averages(size: int, out: int) -> Float[Array, "out size"]:
+    """P: row p is the mean of the pixels from ⌊p·size/out⌋ up to, not including, ⌈(p + 1)·size/out⌉, as in PyTorch."""
+    rows = np.zeros((out, size))
+    for p in range(out):
+        first, end = p * size // out, -(-(p + 1) * size // out)
+        rows[p, first:end] = 1 / (end - first)
+    return rows
+
+
+def adaptive_avg_pool_forward(
+    x: Float[Array, "n h w c"], *, out: tuple[int, int]
+) -> tuple[Float[Array, "n oh ow c"], Cache]:
+    """y = P x Qᵀ: averages along the height, then along the width, so that any image becomes one of size ``out``."""
+    n, h, w, c = x.shape
+    oh, ow = out
+    p, q = averages(h, oh).astype(x.dtype), averages(w, ow).astype(x.dtype)
+    y = q @ (p @ x.reshape(n, h, w * c)).reshape(n, oh, w, c)
+    return y, (p, q)
+
+
+def adaptive_avg_pool_backward(dy: Float[Array, "n oh ow c"], cache: Cache) -> Float[Array, "n h w c"]:
+    """dx = Pᵀ dy Q."""
+    p, q = cache
+    n, oh, _, c = dy.shape
+    (_, h), (_, w) = p.shape, q.shape
+    return (p.T @ (q.T @ dy).reshape(n, oh, w * c)).reshape(n, h, w, c)

@@ -1,4 +1,4 @@
-"""Linear maps, activations, and how their first values are drawn.
+"""Linear maps, activations, dropout, concatenation and embedding.
 
 Operations come in pairs,
 
@@ -6,6 +6,7 @@ Operations come in pairs,
     dx, ... = x_backward(dy, cache)       gradients in the order of forward's arguments
 
 and a gradient is its variable with a ``d``: ``dx`` is ∂loss/∂x and has the shape of ``x``.
+Whatever has no gradient (labels, masks, lengths) is left out of what backward returns.
 """
 
 from __future__ import annotations
@@ -15,41 +16,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.polynomial.chebyshev import cheb2poly, chebinterpolate
 
-from numpy_nn.shapes import Array, Float
+from numpy_nn.initializers import INITIALIZERS
+from numpy_nn.shapes import Array, Bool, Float, Int
 from numpy_nn.tree import Tree
 
 Cache = Any
 
 
-# --- first values -----------------------------------------------------------------------------------------------------
-
-
-def he_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:
-    """N(0, 2/fan_in): keeps the variance through a relu (He et al. 2015, arXiv:1502.01852)."""
-    return rng.normal(0.0, math.sqrt(2.0 / fan_in), shape)
-
-
-def glorot_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:
-    """U(-a, a) with a² = 6/(fan_in + fan_out): forward and backward in balance (Glorot & Bengio 2010)."""
-    a = math.sqrt(6.0 / (fan_in + fan_out))
-    return rng.uniform(-a, a, shape)
-
-
-def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:
-    """N(0, 1/fan_in): keeps the variance through a linear map (LeCun et al. 1998, "Efficient BackProp")."""
-    return rng.normal(0.0, math.sqrt(1.0 / fan_in), shape)
-
-
-INITIALIZERS = {"he_normal": he_normal, "glorot_uniform": glorot_uniform, "lecun_normal": lecun_normal}
+# --- linear -----------------------------------------------------------------------------------------------------------
 
 
 def linear_init(rng: np.random.Generator, i: int, o: int, init: str = "he_normal") -> Tree:
     """Parameters of a linear map: ``kernel (i, o)`` drawn by ``init``, ``bias (o,)`` zero."""
     return {"kernel": INITIALIZERS[init](rng, (i, o), i, o), "bias": np.zeros(o)}
-
-
-# --- linear -----------------------------------------------------------------------------------------------------------
 
 
 def linear_forward(
@@ -63,11 +44,11 @@ def linear_forward(
 
 def linear_backward(
     dy: Float[Array, "*n o"], cache: Cache, *, need_dx: bool = True
-) -> tuple[Float[Array, "*n i"] | None, Float[Array, "i o"], Float[Array, " o"]]:
+) -> tuple[Float[Array, "*n i"] | Any, Float[Array, "i o"], Float[Array, " o"]]:
     """dx = dy Wᵀ,  dW = xᵀ dy,  db = Σₙ dy.
 
-    The first layer of a network passes ``need_dx=False``: nobody asks for the
-    gradient of the image, and it would cost as much as the layer itself.
+    The first layer of a network passes ``need_dx=False`` and gets None for dx: nobody asks for
+    the gradient of the image, and it would cost as much as the layer itself.
     """
     x, kernel = cache
     dy_rows = dy.reshape(-1, dy.shape[-1])
@@ -77,12 +58,12 @@ def linear_backward(
     return dx, dkernel, dbias
 
 
-def flatten_forward(x: Float[Array, "n *rest"]) -> tuple[Float[Array, "n d"], Cache]:
+def flatten_forward(x: Float[Array, "n ..."]) -> tuple[Float[Array, "n d"], Cache]:
     """(n, h, w, c) -> (n, h·w·c), channels fastest."""
     return x.reshape(len(x), -1), x.shape
 
 
-def flatten_backward(dy: Float[Array, "n d"], cache: Cache) -> Float[Array, "n *rest"]:
+def flatten_backward(dy: Float[Array, "n d"], cache: Cache) -> Float[Array, "n ..."]:
     """The gradient takes the shape that x had."""
     return dy.reshape(cache)
 
@@ -108,15 +89,33 @@ def leaky_relu_forward(x: Float[Array, "*n"], slope: float = 0.01) -> tuple[Floa
 
 
 def leaky_relu_backward(dy: Float[Array, "*n"], cache: Cache) -> Float[Array, "*n"]:
-    """dx = dy where x > 0, slope · dy elsewhere."""
+    """dx = dy where x > 0, slope · dy elsewhere: at 0 too, as in PyTorch (``jax.nn.leaky_relu`` takes 1 there)."""
     x, slope = cache
     return np.where(x > 0, dy, slope * dy)
 
 
+def elu_forward(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Cache]:
+    """y = x where x > 0, eˣ - 1 elsewhere (Clevert et al. 2015, arXiv:1511.07289; α = 1)."""
+    y = np.maximum(x, 0) + np.expm1(np.minimum(x, 0))
+    return y, y
+
+
+def elu_backward(dy: Float[Array, "*n"], cache: Cache) -> Float[Array, "*n"]:
+    """dx = dy where x > 0, dy · eˣ = dy · (y + 1) elsewhere."""
+    y = cache
+    return dy * (np.minimum(y, 0) + 1)
+
+
+def sigmoid(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """σ(x) = 1/(1 + e⁻ˣ); the exponent stays below 80, where no float overflows and σ is 0 for all purposes."""
+    y = np.exp(np.minimum(-x, 80))
+    y += 1
+    return np.divide(1, y, out=y)
+
+
 def sigmoid_forward(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Cache]:
-    """y = 1/(1 + e⁻ˣ), written with e^-|x| so that neither branch overflows."""
-    e = np.exp(-np.abs(x))
-    y = np.where(x >= 0, 1, e) / (1 + e)
+    """y = σ(x) = 1/(1 + e⁻ˣ)."""
+    y = sigmoid(x)
     return y, y
 
 
@@ -138,11 +137,84 @@ def tanh_backward(dy: Float[Array, "*n"], cache: Cache) -> Float[Array, "*n"]:
     return dy * (1 - y * y)
 
 
+def softplus_forward(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Cache]:
+    """y = log(1 + eˣ) = max(x, 0) + log(1 + e^-|x|): a smooth relu (Dugas et al. 2000)."""
+    return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))), x
+
+
+def softplus_backward(dy: Float[Array, "*n"], cache: Cache) -> Float[Array, "*n"]:
+    """dx = dy · σ(x)."""
+    x = cache
+    return dy * sigmoid(x)
+
+
+def silu_forward(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Cache]:
+    """y = x σ(x), also called swish (Elfwing et al. 2017, arXiv:1702.03118)."""
+    s = sigmoid(x)
+    return x * s, (x, s)
+
+
+def silu_backward(dy: Float[Array, "*n"], cache: Cache) -> Float[Array, "*n"]:
+    """dx = dy · (σ + x σ (1 - σ))."""
+    x, s = cache
+    return dy * (s * (1 + x * (1 - s)))
+
+
+def _fit_erfcx(degree: int) -> list[float]:
+    """Fit e^(z²) erfc(z) on 0 ≤ z ≤ 6 by a polynomial in u = 9/(3 + z) - 2, which runs from 1 to -1.
+
+    The standard library's ``math.erfc`` takes one number at a time; this is how it
+    lends its knowledge to arrays. Highest power first.
+    """
+
+    def erfcx(u: Array) -> Any:
+        return np.array([math.exp(z * z) * math.erfc(z) for z in 9 / (u + 2) - 3])
+
+    return cheb2poly(chebinterpolate(erfcx, degree))[::-1].tolist()
+
+
+ERFCX = {4: _fit_erfcx(8), 8: _fit_erfcx(18)}  # bytes per number -> a polynomial as exact as such numbers can be
+
+
+def normal(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
+    """Φ(x) = ½ (1 + erf(x/√2)) and its derivative φ(x) = e^(-x²/2)/√(2π): the normal distribution.
+
+    1 - Φ(|x|) = ½ e^(-z²) · e^(z²) erfc(z) with z = |x|/√2, and the last factor is smooth
+    (the plan of Cody 1969, "Rational Chebyshev approximations for the error function").
+    Within 2e-15 of ``math.erf`` in float64, 3e-7 in float32.
+    """
+    bell = np.exp(-0.5 * x * x)
+    u = 9 / (3 + math.sqrt(0.5) * np.abs(x)) - 2
+    first, *others = ERFCX[x.itemsize]
+    tail = np.full_like(x, first)
+    for coefficient in others:
+        tail *= u
+        tail += coefficient
+    tail *= 0.5 * bell
+    return 0.5 + np.copysign(0.5 - tail, x), bell * (1 / math.sqrt(2 * math.pi))
+
+
+def gelu_forward(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Cache]:
+    """y = x Φ(x), the exact form with erf, not the tanh approximation (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    cdf, density = normal(x)
+    return x * cdf, (x, cdf, density)
+
+
+def gelu_backward(dy: Float[Array, "*n"], cache: Cache) -> Float[Array, "*n"]:
+    """dx = dy · (Φ(x) + x φ(x))."""
+    x, cdf, density = cache
+    return dy * (cdf + x * density)
+
+
 ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "relu": (relu_forward, relu_backward),
     "leaky_relu": (leaky_relu_forward, leaky_relu_backward),
+    "elu": (elu_forward, elu_backward),
     "sigmoid": (sigmoid_forward, sigmoid_backward),
     "tanh": (tanh_forward, tanh_backward),
+    "softplus": (softplus_forward, softplus_backward),
+    "silu": (silu_forward, silu_backward),
+    "gelu": (gelu_forward, gelu_backward),
 }
 
 
@@ -151,3 +223,58 @@ def activation(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
+
+
+# --- dropout, concatenation, embedding --------------------------------------------------------------------------------
+
+
+def dropout_mask(rng: np.random.Generator, shape: tuple[int, ...], rate: float) -> Bool[Array, "*n"]:
+    """Draw who stays: True with probability 1 - rate."""
+    return rng.random(shape, np.float32) >= rate
+
+
+def dropout_forward(x: Float[Array, "*n"], mask: Bool[Array, "*n"], rate: float) -> tuple[Float[Array, "*n"], Cache]:
+    """y = x · mask/(1 - rate): the mean is kept, so evaluation just leaves it out (Srivastava et al. 2014)."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout rate {rate}: it must be at least 0 and less than 1")
+    scale = mask.astype(x.dtype)
+    scale /= 1 - rate
+    return x * scale, scale
+
+
+def dropout_backward(dy: Float[Array, "*n"], cache: Cache) -> Float[Array, "*n"]:
+    """dx = dy · mask/(1 - rate)."""
+    scale = cache
+    return dy * scale
+
+
+def concatenate_forward(*xs: Float[Array, "*n _"]) -> tuple[Float[Array, "*n d"], Cache]:
+    """y = [x₁ x₂ …] along the last axis, the channels."""
+    return np.concatenate(xs, axis=-1), np.cumsum([x.shape[-1] for x in xs])[:-1]
+
+
+def concatenate_backward(dy: Float[Array, "*n d"], cache: Cache) -> tuple[Float[Array, "*n _"], ...]:
+    """dx₁, dx₂, … = the parts of dy, views of it."""
+    ends = cache
+    return tuple(np.split(dy, ends, axis=-1))
+
+
+def embedding_init(rng: np.random.Generator, v: int, d: int) -> Tree:
+    """Parameters of an embedding: ``embedding (v, d)``, N(0, 1/d), so that a row has length about 1."""
+    return {"embedding": rng.normal(0.0, math.sqrt(1 / d), (v, d))}
+
+
+def embedding_forward(tokens: Int[Array, "*n"], embedding: Float[Array, "v d"]) -> tuple[Float[Array, "*n d"], Cache]:
+    """y[n] = E[token n]: a one-hot times E, without the zeros."""
+    v = len(embedding)
+    if tokens.size and not 0 <= tokens.min() <= tokens.max() < v:
+        raise ValueError(f"tokens between {tokens.min()} and {tokens.max()}: they must lie between 0 and {v - 1}")
+    return embedding[tokens], (tokens, embedding.shape)
+
+
+def embedding_backward(dy: Float[Array, "*n d"], cache: Cache) -> Float[Array, "v d"]:
+    """dE[v] = Σ dy[n] over all n whose token is v."""
+    tokens, shape = cache
+    dembedding = np.zeros(shape, dy.dtype)
+    np.add.at(dembedding, tokens, dy)
+    return dembedding

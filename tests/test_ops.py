@@ -1,18 +1,14 @@
-"""Every NumPy operation, forward and backward, against differences, JAX and PyTorch.
-
-A row of ``CASES`` is tested in all ways: to test a new operation, add a row.
-"""
+"""Every NumPy operation, forward and backward, against differences, JAX and PyTorch."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
-import torch.nn.functional as F
 from gradcheck import (
     Case,
     assert_close,
@@ -24,163 +20,17 @@ from gradcheck import (
     run_numpy,
     run_torch,
 )
-from jax import lax
+from op_cases import CASES, LABELS, PADDED, TOKENS
 
 from numpy_nn import conv, layers, losses
+from numpy_nn.initializers import INITIALIZERS
 
 # Tolerances: a decade above the largest gap seen over all rows (gap: see gradcheck), which is given here.
-DIFFERENCES = 2e-9  # 1.5e-10, at ε = 1e-5
-AUTOGRAD = 5e-15  # 5.2e-16
-FLOAT32 = 2e-6  # 1.4e-7
+DIFFERENCES = 2e-9  # 1.7e-10, at ε = 1e-5
+AUTOGRAD = 1e-14  # 9.3e-16
+FLOAT32 = 2e-6  # 1.9e-7
 
 RNG = np.random.default_rng(7)
-ZEROS = np.array([[-1.0, 0.0, 2.0], [0.0, -0.0, 1.0]])  # on the kink
-EXTREME = np.array([[-1000.0, -30.0, -1e-9, 0.0], [1e-9, 1.0, 30.0, 1000.0]])
-TIES = RNG.integers(0, 3, (2, 6, 5, 2)).astype(float)
-LABELS = np.array([2, 0, 3, 3], np.int32)
-PADDED = np.array([2, -1, 3, -1], np.int32)
-NOTHING = np.full(4, -1, np.int32)
-LOGITS_1000 = np.array([[1000.0, -1000, 0, 3], [0, 1000, 0, 0], [-1000, -1000, -1000, -1000], [5, 4, 3, 1000]])
-
-
-# --- the same functions, elsewhere ------------------------------------------------------------------------------------
-
-
-def jax_conv(stride: int = 1, padding: int = 0, groups: int = 1) -> Any:
-    def apply(x: Any, kernel: Any, bias: Any) -> Any:
-        return bias + lax.conv_general_dilated(
-            x, kernel, (stride, stride), [(padding, padding)] * 2,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups,
-        )  # fmt: skip
-
-    return apply
-
-
-def nchw(function: Any, **options: Any) -> Any:
-    """A PyTorch function of images (n, c, h, w), for images (n, h, w, c)."""
-    return lambda x, *rest: function(x.permute(0, 3, 1, 2), *rest, **options).permute(0, 2, 3, 1)
-
-
-def torch_conv(**options: Any) -> Any:
-    return lambda x, kernel, bias: nchw(F.conv2d, **options)(x, kernel.permute(3, 2, 0, 1), bias)
-
-
-def jax_pool(start: float, function: Any, window: int, stride: int, padding: int = 0) -> Any:
-    edges = ((0, 0), (padding, padding), (padding, padding), (0, 0))
-    return lambda x: lax.reduce_window(x, start, function, (1, window, window, 1), (1, stride, stride, 1), edges)
-
-
-def jax_avg_pool(window: int, stride: int, padding: int = 0) -> Any:
-    return lambda x: jax_pool(0.0, lax.add, window, stride, padding)(x) / window**2
-
-
-def counted(labels: np.ndarray, per_row: Any) -> Any:
-    """Mean over the rows whose label is not negative, of a loss given per row."""
-    valid = labels >= 0
-    clean = np.maximum(labels, 0)
-    return lambda x: (per_row(x, clean) * valid.astype(np.float64)).sum() / max(int(valid.sum()), 1)
-
-
-def jax_loss(labels: np.ndarray, per_row: Any) -> Any:
-    return counted(labels, lambda x, clean: per_row(x, jax.nn.one_hot(clean, x.shape[1], dtype=x.dtype)))
-
-
-def torch_loss(labels: np.ndarray, per_row: Any) -> Any:
-    def apply(x: Any) -> Any:
-        valid = torch.tensor(labels >= 0)
-        rows = per_row(x, torch.tensor(np.maximum(labels, 0), dtype=torch.int64))
-        return (rows * valid).sum() / max(int(valid.sum()), 1)
-
-    return apply
-
-
-def torch_onehot_loss(labels: np.ndarray, elementwise: Any) -> Any:
-    def per_row(x: Any, clean: Any) -> Any:
-        return elementwise(x, F.one_hot(clean, x.shape[1]).to(x.dtype), reduction="none").mean(dim=1)
-
-    return torch_loss(labels, per_row)
-
-
-def jax_cross_entropy(x: Any, onehot: Any) -> Any:
-    return -(onehot * jax.nn.log_softmax(x)).sum(axis=1)
-
-
-def torch_cross_entropy(x: Any, clean: Any) -> Any:
-    return F.cross_entropy(x, clean, reduction="none")
-
-
-# --- the table --------------------------------------------------------------------------------------------------------
-
-CASES = [
-    Case("linear", layers.linear_forward, layers.linear_backward,
-         [(3, 5), (5, 4), (4,)], lambda x, w, b: x @ w + b, lambda x, w, b: F.linear(x, w.T, b)),
-    Case("linear over time", layers.linear_forward, layers.linear_backward,
-         [(2, 3, 5), (5, 4), (4,)], lambda x, w, b: x @ w + b, lambda x, w, b: F.linear(x, w.T, b)),
-    Case("flatten", layers.flatten_forward, layers.flatten_backward,
-         [(2, 3, 4, 5)], lambda x: x.reshape(2, -1), lambda x: x.flatten(1)),
-]  # fmt: skip
-
-ACTIVATIONS: dict[str, tuple[Any, Any]] = {
-    "relu": (jax.nn.relu, F.relu),
-    # jax.nn.leaky_relu takes slope 1 at 0, PyTorch and this project 0.01
-    "leaky_relu": (lambda x: jnp.where(x > 0, x, 0.01 * x), F.leaky_relu),
-    "sigmoid": (jax.nn.sigmoid, torch.sigmoid),
-    "tanh": (jnp.tanh, torch.tanh),
-}
-for name, (forward, backward) in layers.ACTIVATIONS.items():
-    CASES += [
-        Case(name, forward, backward, [(3, 2, 4)], *ACTIVATIONS[name]),
-        Case(f"{name} extreme", forward, backward, [EXTREME], *ACTIVATIONS[name], smooth=False),
-    ]
-
-for shape, (kh, kw), stride, padding in [
-    ((2, 6, 5, 2), (3, 2), 1, 0),
-    ((2, 5, 7, 2), (2, 3), 2, 1),
-    ((2, 7, 4, 1), (3, 3), 3, 2),
-    ((2, 4, 5, 3), (1, 1), 1, 0),
-    ((2, 5, 4, 3), (1, 1), 2, 0),
-    ((2, 3, 4, 2), (3, 4), 1, 0),
-]:
-    options = {"stride": stride, "padding": padding}
-    CASES.append(
-        Case(f"conv2d {shape} {kh}x{kw} stride {stride} padding {padding}", conv.conv2d_forward, conv.conv2d_backward,
-             [shape, (kh, kw, shape[-1], 3), (3,)], jax_conv(**options), torch_conv(**options), options),
-    )  # fmt: skip
-
-for name, image, window, stride, padding in [
-    ("", (2, 6, 4, 2), 2, 2, 0),
-    (" overlapping", (2, 7, 5, 2), 3, 2, 0),
-    (" padded", (2, 5, 6, 2), 3, 2, 1),
-    (" apart", (2, 7, 8, 1), 2, 3, 0),
-    (" ties", TIES, 3, 1, 1),
-]:
-    options = {"window": window, "stride": stride, "padding": padding}
-    smooth = image is not TIES
-    CASES += [
-        Case(f"max_pool{name}", conv.max_pool_forward, conv.max_pool_backward, [image],
-             jax_pool(-np.inf, lax.max, window, stride, padding),
-             nchw(F.max_pool2d, kernel_size=window, stride=stride, padding=padding), options, smooth),
-        Case(f"avg_pool{name}", conv.avg_pool_forward, conv.avg_pool_backward, [image],
-             jax_avg_pool(window, stride, padding),
-             nchw(F.avg_pool2d, kernel_size=window, stride=stride, padding=padding), options, smooth),
-    ]  # fmt: skip
-
-LOSSES: dict[str, tuple[Any, Any]] = {
-    "cross_entropy": (jax_cross_entropy, lambda labels: torch_loss(labels, torch_cross_entropy)),
-    "mse": (lambda x, onehot: ((x - onehot) ** 2).mean(axis=1), lambda labels: torch_onehot_loss(labels, F.mse_loss)),
-}
-for name, (forward, backward) in losses.LOSSES.items():
-    per_row, in_torch = LOSSES[name]
-    for kind, logits, labels in [
-        ("", (4, 5), LABELS),
-        (" with padded labels", (4, 5), PADDED),
-        (" of nothing but padding", (4, 5), NOTHING),
-        (" at 1000", LOGITS_1000, LABELS),
-    ]:
-        CASES.append(
-            Case(f"{name}{kind}", forward, backward, [logits],
-                 jax_loss(labels, per_row), in_torch(labels), {"labels": labels}, smooth=logits is not LOGITS_1000),
-        )  # fmt: skip
 
 cases = pytest.mark.parametrize("case", CASES, ids=str)
 smooth_cases = pytest.mark.parametrize("case", [case for case in CASES if case.smooth], ids=str)
@@ -233,7 +83,7 @@ def test_float32_stays_float32_and_arguments_stay_untouched(case: Case) -> None:
     [("he_normal", 2 / 300), ("glorot_uniform", 2 / (300 + 200)), ("lecun_normal", 1 / 300)],
 )
 def test_initializers_have_the_promised_mean_and_variance(name: str, variance: float) -> None:
-    values = layers.INITIALIZERS[name](RNG, (300, 200), 300, 200)
+    values = INITIALIZERS[name](RNG, (300, 200), 300, 200)
     assert values.shape == (300, 200)
     assert abs(values.mean()) < 5 * np.sqrt(variance / values.size)  # five standard errors
     assert abs(values.var() / variance - 1) < 5 * np.sqrt(2 / values.size)
@@ -248,17 +98,56 @@ def test_a_convolution_counts_its_window_in_the_fan() -> None:
     assert not params["bias"].any()
 
 
+def test_orthogonal_kernels_keep_lengths() -> None:
+    for rows, columns in [(4, 4), (7, 3), (3, 7)]:
+        kernel = INITIALIZERS["orthogonal"](RNG, (rows, columns), rows, columns)
+        assert kernel.shape == (rows, columns)
+        small = kernel.T @ kernel if rows >= columns else kernel @ kernel.T
+        assert_close(small, np.eye(min(rows, columns)), 1e-14, "QᵀQ")
+
+
+def test_the_normal_distribution_is_that_of_math_erf() -> None:
+    x = np.linspace(-12, 12, 10_001)
+    want = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
+    assert np.abs(layers.normal(x)[0] - want).max() < 1e-14  # 1.4e-15
+    assert np.abs(layers.normal(x.astype(np.float32))[0] - want).max() < 2e-6  # 2.0e-7
+    assert np.isnan(layers.normal(np.array([np.nan]))[0])
+
+
+def test_dropout_keeps_the_mean_and_drops_at_its_rate() -> None:
+    x = np.ones((200, 300), np.float32)
+    mask = layers.dropout_mask(RNG, x.shape, 0.3)
+    y, _ = layers.dropout_forward(x, mask, 0.3)
+    error = np.sqrt(0.3 / 0.7 / x.size)  # standard error of the mean of y
+    assert abs(float(y.mean()) - 1) < 5 * error
+    assert_close(np.unique(y), np.array([0, 1 / 0.7]), 1e-6, "y")
+    assert layers.dropout_mask(RNG, (100,), 0.0).all()
+
+
 # --- what cannot work says so -----------------------------------------------------------------------------------------
 
 
-def test_a_window_larger_than_the_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="window of 5 does not fit into 4 pixels"):
-        conv.conv2d_forward(np.zeros((1, 4, 9, 1)), np.zeros((5, 5, 1, 1)), np.zeros(1))
+X, K, B = np.zeros((1, 4, 9, 2)), np.zeros((5, 5, 2, 1)), np.zeros(1)
+REFUSED = {
+    "a window of 5 does not fit into 4 pixels": lambda: conv.conv2d_forward(X, K, B),
+    "2 channels do not fit 1 group.* of a kernel for 1 each": lambda: conv.conv2d_forward(X, K[:3, :3, :1], B),
+    "groups=2 must divide both the 2 input and the 1 output": lambda: conv.conv2d_forward(X, K[:3, :3], B, groups=2),
+    "groups=3 must divide both the 4 input and the 6 output": lambda: conv.conv2d_init(RNG, 3, 4, 6, groups=3),
+    "padding 2 is more than half of a window of 3": lambda: conv.max_pool_forward(X, window=3, padding=2),
+    "unknown activation 'rely'; known: relu, leaky_relu": lambda: layers.activation("rely"),
+    "dropout rate 1.0: it must be at least 0 and less than 1": lambda: layers.dropout_forward(B, B == 0, 1.0),
+    "tokens between 0 and 5: they must lie between 0 and 4": lambda: layers.embedding_forward(TOKENS, np.eye(5)),
+    "tokens between -1 and 3": lambda: layers.embedding_forward(PADDED, np.eye(5)),
+    "label_smoothing 1.5: it must lie between 0 and 1": lambda: losses.softmax_cross_entropy_forward(
+        np.eye(4), LABELS, label_smoothing=1.5
+    ),
+}
 
 
-def test_an_unknown_activation_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown activation 'rely'; known: relu"):
-        layers.activation("rely")
+@pytest.mark.parametrize(("message", "call"), REFUSED.items())
+def test_what_cannot_work_is_refused_by_name(message: str, call: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_the_first_layer_may_skip_the_gradient_of_its_input() -> None:
