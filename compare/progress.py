@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from rich.table import Column
 
 REFRESH_HZ = 4  # the trainers want every core: drawing must not be felt
 
@@ -99,12 +100,13 @@ class Progress:
 
 
 def _bars(console: Console) -> Bars:
-    """The live display: label, bar, steps, what was last measured, time left."""
+    """The live display: label, bar if there is room for one, steps, what was last measured, time left."""
+    one_line = Column(no_wrap=True, overflow="ellipsis")
     return Bars(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        TextColumn("{task.description}", table_column=one_line),
+        *([BarColumn(bar_width=24)] if console.width >= 110 else []),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[status]}", markup=False),
+        TextColumn("{task.fields[status]}", markup=False, table_column=one_line.copy()),
         TimeRemainingColumn(compact=True),
         console=console,
         refresh_per_second=REFRESH_HZ,
