@@ -25,7 +25,7 @@ from compare.config import Config
 from compare.errors import UserError
 from compare.flops import training_flops
 from compare.progress import Progress
-from compare.results import SCHEMA
+from compare.results import SCHEMA, final_figures
 from compare.workers import Worker
 
 FIGURES = (
@@ -157,7 +157,7 @@ class Comparison:
                 elif kind == "end":
                     self.end(run, event, config, label)
         self.worker = None
-        tracker.finish_child(child, run["status"], metrics=tracking.run_metrics(run))
+        tracker.finish_child(child, run["status"], metrics=final_figures(run))
 
     def new_run(self, config: Config, track: str) -> dict[str, Any]:
         """An entry of results.json's ``runs``, as it stands before the run has begun."""
@@ -227,7 +227,9 @@ class Comparison:
 
 
 def require_writable(directory: Path) -> None:
-    """Make the folder and try it, before hours of training find out."""
+    """Make the folder and try it, before hours of training find out; never write over another comparison."""
+    if (directory / "results.json").exists():
+        raise UserError(f"{directory} holds a comparison already; choose another folder with --out, or remove it")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

@@ -166,7 +166,7 @@ def target_accuracy(tracks: dict[str, list[Run]]) -> float | None:
 def cold_seconds(run: Run, target: float) -> float | None:
     """Import, data and compilation plus training time until an evaluation first reached `target`."""
     reached = [row["seconds"] for row in run.get("history") or [] if (row.get("val_accuracy") or 0) >= target]
-    return sum(run["seconds"][name] or 0 for name in ("import", "data", "compile")) + reached[0] if reached else None
+    return sum((run["seconds"] or {}).get(name) or 0 for name in ("import", "data", "compile")) + reached[0] if reached else None
 
 
 def final_figures(run: Run) -> dict[str, float | None]:

@@ -167,7 +167,7 @@ def run(
                     "train_loss": float(loss.mean()),
                     **evaluate(track, state, data, batch_size=config.eval_batch_size, watch=timings.evaluations),
                     "lr": float(lr[-1]),
-                    "seconds": sum(timings.chunks.laps),
+                    "seconds": timings.chunks.work,
                 }
                 emit({"event": "eval", **row})
         finished = step == schedule.steps
@@ -185,7 +185,10 @@ def run(
             "peak_rss_mb": peak_rss_mb(),  # before Orbax comes in, which imports JAX
             "import_rss_mb": import_rss_mb,
         }
-        figures["checkpoint"] = str(save(checkpoint, step, track.to_snapshot(state), config, track_name))
+        try:
+            figures["checkpoint"] = str(save(checkpoint, step, track.to_snapshot(state), config, track_name))
+        except (OSError, ValueError) as error:
+            figures |= {"status": "failed", "message": f"the trained state could not be saved in {checkpoint}: {error}"}
     except UserError as error:
         figures = {"status": "failed", "message": str(error)}
     emit({"event": "end", **figures})

@@ -48,7 +48,10 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe:
+                pipe.close()
 
     def events(self) -> Iterator[Event]:
         """Yield what the worker reports; the last event is "end", spoken for it if it died without a word."""
@@ -56,8 +59,9 @@ class Worker:
         assert self._process.stdout
         for line in self._process.stdout:
             event = json.loads(line)
+            last = event["event"] == "end"
             yield event
-            if event["event"] == "end":
+            if last:
                 return
         code = self._process.wait()
         yield {"event": "end", "status": "failed", "message": _obituary(code, self._log)}
@@ -68,8 +72,9 @@ class Worker:
 
     def _send(self, text: str) -> None:
         assert self._process.stdin
-        with contextlib.suppress(BrokenPipeError), self._process.stdin:
+        with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(text)
+            self._process.stdin.close()
 
 
 def _obituary(code: int, log: Path) -> str:
