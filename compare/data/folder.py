@@ -90,10 +90,11 @@ def read_image(path: Path, *, image_size: int, channels: int) -> np.ndarray:
             upright = ImageOps.exif_transpose(image)
             if "A" in upright.mode or "transparency" in upright.info:
                 upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright.convert("RGBA"))
-            square = ImageOps.fit(
-                upright.convert("RGB" if channels == 3 else "L"), (image_size, image_size), Image.Resampling.BILINEAR
-            )
-        return np.asarray(square).reshape(image_size, image_size, channels)
+            side = min(upright.size)
+            left, top = (upright.width - side) // 2, (upright.height - side) // 2
+            square = upright.convert("RGB" if channels == 3 else "L").crop((left, top, left + side, top + side))
+            scaled = square.resize((image_size, image_size), Image.Resampling.BILINEAR)
+        return np.asarray(scaled).reshape(image_size, image_size, channels)
     except Exception as error:  # Pillow's decoders raise what they like on a broken file
         problem = str(error) if isinstance(error, DataError) else f"is not a readable image ({error})"
         where = f"{path}: {problem}. md5: {md5_of_file(path)}"

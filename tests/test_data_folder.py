@@ -1,0 +1,133 @@
+"""Folders of images: what is cut, scaled and converted how, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from compare.data import DataError, load
+from compare.errors import UserError
+
+
+def write_images(root: Path, classes: dict[str, int], suffix: str = ".png", size: tuple[int, int] = (8, 8)) -> Path:
+    rng = np.random.default_rng(0)
+    for name, count in classes.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / name / f"{i}{suffix}")
+    return root
+
+
+def test_a_folder_of_images(tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"dog": 12, "cat": 20, ".hidden": 1})
+    (root / "cat" / "notes.txt").write_text("passed over")
+    data = load(f"folder:{root}", image_size=8, val_size=0)
+    assert data.classes == ("cat", "dog")
+    assert np.bincount(data.train_y).tolist() == [17, 10]
+    assert np.bincount(data.test_y).tolist() == [3, 2]  # a sixth of each class
+    everything = np.concatenate([data.train_x, data.test_x])
+    files = [np.asarray(Image.open(path)) for path in sorted(root.glob("[cd]*/*.png"))]
+    assert sorted(x.tobytes() for x in everything) == sorted(x.tobytes() for x in files)
+    assert data.mean == pytest.approx(data.train_x.mean(axis=(0, 1, 2)) / 255)
+    assert data.std == pytest.approx(data.train_x.std(axis=(0, 1, 2)) / 255)
+    again = load(f"folder:{root}", image_size=8, val_size=5, seed=9)
+    assert (again.test_x == data.test_x).all()
+    assert len(again.val_x) == 5
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".bmp", ".gif", ".webp", ".ppm"])
+def test_size_and_channels_are_those_asked_for(suffix: str, tmp_path: Path) -> None:
+    write_images(tmp_path, {"a": 2, "b": 2}, suffix, size=(20, 30))
+    for channels in (1, 3):
+        data = load(f"folder:{tmp_path}", image_size=12, channels=channels)
+        assert data.train_x.shape == (2, 12, 12, channels)
+        assert len(data.mean) == channels
+
+
+def read_one(
+    tmp_path: Path, image: Image.Image, name: str = "x.png", channels: int = 3, **options: object
+) -> np.ndarray:
+    write_images(tmp_path, {"a": 2, "b": 2})
+    for old in (tmp_path / "a").iterdir():
+        image.save(tmp_path / "a" / f"{old.stem}{Path(name).suffix}", **options)  # type: ignore[arg-type]
+    return load(f"folder:{tmp_path}", image_size=4, channels=channels).train_x[0]
+
+
+def test_the_centred_square_is_cut_out(tmp_path: Path) -> None:
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = 200
+    assert (read_one(tmp_path, Image.fromarray(wide)) == 200).all()
+
+
+def test_transparent_pixels_become_black(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (4, 4), (200, 100, 50, 0))
+    image.paste((200, 100, 50, 255), (0, 0, 2, 4))
+    read = read_one(tmp_path, image)
+    assert read.tolist() == [[[200, 100, 50]] * 2 + [[0, 0, 0]] * 2] * 4
+
+
+def test_grey_is_the_luma_of_colour(tmp_path: Path) -> None:
+    read = read_one(tmp_path, Image.new("RGB", (4, 4), (255, 0, 0)), channels=1)
+    assert read.tolist() == [[[76]] * 4] * 4  # 0.299 * 255
+
+
+def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 4))
+    image.paste((255, 255, 255), (0, 0, 4, 2))  # white above black
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    read = read_one(tmp_path, image, "x.jpg", exif=exif, quality=100)
+    assert (read[:2] < 10).all()
+    assert (read[2:] > 245).all()
+
+
+def test_more_than_eight_bits_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"I;16.*8 bits per channel.*Repair the file"):
+        read_one(tmp_path, Image.fromarray(np.full((4, 4), 60_000, np.uint16)))
+
+
+def test_image_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    cases: list[tuple[dict[str, int], str]] = [
+        ({}, "holds no class at all"),
+        ({"cat": 4}, "holds only the class cat"),
+        ({"cat": 4, "dog": 0}, "dog: holds 0 images"),
+        ({"cat": 4, "dog": 1}, "dog: holds 1 image"),
+    ]
+    for number, (classes, problem) in enumerate(cases):
+        root = tmp_path / str(number)
+        root.mkdir()
+        with pytest.raises(DataError, match=problem):
+            load(f"folder:{write_images(root, classes)}")
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        load(f"folder:{tmp_path / 'nowhere'}")
+    good = write_images(tmp_path / "good", {"cat": 4, "dog": 4})
+    for options, problem in [({"channels": 2}, "channels must be 1"), ({"image_size": 0}, "image size 0")]:
+        with pytest.raises(UserError, match=problem):
+            load(f"folder:{good}", **options)  # type: ignore[arg-type]
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    image = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(image, "PNG")
+    raw = bytearray(image.getvalue())
+    raw[16:24] = struct.pack(">2I", width, height)
+    raw[29:33] = struct.pack(">I", zlib.crc32(raw[12:29]))
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", png_that_claims(9, 9), png_that_claims(50_000, 50_000)])
+def test_a_broken_image_is_named(content: bytes, tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"cat": 4, "dog": 4})
+    bad = root / "dog" / "2.png"
+    bad.write_bytes(content)
+    with pytest.raises(DataError, match="Repair the file or take it out") as caught:
+        load(f"folder:{root}")
+    assert str(bad) in str(caught.value)
+    assert hashlib.md5(content).hexdigest() in str(caught.value)
