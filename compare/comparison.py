@@ -190,8 +190,7 @@ class Comparison:
             run["checkpoint"] = os.path.relpath(run["checkpoint"], self.directory)
         speed, peak = run["images_per_second"], self.results["environment"]["gemm_gflops"]
         if speed:
-            shape = config.model_args.get("input_shape", (28, 28, 1))
-            run["flops_per_image"] = training_flops(config.model, config.model_args, shape)
+            run["flops_per_image"] = training_flops(config)
             run["gflops"] = speed * run["flops_per_image"] / 1e9
             run["gemm_share"] = run["gflops"] / peak if peak else None
         if run["status"] == "finished":

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from compare import tracks
+from compare.config import Config
 from numpy_nn.models import MODELS
 from numpy_nn.tree import tree_map
 
@@ -34,11 +36,12 @@ class Counted(np.ndarray):
         return result.view(Counted) if isinstance(result, np.ndarray) else result
 
 
-def training_flops(model: str, model_args: dict[str, Any], image_shape: tuple[int, ...]) -> int:
-    """Operations of the forward and backward pass per image (h, w, c) in training."""
-    network = MODELS[model](**model_args)
+def training_flops(config: Config) -> int:
+    """Operations of the forward and backward pass per image in training."""
+    network = MODELS[config.model](**config.model_args)
     variables = tree_map(lambda leaf: leaf.view(Counted), network.init(np.random.default_rng(0)))
-    images = np.random.default_rng(1).standard_normal((2, *image_shape)).view(Counted)
+    shape = tracks.model_argument(config, "input_shape")
+    images = np.random.default_rng(1).standard_normal((2, *shape)).view(Counted)
     Counted.flops = 0
     logits, _, cache = network.forward(variables["params"], variables["stats"], images, train=True)
     network.backward(np.ones_like(logits), cache)

@@ -7,6 +7,7 @@ A track is a module with these functions; nothing is inherited, and nothing of
 from __future__ import annotations
 
 import importlib
+import inspect
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -15,7 +16,6 @@ from compare.config import Config
 from numpy_nn.tree import Tree
 
 TRACKS = {"numpy": "numpy_nn.train", "jax": "jax_nn.train", "torch": "torch_nn.train"}
-PACKAGES = {"numpy": ("numpy",), "jax": ("jax", "jaxlib", "flax", "optax"), "torch": ("torch", "torchvision")}
 
 
 class Track(Protocol):
@@ -75,3 +75,12 @@ def state_arguments(config: Config, *, steps: int, threads: int) -> dict[str, An
         "threads": threads,
         "precision": config.precision,
     }
+
+
+def model_argument(config: Config, name: str) -> Any:
+    """An argument of the config's network: as given, else the network's own default."""
+    from numpy_nn.models import MODELS
+
+    if name in config.model_args:
+        return config.model_args[name]
+    return inspect.signature(MODELS[config.model]).parameters[name].default

@@ -1,0 +1,135 @@
+"""The three tracks are one function: every model, every optimizer, every schedule, leaf by leaf."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from compare import parity
+from compare.config import Config
+from compare.tracks import TRACKS
+from jax_nn import optim as jax_optim
+from numpy_nn import optim as numpy_optim
+from numpy_nn.models import MODELS
+from torch_nn import optim as torch_optim
+
+SMALL = {"input_shape": (12, 10, 3), "classes": 7}
+
+
+def config(model: str, **changes: object) -> Config:
+    """A network as it is tested: small where the model lets itself be made small."""
+    args = parity.EXAMPLES.get(model, {})
+    base = Config(preset=model, model=model, dataset="random images", promise="", model_args=args, lr=0.05)
+    return dataclasses.replace(base, **changes)
+
+
+def require_equal(config: Config, steps: int = 10) -> None:
+    """Fail with the worst leaf of everything that is out of tolerance."""
+    for row, _ in parity.prove(config, list(TRACKS), steps=steps):
+        bad = [check for check in row["checks"] if not check["passed"]]
+        assert not bad, f"{row['preset']}: {row['a']} against {row['b']}: {bad}"
+
+
+@pytest.fixture(autouse=True)
+def jax_as_it_was():
+    """Parity decides on JAX's float64; other tests want it as they found it."""
+    import jax
+
+    before = jax.config.read("jax_enable_x64"), jax.config.read("jax_default_matmul_precision")
+    yield
+    jax.config.update("jax_enable_x64", before[0])
+    jax.config.update("jax_default_matmul_precision", before[1])
+
+
+def test_all_tracks_have_the_same_names():
+    import jax_nn.models
+    import torch_nn.losses
+    import torch_nn.models
+
+    from jax_nn.losses import LOSSES as JAX_LOSSES
+    from numpy_nn.losses import LOSSES as NUMPY_LOSSES
+
+    assert list(MODELS) == list(jax_nn.models.MODELS) == list(torch_nn.models.MODELS)
+    assert list(NUMPY_LOSSES) == list(JAX_LOSSES) == list(torch_nn.losses.LOSSES)
+    assert list(numpy_optim.OPTIMIZERS) == list(jax_optim.OPTIMIZERS) == list(torch_optim.OPTIMIZERS)
+    assert list(numpy_optim.SCHEDULES) == list(jax_optim.SCHEDULES) == list(torch_optim.SCHEDULES)
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("model", MODELS)
+def test_models(model, precision):
+    require_equal(config(model, precision=precision))
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_images_that_are_neither_square_nor_grey(model):
+    args = {"mlp": {"hidden": (9, 5)}, "cnn": {"channels": (4, 6), "kernel": 3, "padding": 1, "hidden": 11}}[model]
+    require_equal(config(model, model_args={**SMALL, **args}, precision="float64"))
+
+
+@pytest.mark.parametrize("activation", ["leaky_relu", "sigmoid", "tanh"])
+def test_activations(activation):
+    args = {**SMALL, "hidden": (9, 5), "activation": activation}
+    require_equal(config("mlp", model_args=args, precision="float64"))
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize("optimizer", numpy_optim.OPTIMIZERS)
+def test_optimizers(optimizer, clip_norm, precision):
+    args = {"weight_decay": 1e-2} | ({} if clip_norm is None else {"clip_norm": clip_norm})
+    small = {**SMALL, "hidden": (9, 5)}
+    lr = 1e-2 if "nu" in numpy_optim.OPTIMIZERS[optimizer][1] else 0.05
+    require_equal(
+        config("mlp", model_args=small, optimizer=optimizer, optimizer_args=args, lr=lr, precision=precision)
+    )
+
+
+@pytest.mark.parametrize("loss", ["mse"])
+def test_losses(loss):
+    require_equal(config("mlp", model_args={**SMALL, "hidden": (9,)}, loss=loss, precision="float64"))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+@pytest.mark.parametrize("name", numpy_optim.SCHEDULES)
+def test_schedules(name, steps):
+    import jax
+    import jax.numpy as jnp
+
+    jax.config.update("jax_enable_x64", True)
+    made = [module.SCHEDULES[name](lr=0.3, steps=steps) for module in (numpy_optim, torch_optim, jax_optim)]
+    for step in range(steps + 2):
+        a, b, c = made[0](step), made[1](step), float(made[2](jnp.int32(step)))
+        assert a == b
+        assert c == pytest.approx(a, rel=1e-12, abs=1e-15)  # observed: 4e-15
+    rates = [made[0](step) for step in range(steps)]
+    assert all(0 <= rate <= 0.3 for rate in rates)
+
+
+def test_a_difference_is_found_and_named():
+    a = {"hidden": {"kernel": np.array([1.0, 2.0]), "bias": np.array([0.0])}}
+    b = {"hidden": {"kernel": np.array([1.0, 2.5]), "bias": np.array([0.0])}}
+    found = parity.distances(a, b)
+    assert found["hidden/bias"] == (0.0, 0.0)
+    assert found["hidden/kernel"] == (0.5, pytest.approx(0.5 / np.hypot(1, 2.5)))
+    assert parity.distance(np.array([np.nan]), np.array([1.0])) == (np.inf, np.inf)
+    assert parity.distance(np.array([1e-9]), np.array([0.0])) == (np.inf, np.inf)
+
+
+def test_the_command_names_the_first_leaf_out_of_tolerance(capsys, monkeypatch):
+    monkeypatch.setitem(parity.TOLERANCES, "float64", dict.fromkeys(parity.TOLERANCES["float64"], 0.0))
+    monkeypatch.setitem(parity.EXAMPLES, "mlp", {**SMALL, "hidden": (9,)})
+    assert parity.main(["mlp", "--tracks", "numpy", "torch", "--steps", "2"]) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED, first at: logits logits" in printed
+    assert "The tracks differ." in printed
+
+
+def test_the_command_succeeds_and_refuses_what_it_does_not_know(capsys, monkeypatch):
+    monkeypatch.setitem(parity.EXAMPLES, "mlp", {**SMALL, "hidden": (9,)})
+    assert parity.main(["mlp", "--steps", "2", "--precision", "float32"]) == 0
+    assert "The tracks are the same model." in capsys.readouterr().out
+    assert parity.main(["perceptron"]) == 2
+    assert "unknown model 'perceptron'; known: mlp, cnn" in capsys.readouterr().err
