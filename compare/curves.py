@@ -1,7 +1,7 @@
 """curves.png: a row per preset (loss, accuracy, how far apart, how fast), one colour and one dash per track.
 
 Curves that agree lie on top of each other, so each track is drawn thinner and more broken than the one before
-it: all of them stay visible. Blue, gold and magenta are told apart by every kind of eye. Several seeds are thin
+it: all of them stay visible. Blue, orange and magenta are told apart by every kind of eye. Several seeds are thin
 lines around their mean.
 """
 
@@ -13,56 +13,23 @@ import math
 import statistics
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compare.results import NAMES, Results, Run, groups, name_of, numbers, speed_withheld, tested
+from compare.style import FAINT, INK, PAIR, RC, Style, track_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH, HEAD, ROW, DPI = 18.0, 1.1, 3.9, 110  # inches, heading and preset rows; dots per inch
-INK, FAINT = "#222222", "#777777"
 FEW = 30  # so many steps or epochs are shown as points, not smoothed
 ROUNDING = {"float32": 2.0**-23, "float64": 2.0**-52}  # of a loss near 1: no gap means anything below it
 
 Tracks = dict[str, list[Run]]
 Curve = tuple[np.ndarray, np.ndarray]  # x, y
-
-
-class Style(NamedTuple):
-    """How one track is drawn."""
-
-    color: str
-    width: float
-    dashes: Any
-
-
-KNOWN = {
-    "numpy": Style("#0072B2", 4.2, "solid"),
-    "jax": Style("#E58A00", 2.5, (0, (4, 2))),
-    "torch": Style("#D01C6B", 1.6, (0, (1.3, 1.3))),
-}
-VARIANTS = [Style("#009E73", 1.5, (0, (6, 2, 1, 2))), Style("#56B4E9", 1.5, (0, (3, 3))), Style(INK, 1.2, "dashed")]
-PAIR = Style("#6b6b6b", 1.4, (0, (6, 2, 1, 2)))  # two tracks of which neither is NumPy
-RC: dict[Any, Any] = {
-    "font.size": 12,
-    "axes.titlesize": 13,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 9,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e8e8e8",
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "text.color": INK,
-}
 
 
 def figure(results: Results) -> bytes:
@@ -79,7 +46,7 @@ def figure(results: Results) -> bytes:
         FigureCanvasAgg(drawn)
         engine: Any = drawn.get_layout_engine()
         engine.set(w_pad=0.16, h_pad=0.14, hspace=0.04, rect=(0, 0, 1, 1 - HEAD / height))
-        styles = track_styles(presets)
+        styles = track_styles(track for tracks in presets.values() for track in tracks)
         _heading(drawn, results, styles)
         grid = drawn.subplots(rows, 4, squeeze=False, width_ratios=(1, 1, 1, 0.8))
         for axes, (preset, tracks) in zip(grid, presets.items(), strict=False):
@@ -90,13 +57,6 @@ def figure(results: Results) -> bytes:
         buffer = io.BytesIO()
         drawn.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()
-
-
-def track_styles(presets: dict[str, Tracks]) -> dict[str, Style]:
-    """A style for every track: its own, or one of the spare ones for a variant such as torch-compiled."""
-    spare = itertools.cycle(VARIANTS)
-    tracks = dict.fromkeys(track for runs in presets.values() for track in runs)
-    return {track: KNOWN[track] if track in KNOWN else next(spare) for track in tracks}
 
 
 def smooth(values: Sequence[float] | np.ndarray, memory: float) -> np.ndarray:
@@ -129,11 +89,9 @@ def _heading(drawn: Figure, results: Results, styles: dict[str, Style]) -> None:
     from matplotlib.lines import Line2D
 
     names = [name_of(track) for track in styles]
-    title = (
-        f"The same networks in {', '.join(names[:-1])} and {names[-1]}"
-        if names[1:]
-        else f"Training in {names[0] if names else 'no track'}"
-    )
+    title = "The same networks, track by track"
+    if len(names) in (2, 3):
+        title = f"The same networks in {', '.join(names[:-1])} and {names[-1]}"
     environment = results["environment"]
     versions = environment.get("versions") or {}
     machine = f"{environment.get('cpu') or 'unknown CPU'}, {environment.get('cores')} cores"
@@ -158,13 +116,14 @@ def _heading(drawn: Figure, results: Results, styles: dict[str, Style]) -> None:
 def _draw(axes: Axes, curves: list[Curve], style: Style, zorder: float) -> None:
     """One seed as a line in the track's style; several as thin lines with their mean in that style."""
     curves = [(x, y) for x, y in curves if len(x)]
-    if not curves:
-        return
     if len(curves) > 1:
         for x, y in curves:
             axes.plot(x, y, color=style.color, lw=0.9, alpha=0.4, zorder=zorder)
-        shared = min(len(x) for x, _ in curves)
-        curves = [(curves[0][0][:shared], np.mean([y[:shared] for _, y in curves], axis=0))]
+        longest = max(len(x) for x, _ in curves)
+        whole = [(x, y) for x, y in curves if len(x) == longest and np.isfinite(y).all()]
+        curves = [(x, np.mean([y for _, y in whole], axis=0)) for x, _ in whole[:1]]
+    if not curves:
+        return
     x, y = curves[0]
     dots: dict[str, Any] = {"marker": "o", "ms": style.width + 2} if len(x) <= FEW else {}
     axes.plot(x, y, color=style.color, lw=style.width, ls=style.dashes, zorder=zorder + 10, **dots)
@@ -201,21 +160,25 @@ def _accuracy(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
         tested = numbers(runs, "test_accuracy")
         words += [(f"{100 * statistics.fmean(tested):.2f} %", styles[track].color)] if tested else []
     axes.set_title("validation accuracy, %")
-    _words(axes, [("test set", FAINT), *words] if words else [])
+    if words:
+        _words(axes, words, where="lower right", title="test set")
     _finish(axes, "epoch")
 
 
 def _gaps(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
     """How far two tracks' losses are apart on the same batch, having started from the same weights."""
     words = []
-    for zorder, (a, b) in enumerate(itertools.combinations(tracks, 2), start=2):
+    reference = list(tracks)[: 2 if len(tracks) < 4 else 1]  # every pair of three; of more, those with the first
+    pairs = [(a, b) for a, b in itertools.combinations(tracks, 2) if a in reference]
+    for zorder, (a, b) in enumerate(pairs, start=2):
         style = styles[b] if a == "numpy" else PAIR
         others = {run["seed"]: run for run in tracks[b]}
         gaps = [loss_gap(run, others[run["seed"]]) for run in tracks[a] if run["seed"] in others]
         _draw(axes, [_by_step(gap, _memory(tracks)) for gap in gaps], style, zorder)
         words += [(f"{name_of(b)} vs {name_of(a)}", style.color)] if any(len(gap) for gap in gaps) else []
     axes.set_title("gap between training losses")
-    _words(axes, words, corner="upper left")
+    if words:
+        _words(axes, words, where="best")
     _finish(axes, "step", log=True)
 
 
@@ -243,22 +206,21 @@ def _speed(axes: Axes, results: Results, tracks: Tracks, styles: dict[str, Style
         axes.set_xticks([])
 
 
-def _words(axes: Axes, lines: list[tuple[str, str]], *, corner: str = "lower right") -> None:
-    """Coloured lines in a corner, on a veil that keeps them readable."""
-    lower, right = "lower" in corner, "right" in corner
-    for place, (text, color) in enumerate(lines):
-        axes.text(
-            0.98 if right else 0.03,
-            0.05 + 0.088 * (len(lines) - 1 - place) if lower else 0.96 - 0.088 * place,
-            text,
-            color=color,
-            weight="normal" if color == FAINT else "bold",
-            ha="right" if right else "left",
-            va="bottom" if lower else "top",
-            transform=axes.transAxes,
-            zorder=30,
-            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1.5},
-        )
+def _words(axes: Axes, lines: list[tuple[str, str]], *, where: str, title: str | None = None) -> None:
+    """Coloured lines of text, on a veil that keeps them readable."""
+    from matplotlib.lines import Line2D
+
+    axes.legend(
+        handles=[Line2D([], [], color=color, label=text) for text, color in lines],
+        title=title,
+        loc=where,
+        labelcolor="linecolor",
+        prop={"weight": "bold"},
+        handlelength=0,
+        handletextpad=0,
+        edgecolor="none",
+        framealpha=0.8,
+    ).set_zorder(30)
 
 
 def _finish(axes: Axes, x: str, *, log: bool = False) -> None:
@@ -277,4 +239,4 @@ def _finish(axes: Axes, x: str, *, log: bool = False) -> None:
             axes.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
         axes.yaxis.set_minor_formatter(NullFormatter())
     first, last = axes.get_xlim()
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=last - first >= 1, min_n_ticks=1))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=x == "step" or last - first >= 1, min_n_ticks=1))

@@ -165,7 +165,7 @@ def _time(results: Results) -> str:
     lines, targets = [], {preset: target_accuracy(tracks) for preset, tracks in groups(results).items()}
     for preset, track, runs in _each(results):
         target = targets[preset]
-        cold = [] if target is None else [s for run in runs if (s := cold_seconds(run, target)) is not None]
+        cold = [] if target is None else [s for run in tested(runs) if (s := cold_seconds(run, target)) is not None]
         reached = f"{spread(cold, '.1f')} (to {100 * target:.1f} %)" if cold and target else "-"
         lines.append([preset, track, *(spread(numbers(runs, "seconds", clock), ".1f") for clock in clocks), reached])
     note = (

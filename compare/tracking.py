@@ -23,6 +23,7 @@ from compare.errors import UserError
 from compare.results import final_figures, read, trajectory
 
 Metrics = Mapping[str, float | int | None]
+Fields = Mapping[str, Any] | None
 P = ParamSpec("P")
 
 BATCH = 1000  # metrics per call, MLflow's limit; the same call takes at most 100 params
@@ -96,14 +97,7 @@ class Tracker:
         self.finish(status)
 
     @_never_stops_training
-    def start(
-        self,
-        experiment: str,
-        name: str,
-        *,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
-    ) -> str:
+    def start(self, experiment: str, name: str, *, params: Fields = None, tags: Fields = None) -> str:
         """Create store and experiment if need be and the parent run, all that a worker never does."""
         self._client = _client(self.uri)
         self._experiment = self._experiment_id(experiment)
@@ -111,15 +105,7 @@ class Tracker:
         return self._parent
 
     @_never_stops_training
-    def child(
-        self,
-        preset: str,
-        track: str,
-        seed: int,
-        *,
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, Any] | None = None,
-    ) -> str:
+    def child(self, preset: str, track: str, seed: int, *, params: Fields = None, tags: Fields = None) -> str:
         """Create the run of one training; MLflow's page shows it under its parent."""
         names = {"preset": preset, "track": track, "seed": seed}
         return self._run(

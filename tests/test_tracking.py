@@ -234,3 +234,10 @@ def test_chunk_losses_are_means_and_a_lost_one_is_left_out():
         (5, {"val_accuracy": 0.5}),
     ]
     assert final_figures({})["test_accuracy"] is None
+
+
+def test_tracking_that_is_not_wanted_touches_nothing(tmp_path: Path):
+    with Tracker(results_dir=tmp_path / "x", warn=pytest.fail, store=tmp_path, enabled=False) as mlflow:
+        mlflow.start("compare", "main")
+        mlflow.log_steps(mlflow.child("mlp-mnist", "jax", 0), [(1, {"loss": 1.0})])
+    assert list(tmp_path.iterdir()) == []

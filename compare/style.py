@@ -1,0 +1,52 @@
+"""How a track looks in every picture: its colour, its dash, and the letters around it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+INK, FAINT = "#222222", "#777777"
+
+
+class Style(NamedTuple):
+    """How one track is drawn."""
+
+    color: str
+    width: float
+    dashes: Any
+
+
+KNOWN = {
+    "numpy": Style("#0072B2", 4.2, "solid"),
+    "jax": Style("#E58A00", 2.5, (0, (4, 2))),
+    "torch": Style("#D01C6B", 1.6, (0, (1.3, 1.3))),
+}
+VARIANTS = [
+    Style("#009E73", 1.5, (0, (6, 2, 1, 2))),
+    Style("#56B4E9", 1.5, (0, (3, 3))),
+    Style("#6b6b6b", 1.2, "dashed"),
+]
+PAIR = Style(INK, 1.2, (0, (6, 2, 1, 2)))  # two tracks of which neither is NumPy
+RC: dict[Any, Any] = {
+    "font.size": 12,
+    "axes.titlesize": 13,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+}
+
+
+def track_styles(tracks: Iterable[str]) -> dict[str, Style]:
+    """A style for every track: its own, or one of the spare ones for a variant such as torch-compiled."""
+    spare = itertools.cycle(VARIANTS)
+    return {track: KNOWN[track] if track in KNOWN else next(spare) for track in dict.fromkeys(tracks)}
