@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from compare.data import DataError, load
+from compare.data.folder import read_image
 from compare.errors import UserError
 
 
@@ -120,6 +121,15 @@ def png_that_claims(width: int, height: int) -> bytes:
     raw[16:24] = struct.pack(">2I", width, height)
     raw[29:33] = struct.pack(">I", zlib.crc32(raw[12:29]))
     return bytes(raw)
+
+
+def test_a_small_file_gets_no_large_memory(tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(png_that_claims(6000, 6000))
+    with pytest.raises(DataError, match=r"claims 6000 x 6000 pixels, more than the 690,000"):
+        read_image(path, image_size=8, channels=3)
+    Image.new("1", (5000, 5000)).save(path, optimize=True)  # nothing is packed more tightly than one colour
+    assert read_image(path, image_size=8, channels=1).max() == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", png_that_claims(9, 9), png_that_claims(50_000, 50_000)])

@@ -12,6 +12,7 @@ Python 2 wrote bytes as strings; here both are `str`, one character per byte (la
 from __future__ import annotations
 
 import pickletools
+import warnings
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -49,10 +50,12 @@ def read_pickle(raw: bytes | bytearray) -> Any:
     """The value the pickle `raw` describes, built from plain values, Global and Call."""
     machine = _Machine()
     try:
-        for opcode, argument, _ in pickletools.genops(raw):
-            machine.do(opcode.name, argument)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a bad escape sequence in a string is damage, too
+            for opcode, argument, _ in pickletools.genops(raw):
+                machine.do(opcode.name, argument)
         (value,) = machine.stack
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, Warning) as error:
         raise DataError(f"is not a readable pickle ({error})") from error
     return value
 
