@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +82,8 @@ def _search(root: Path, name: str, find: Callable[[Path], T | None]) -> T | None
 
 def download(name: str, root: Path) -> None:
     """Bring the dataset to `root`; whatever goes wrong on the way is a DataError that says what to do by hand."""
+    import urllib.request
+
     source = SOURCES[name]
     try:
         urllib.request.urlopen(source.urls[0], timeout=TIMEOUT).close()  # the carriers wait for minutes when offline

@@ -41,26 +41,22 @@ def load_folder(root: Path, *, image_size: int, channels: int) -> Data:
     if len(folders) < 2:
         found = f"only the class {folders[0].name}" if folders else "no class at all"
         raise DataError(f"{root}: holds {found}. It needs one sub-folder of images for each of two or more classes.")
-    splits: dict[str, list[tuple[Path, int]]] = {"train": [], "test": []}
+    train: list[tuple[Path, int]] = []
+    test: list[tuple[Path, int]] = []
     for label, folder in enumerate(folders):
         paths = class_images(folder)
         test_count = max(1, len(paths) // TEST_SHARE)
-        splits["test"] += [(path, label) for path in sorted(paths[:test_count])]
-        splits["train"] += [(path, label) for path in sorted(paths[test_count:])]
-    (train_x, train_y), (test_x, test_y) = (
-        (
-            np.stack([read_image(path, image_size=image_size, channels=channels) for path, _ in files]),
-            np.array([label for _, label in files], np.int32),
-        )
-        for files in splits.values()
-    )
+        test += [(path, label) for path in sorted(paths[:test_count])]
+        train += [(path, label) for path in sorted(paths[test_count:])]
+    train_x = np.stack([read_image(path, image_size=image_size, channels=channels) for path, _ in train])
+    test_x = np.stack([read_image(path, image_size=image_size, channels=channels) for path, _ in test])
     mean, std = channel_statistics(train_x)
     return Data(
         name=f"folder:{root}",
         train_x=train_x,
-        train_y=train_y,
+        train_y=np.array([label for _, label in train], np.int32),
         test_x=test_x,
-        test_y=test_y,
+        test_y=np.array([label for _, label in test], np.int32),
         classes=tuple(folder.name for folder in folders),
         mean=mean,
         std=std,
