@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array, lax
 
@@ -10,8 +11,22 @@ from jax import Array, lax
 class Conv(nnx.Conv):
     """nnx.Conv by the arguments that all tracks use; padding is an integer on all four sides."""
 
-    def __init__(self, i: int, o: int, kernel: int, *, stride: int = 1, padding: int = 0, rngs: nnx.Rngs):
-        super().__init__(i, o, (kernel, kernel), stride, padding=[(padding, padding)] * 2, rngs=rngs)
+    def __init__(
+        self,
+        i: int,
+        o: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        groups: int = 1,
+        bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        edges = [(padding, padding)] * 2
+        super().__init__(
+            i, o, (kernel, kernel), stride, padding=edges, feature_group_count=groups, use_bias=bias, rngs=rngs
+        )
 
 
 def _window_slices(x: Array, window: int, stride: int) -> list[Array]:
@@ -19,9 +34,7 @@ def _window_slices(x: Array, window: int, stride: int) -> list[Array]:
     n, h, w, c = x.shape
     oh, ow = (h - window) // stride + 1, (w - window) // stride + 1
     return [
-        lax.slice(
-            x, (0, a, b, 0), (n, a + stride * (oh - 1) + 1, b + stride * (ow - 1) + 1, c), (1, stride, stride, 1)
-        )
+        lax.slice(x, (0, a, b, 0), (n, a + stride * (oh - 1) + 1, b + stride * (ow - 1) + 1, c), (1, stride, stride, 1))
         for a in range(window)
         for b in range(window)
     ]
@@ -45,3 +58,22 @@ def avg_pool(x: Array, window: int = 2, stride: int | None = None, padding: int 
     """The mean of each window; padding counts as zeros, and in the divisor."""
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     return sum(_window_slices(x, window, stride or window), start=jnp.zeros((), x.dtype)) / window**2
+
+
+def global_avg_pool(x: Array) -> Array:
+    """(n, h, w, c) -> (n, c): the mean of each channel."""
+    return x.mean(axis=(1, 2))
+
+
+def adaptive_avg_pool(x: Array, out: tuple[int, int]) -> Array:
+    """(n, h, w, c) -> (n, *out, c): pixel p is the mean of pixels ⌊p·size/out⌋ to ⌈(p + 1)·size/out⌉."""
+    p, q = (jnp.asarray(_averages(*sizes), x.dtype) for sizes in zip(x.shape[1:3], out, strict=True))
+    return jnp.einsum("ph,nhwc,qw->npqc", p, x, q)
+
+
+def _averages(size: int, out: int) -> np.ndarray:
+    """Matrix (out, size) whose row p takes the mean of the pixels that p stands for."""
+    p = np.arange(out)[:, None]
+    first, end = p * size // out, -(-(p + 1) * size // out)
+    pixels = np.arange(size)
+    return ((first <= pixels) & (pixels < end)) / (end - first)

@@ -32,6 +32,10 @@ class Leaf(NamedTuple):
 Layout = Callable[[nn.Module], list[Leaf]]
 
 
+def _scale_and_bias(module: nn.Module) -> list[Leaf]:
+    return [Leaf("scale", "weight", (0,)), Leaf("bias", "bias", (0,))]
+
+
 def _kernel_and_bias(axes: tuple[int, ...]) -> Layout:
     def layout(module: nn.Module) -> list[Leaf]:
         bias = [Leaf("bias", "bias", (0,))] if module.bias is not None else []
@@ -44,6 +48,8 @@ def _kernel_and_bias(axes: tuple[int, ...]) -> Layout:
 LAYOUTS: dict[type[nn.Module], Layout] = {
     nn.Linear: _kernel_and_bias((1, 0)),
     nn.Conv2d: _kernel_and_bias((3, 2, 0, 1)),
+    nn.BatchNorm2d: _scale_and_bias,
+    nn.LayerNorm: _scale_and_bias,
 }
 
 
@@ -59,7 +65,9 @@ def _bindings(model: nn.Module) -> Iterator[tuple[str, Leaf, Tensor]]:
         for leaf in layout(module):
             yield "/".join([*filter(None, module_path.split(".")), leaf.name]), leaf, own.pop(leaf.torch_name)
         if own:
-            raise TypeError(f"{module_path} ({type(module).__name__}) has parameters without a layout: {', '.join(own)}")
+            raise TypeError(
+                f"{module_path} ({type(module).__name__}) has parameters without a layout: {', '.join(own)}"
+            )
 
 
 def params_to_tree(model: nn.Module, read: Callable[[Tensor], Tensor] = lambda p: p) -> Tree:
@@ -82,6 +90,32 @@ def to_tensor(array: np.ndarray, leaf: Leaf, like: Tensor) -> Tensor:
     """One canonical leaf in torch's layout, with the dtype, device and memory format of ``like``."""
     tensor = torch.from_numpy(np.ascontiguousarray(np.asarray(array).transpose(leaf.to_torch)))
     return torch.empty_like(like).copy_(tensor)
+
+
+def _stats(model: nn.Module) -> dict[str, Tensor]:
+    """Every running statistic of the model by its path in the tree.
+
+    ``num_batches_tracked`` is no statistic: PyTorch uses it only where the momentum is None.
+    """
+    return {
+        "/".join([*filter(None, module_path.split(".")), name]): buffer
+        for module_path, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d)
+        for name, buffer in (("mean", module.running_mean), ("var", module.running_var))
+    }
+
+
+def stats_to_tree(model: nn.Module) -> Tree:
+    """Copy the running statistics into a canonical tree."""
+    return from_leaves({path: buffer.cpu().numpy().copy() for path, buffer in _stats(model).items()})
+
+
+def stats_from_tree(model: nn.Module, tree: Mapping[str, Any]) -> None:
+    """Load running statistics; everything missing, unexpected or misshapen is reported at once."""
+    require_same(stats_to_tree(model), tree, what="stats")
+    given = leaves(tree)
+    for path, buffer in _stats(model).items():
+        buffer.copy_(torch.from_numpy(np.array(given[path])))
 
 
 def opt_to_tree(model: nn.Module, optimizer: torch.optim.Optimizer, memory: Mapping[str, str], step: int) -> Tree:
