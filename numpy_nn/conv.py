@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from numpy_nn.initializers import INITIALIZERS
+from numpy_nn.layers import channel_sums
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -101,9 +102,9 @@ def conv2d_forward(
     n, oh, ow = len(x), out_size(x.shape[1], kh, stride, padding), out_size(x.shape[2], kw, stride, padding)
     seen = windows(pad(x, padding), kh, kw, stride).reshape(n, oh, ow, kh, kw, groups, group_i)
     rows = np.moveaxis(seen, 5, 0).reshape(groups, n * oh * ow, kh * kw * group_i)
-    y = np.moveaxis(rows @ by_group(kernel, groups), 0, 1).reshape(n, oh, ow, o)
-    y += bias
-    return y, (rows, kernel, x.shape, stride, padding)
+    y = np.moveaxis(rows @ by_group(kernel, groups), 0, 1).reshape(n, oh * ow * o)
+    y += np.tile(bias, oh * ow)  # to a whole image at a time, which is faster than to one pixel at a time
+    return y.reshape(n, oh, ow, o), (rows, kernel, x.shape, stride, padding)
 
 
 def conv2d_backward(
@@ -114,7 +115,7 @@ def conv2d_backward(
     kh, kw, group_i, o = kernel.shape
     n, oh, ow, _ = dy.shape
     groups = len(rows)
-    dbias = dy.sum(axis=(0, 1, 2))
+    dbias = channel_sums(dy.reshape(-1, o))
     dy_rows = np.moveaxis(dy.reshape(n * oh * ow, groups, o // groups), 1, 0)
     dkernel = np.moveaxis(rows.transpose(0, 2, 1) @ dy_rows, 0, 1).reshape(kernel.shape)
     dx = None
