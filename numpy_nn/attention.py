@@ -1,0 +1,117 @@
+"""Attention: every position looks at every other and takes from each as much as it finds alike.
+
+A mask is True where a query (row) may look at a key (column); it is broadcast to
+(n, heads, t, s), where s, the number of keys, may differ from t, that of the queries.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from numpy_nn.layers import linear_backward, linear_forward, linear_init
+from numpy_nn.shapes import Array, Bool, Float
+from numpy_nn.tree import Tree
+
+Cache = Any
+
+
+def causal_mask(t: int) -> Bool[Array, "t t"]:
+    """Position t may look at itself and at what came before."""
+    return np.tri(t, dtype=bool)
+
+
+def scaled_dot_product_attention_forward(
+    q: Float[Array, "n heads t d"],
+    k: Float[Array, "n heads s d"],
+    v: Float[Array, "n heads s d"],
+    *,
+    mask: Bool[Array, (... #t s
+)] | None = None,
+) -> tuple[Float[Array, "n heads t d"], Cache]:
+    """y = P v,  P = softmax(q kᵀ/√d) over the keys (Vaswani et al. 2017, arXiv:1706.03762).
+
+    A query whose mask allows no key gets y = 0.
+    """
+    scale = 1 / math.sqrt(q.shape[-1])
+    p = q @ k.swapaxes(-1, -2)
+    p *= scale
+    if mask is not None:
+        p = np.where(mask, p, -np.inf)
+    # softmax in place; the bound keeps -∞ - (-∞) and 0/0 out of rows without any key
+    p -= np.maximum(p.max(axis=-1, keepdims=True), np.finfo(p.dtype).min)
+    np.exp(p, out=p)
+    p /= np.maximum(p.sum(axis=-1, keepdims=True), np.finfo(p.dtype).tiny)
+    return p @ v, (q, k, v, p, scale)
+
+
+def scaled_dot_product_attention_backward(
+    dy: Float[Array, "n heads t d"], cache: Cache
+) -> tuple[Float[Array, "n heads t d"], Float[Array, "n heads s d"], Float[Array, "n heads s d"]]:
+    """dv = Pᵀ dy,  dP = dy vᵀ,  dS = P (dP - Σₛ P dP),  dq = dS k/√d,  dk = dSᵀ q/√d, where S = q kᵀ/√d."""
+    q, k, v, p, scale = cache
+    # y = P v
+    dv = p.swapaxes(-1, -2) @ dy
+    dp = dy @ v.swapaxes(-1, -2)
+    # P = softmax(S): where P is 0, as behind a mask, so is dS
+    dp -= (p * dp).sum(axis=-1, keepdims=True)
+    ds = dp
+    ds *= p
+    # S = q kᵀ/√d
+    ds *= scale
+    dq = ds @ k
+    dk = ds.swapaxes(-1, -2) @ q
+    return dq, dk, dv
+
+
+def attention_init(rng: np.random.Generator, d: int) -> Tree:
+    """Parameters: ``query``, ``key``, ``value``, ``out``, each a linear map with ``kernel (d, d)``, ``bias (d,)``."""
+    return {name: linear_init(rng, d, d, "glorot_uniform") for name in ("query", "key", "value", "out")}
+
+
+def split_heads(x: Float[Array, "n t d"], heads: int) -> Float[Array, "n heads t _"]:
+    """Cut the features into ``heads`` equal parts: (n, t, d) -> (n, heads, t, d/heads), a view."""
+    n, t, d = x.shape
+    if d % heads:
+        raise ValueError(f"{heads} heads cannot share {d} features evenly")
+    return x.reshape(n, t, heads, d // heads).swapaxes(1, 2)
+
+
+def merge_heads(x: Float[Array, "n heads t _"]) -> Float[Array, "n t d"]:
+    """Undo ``split_heads``."""
+    n, heads, t, d = x.shape
+    return x.swapaxes(1, 2).reshape(n, t, heads * d)
+
+
+def multi_head_attention_forward(
+    x: Float[Array, "n t d"], params: Tree, *, heads: int, mask: Bool[Array, (... #t t
+)] | None = None
+) -> tuple[Float[Array, "n t d"], Cache]:
+    """y = [head₁ head₂ …] Wₒ + bₒ, each head attending with its own part of q, k, v = x W + b (self-attention)."""
+    q, query_cache = linear_forward(x, **params["query"])
+    k, key_cache = linear_forward(x, **params["key"])
+    v, value_cache = linear_forward(x, **params["value"])
+    q, k, v = (split_heads(each, heads) for each in (q, k, v))
+    y, attention_cache = scaled_dot_product_attention_forward(q, k, v, mask=mask)
+    y, out_cache = linear_forward(merge_heads(y), **params["out"])
+    return y, (heads, query_cache, key_cache, value_cache, attention_cache, out_cache)
+
+
+def multi_head_attention_backward(dy: Float[Array, "n t d"], cache: Cache) -> tuple[Float[Array, "n t d"], Tree]:
+    """Forward, upside down; x went three ways, so its gradient is the sum of three."""
+    heads, query_cache, key_cache, value_cache, attention_cache, out_cache = cache
+    dy, dkernel, dbias = linear_backward(dy, out_cache)
+    dout = {"kernel": dkernel, "bias": dbias}
+    dheads = scaled_dot_product_attention_backward(split_heads(dy, heads), attention_cache)
+    dq, dk, dv = (merge_heads(each) for each in dheads)
+    dx, dkernel, dbias = linear_backward(dv, value_cache)
+    dvalue = {"kernel": dkernel, "bias": dbias}
+    dx_key, dkernel, dbias = linear_backward(dk, key_cache)
+    dkey = {"kernel": dkernel, "bias": dbias}
+    dx_query, dkernel, dbias = linear_backward(dq, query_cache)
+    dquery = {"kernel": dkernel, "bias": dbias}
+    dx += dx_key
+    dx += dx_query
+    return dx, {"query": dquery, "key": dkey, "value": dvalue, "out": dout}
