@@ -1,6 +1,7 @@
-"""The table of operations: each row gives one, and the same function in JAX and in PyTorch.
+"""The table of operations, first part: linear maps, activations, images, losses.
 
-``test_ops.py`` tests a row in every way: to test a new operation, add a row.
+Each row is an operation and the same function in JAX and in PyTorch. ``test_ops.py``
+tests a row in every way: to test a new operation, add a row.
 """
 
 from __future__ import annotations
