@@ -160,6 +160,9 @@ def _accuracy(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
         tested = numbers(runs, "test_accuracy")
         words += [(f"{100 * statistics.fmean(tested):.2f} %", styles[track].color)] if tested else []
     axes.set_title("validation accuracy, %")
+    low, high = axes.get_ylim()
+    middle, half = (low + high) / 2, max(high - low, 1) / 2  # a point at least, lest chance look like a difference
+    axes.set_ylim(middle - half, middle + half)
     if words:
         _words(axes, words, where="lower right", title="test set")
     _finish(axes, "epoch")
@@ -238,5 +241,6 @@ def _finish(axes: Axes, x: str, *, log: bool = False) -> None:
         if high / low < 20:
             axes.set_ylim(10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high)))
         axes.yaxis.set_minor_formatter(NullFormatter())
-    first, last = axes.get_xlim()
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=x == "step" or last - first >= 1, min_n_ticks=1))
+    last = max(float(np.max(line.get_xdata())) for line in axes.lines)
+    axes.set_xlim(0, 1.04 * last)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=last >= 1, min_n_ticks=1))

@@ -141,7 +141,7 @@ def speed_withheld(results: Results, runs: list[Run]) -> str | None:
 
 def describe(check: dict[str, Any]) -> str:
     """What a check found, e.g. `gradients conv1/kernel 3.0e-02 > 1e-04`."""
-    where = f"{check['what']} {check.get('worst_leaf') or ''}".strip()
+    where = " ".join(dict.fromkeys(word for word in (check["what"], check.get("worst_leaf")) if word))
     return f"{where} {size(check['max_rel'])} {'≤' if check['passed'] else '>'} {check['tolerance']:.0e}"
 
 
@@ -166,7 +166,11 @@ def target_accuracy(tracks: dict[str, list[Run]]) -> float | None:
 def cold_seconds(run: Run, target: float) -> float | None:
     """Import, data and compilation plus training time until an evaluation first reached `target`."""
     reached = [row["seconds"] for row in run.get("history") or [] if (row.get("val_accuracy") or 0) >= target]
-    return sum((run["seconds"] or {}).get(name) or 0 for name in ("import", "data", "compile")) + reached[0] if reached else None
+    return (
+        sum((run["seconds"] or {}).get(name) or 0 for name in ("import", "data", "compile")) + reached[0]
+        if reached
+        else None
+    )
 
 
 def final_figures(run: Run) -> dict[str, float | None]:

@@ -33,6 +33,7 @@ ENVIRONMENT = {  # a server that is down costs seconds, not the four minutes of 
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "not started": "KILLED"}
 

@@ -144,7 +144,7 @@ def fake_proof(preset: str, a: str, b: str) -> dict[str, Any]:
     checks = [
         {
             "what": what,
-            "worst_leaf": "" if what in ("logits", "losses") else LEAVES[preset],
+            "worst_leaf": what if what in ("logits", "losses") else LEAVES[preset],
             "max_abs": 0.01 * tolerance,
             "max_rel": 0.05 * tolerance,
             "tolerance": tolerance,

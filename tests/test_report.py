@@ -151,7 +151,10 @@ def test_the_verdict_of_a_sound_comparison():
     assert "python compare/run_all.py mlp-mnist cnn-mnist" in section(text, "To reproduce")
     assert "Imaginary CPU" in section(text, "Machine")
     assert "1-minute load: 0.4 before, 1.9 after" in section(text, "Known unfairness")
-    assert section(text, "The same model: the proof").count("| agrees |") == 30
+    proof = section(text, "The same model: the proof")
+    leaf = "5.0e-06 layers/1/kernel"
+    assert f"| mlp-mnist | float32 | gradients | 1e-04 | {leaf} | {leaf} | {leaf} |" in proof
+    assert "| mlp-mnist | float32 | logits | 1e-05 | 5.0e-07 | 5.0e-07 | 5.0e-07 |" in proof
     assert section(text, "Drift: the end of training").count("| numpy - jax |") == 2
     assert "(to 9" in section(text, "Where the time goes")
 
@@ -163,7 +166,7 @@ def test_the_verdict_names_the_worst_disagreement():
     assert "**The same model?** No: 2 of 6 pairs disagree" in section(text, "Verdict")
     assert "gradients convs/0/kernel 3.0e-02 > 1e-04" in section(text, "Verdict")
     assert "Not ranked: PyTorch" in section(text, "Verdict")
-    assert section(text, "The same model: the proof").count("**DIFFERS**") == 2
+    assert section(text, "The same model: the proof").count("**DIFFERS: 3.0e-02 convs/0/kernel**") == 2
 
 
 def test_a_difference_is_one_only_if_the_interval_excludes_1():
