@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fake_results import fail_proof, fake_results, stop_run
 from PIL import Image
 from rich.console import Console
 
@@ -21,7 +22,6 @@ from compare.errors import UserError
 from compare.results import cold_seconds, groups, proof_problem, spread, target_accuracy
 from compare.sections import COLUMNS, document, row
 from compare.verdict import ratio
-from tests.fake_results import fail_proof, fake_results, stop_run
 
 
 def cells(results: dict[str, Any], preset: str, track: str) -> dict[str, str]:

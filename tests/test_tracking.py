@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_results import fake_results, stop_run
 
 from compare import tracking
 from compare.results import final_figures, trajectory
 from compare.tracking import Tracker, environment_tags, log, main
-from tests.fake_results import fake_results, stop_run
 
 
 @pytest.fixture(scope="session")
@@ -150,7 +150,7 @@ def test_a_dead_server_costs_one_warning_and_little_time(dead_server: str, store
         mlflow.flush()
         mlflow.finish_child(child, "finished", metrics={"test_accuracy": 0.9})
         mlflow.finish("finished")
-    assert time.perf_counter() - began < 8
+    assert time.perf_counter() - began < 20  # MLflow's own defaults take four minutes
     (warning,) = warnings
     assert "Connection refused" in warning
     assert f"python -m compare.tracking log {store / 'x'}" in warning
@@ -185,7 +185,7 @@ def test_a_broken_database_costs_one_warning_and_little_time(tmp_path: Path, con
     with tracker(tmp_path, warnings) as mlflow:
         mlflow.start("compare", "main")
     assert len(warnings) == 1
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - began < 20  # ... and a hundred seconds
 
 
 def test_log_sends_what_is_on_disk(results_dir: Path, store: Path):
