@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -54,7 +55,7 @@ def _never_stops_training(
             self._warn(
                 f"MLflow tracking is off: {_without_password(self.uri)} does not work ({_reason(error)}). "
                 f"Training goes on and the results are written to {self._results_dir}; log them later with: "
-                f"python -m compare.tracking log {self._results_dir}"
+                f"python -m compare.tracking log {shlex.quote(str(self._results_dir))}"
             )
             return ""
 

@@ -153,7 +153,7 @@ def test_a_dead_server_costs_one_warning_and_little_time(dead_server: str, store
     assert time.perf_counter() - began < 20  # MLflow's own defaults take four minutes
     (warning,) = warnings
     assert "Connection refused" in warning
-    assert f"python -m compare.tracking log {store / 'x'}" in warning
+    assert f"python -m compare.tracking log '{store / 'x'}'" in warning
     assert "secret" not in warning
 
 
