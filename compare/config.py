@@ -19,6 +19,7 @@ class Config:
     steps: int | None = None  # instead of epochs
     batch_size: int = 128
     loss: str = "cross_entropy"
+    loss_args: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "nesterov"
     optimizer_args: dict[str, Any] = field(default_factory=dict)
     schedule: str = "one_cycle"

@@ -16,10 +16,11 @@ they are:
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ TOLERANCES = {
     "float32": {"logits": 1e-5, "gradients": 1e-4, "losses": 1e-4, "parameters": 1e-3, "optimizer": 1e-3},
 }
 BATCH = 32
+HORIZON = 1000  # steps of the run whose first few are taken
 
 # Arguments of the networks whose own defaults take more than seconds to prove.
 EXAMPLES: dict[str, dict[str, Any]] = {}
@@ -84,7 +86,9 @@ def observe(config: Config, track_name: str, *, steps: int, batch_size: int = BA
     snapshot = network.init(rng)
     x = rng.integers(0, 256, (steps, batch_size, *tracks.model_argument(config, "input_shape")), dtype=np.uint8)
     y = rng.integers(0, tracks.model_argument(config, "classes"), (steps, batch_size), dtype=np.int32)
-    arguments = tracks.state_arguments(config, steps=steps, threads=1) | {"mean": (0.13,), "std": (0.31,)}
+    channels = x.shape[-1]
+    arguments = tracks.state_arguments(config, steps=HORIZON, threads=1)
+    arguments |= {"mean": (0.13,) * channels, "std": (0.31,) * channels}
     at_rest = {"optimizer": "momentum", "optimizer_args": {}}
     state = track.init_state(snapshot, **arguments | at_rest)
     logits = np.asarray(track.logits(state, x[0]))
@@ -105,8 +109,8 @@ def observe(config: Config, track_name: str, *, steps: int, batch_size: int = BA
 
 def prove(config: Config, names: Sequence[str], *, steps: int = 10) -> list[tuple[Row, dict[str, Any]]]:
     """Compare every pair of tracks: rows of results.json's ``proof``, each with its distances leaf by leaf."""
-    set_precision(config.precision)
-    observed = {name: observe(config, name, steps=steps) for name in names}
+    with exact_jax(config.precision):
+        observed = {name: observe(config, name, steps=steps) for name in names}
     tolerances = TOLERANCES[config.precision]
     rows = []
     for a, b in itertools.combinations(names, 2):
@@ -140,12 +144,13 @@ def prove(config: Config, names: Sequence[str], *, steps: int = 10) -> list[tupl
     return rows
 
 
-def set_precision(precision: str) -> None:
-    """JAX decides on float64 for a whole process."""
+@contextlib.contextmanager
+def exact_jax(precision: str) -> Iterator[None]:
+    """JAX with or without float64, and every matrix product in full precision."""
     import jax
 
-    jax.config.update("jax_enable_x64", precision == "float64")
-    jax.config.update("jax_default_matmul_precision", "highest")
+    with jax.enable_x64(precision == "float64"), jax.default_matmul_precision("highest"):
+        yield
 
 
 # --- after training ---------------------------------------------------------------------------------------------------

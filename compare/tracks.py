@@ -66,6 +66,7 @@ def state_arguments(config: Config, *, steps: int, threads: int) -> dict[str, An
         "model": config.model,
         "model_args": config.model_args,
         "loss": config.loss,
+        "loss_args": config.loss_args,
         "optimizer": config.optimizer,
         "optimizer_args": config.optimizer_args,
         "schedule": config.schedule,

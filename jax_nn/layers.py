@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 from flax import nnx
@@ -13,8 +14,12 @@ Linear = nnx.Linear
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
     "leaky_relu": jax.nn.leaky_relu,  # slope 0.01
+    "elu": jax.nn.elu,
     "sigmoid": jax.nn.sigmoid,
     "tanh": jax.numpy.tanh,
+    "softplus": jax.nn.softplus,
+    "silu": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),  # the exact form, with erf
 }
 
 

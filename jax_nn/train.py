@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -52,6 +53,7 @@ def init_state(
     model: str,
     model_args: dict[str, Any] | None = None,
     loss: str = "cross_entropy",
+    loss_args: dict[str, Any] | None = None,
     optimizer: str = "sgd",
     optimizer_args: dict[str, Any] | None = None,
     schedule: str = "constant",
@@ -71,7 +73,7 @@ def init_state(
     """
     if precision not in ("float32", "float64"):
         raise ValueError(f"unknown precision {precision!r}; known: float32, float64")
-    if precision == "float64" and not jax.config.read("jax_enable_x64"):
+    if precision == "float64" and not jax.config.jax_enable_x64:
         raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
     if devices != 1:
         raise ValueError(f"one device here, not {devices}")
@@ -99,12 +101,13 @@ def init_state(
         carry["opt"] = optim.write(carry["opt"], interop.to_jax(snapshot["opt"], precision), memory)
 
     pixels = jnp.asarray(mean, precision), jnp.asarray(std, precision)
-    step = make_step(network, LOSSES[loss], tx, lr, *pixels)
+    loss_fn = partial(LOSSES[loss], **(loss_args or {}))
+    step = make_step(network, loss_fn, tx, lr, *pixels)
     forward = make_forward(network, *pixels)
 
     def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
         outputs, count = forward(carry, x), (y >= 0).sum()
-        return {"loss_sum": LOSSES[loss](outputs, y) * count, "correct": correct(outputs, y), "count": count}
+        return {"loss_sum": loss_fn(outputs, y) * count, "correct": correct(outputs, y), "count": count}
 
     return State(
         carry=carry,

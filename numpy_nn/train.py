@@ -12,8 +12,9 @@ The six functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ class State:
     stats: Tree
     opt: Tree
     step: int
-    loss: str
+    loss: tuple[Callable[..., Any], Callable[..., Any]]  # forward and backward
     optimizer: dict[str, Any]  # keyword arguments of optim.update
     schedule: optim.Schedule
     mean: Float[Array, " c"]
@@ -48,6 +49,7 @@ def init_state(
     model: str,
     model_args: dict[str, Any] | None = None,
     loss: str = "cross_entropy",
+    loss_args: dict[str, Any] | None = None,
     optimizer: str = "sgd",
     optimizer_args: dict[str, Any] | None = None,
     schedule: str = "constant",
@@ -64,7 +66,7 @@ def init_state(
     Args:
         snapshot: ``params`` and ``stats``; ``opt`` and ``step`` too when resuming.
         model, model_args: a name in ``MODELS`` and its keyword arguments.
-        loss: a name in ``LOSSES``.
+        loss, loss_args: a name in ``LOSSES`` and its keyword arguments (``label_smoothing``, …).
         optimizer, optimizer_args: a name in ``optim.OPTIMIZERS``; ``weight_decay``, ``clip_norm`` and its constants.
         schedule, schedule_args: a name in ``optim.SCHEDULES``; ``lr``, ``steps`` (of the whole run) and its constants.
         mean, std: per channel, of pixels scaled to 0..1.
@@ -80,6 +82,7 @@ def init_state(
     for name, known in ((model, MODELS), (loss, LOSSES), (optimizer, optim.OPTIMIZERS)):
         if name not in known:
             raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
+    loss_forward, loss_backward = LOSSES[loss]
     network = MODELS[model](**(model_args or {}))
     template = network.init(np.random.default_rng(0))
     for part in ("params", "stats"):
@@ -96,7 +99,7 @@ def init_state(
         stats=cast(ordered["stats"], precision),
         opt=opt,
         step=int(snapshot.get("step", 0)),
-        loss=loss,
+        loss=(partial(loss_forward, **(loss_args or {})), loss_backward),
         optimizer={"optimizer": optimizer, **(optimizer_args or {})},
         schedule=optim.schedule(schedule, **schedule_args),
         mean=np.asarray(mean, precision),
@@ -117,7 +120,7 @@ def loss_and_grads(
     state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"], dloss: float = 1.0
 ) -> tuple[float, int, Tree, Tree]:
     """One forward and one backward pass: loss, number of correct answers, running statistics, gradients · dloss."""
-    loss_forward, loss_backward = LOSSES[state.loss]
+    loss_forward, loss_backward = state.loss
     pixels = preprocess(x, state.mean, state.std)
     outputs, stats, cache = state.model.forward(state.params, state.stats, pixels, train=True)
     loss, loss_cache = loss_forward(outputs, y)
@@ -150,7 +153,7 @@ def train_steps(
 
 def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> dict[str, float]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
-    loss_forward, _ = LOSSES[state.loss]
+    loss_forward, _ = state.loss
 
     def shard(images: np.ndarray, labels: np.ndarray) -> tuple[float, int, int]:
         outputs = logits(state, images)

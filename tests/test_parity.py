@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jax_nn.layers
+import jax_nn.losses
+import jax_nn.models
+import torch_nn.layers
+import torch_nn.losses
+import torch_nn.models
 from compare import parity
 from compare.config import Config
 from compare.tracks import TRACKS
 from jax_nn import optim as jax_optim
 from numpy_nn import optim as numpy_optim
+from numpy_nn.layers import ACTIVATIONS
+from numpy_nn.losses import LOSSES
 from numpy_nn.models import MODELS
 from torch_nn import optim as torch_optim
 
@@ -32,27 +42,10 @@ def require_equal(config: Config, steps: int = 10) -> None:
         assert not bad, f"{row['preset']}: {row['a']} against {row['b']}: {bad}"
 
 
-@pytest.fixture(autouse=True)
-def jax_as_it_was():
-    """Parity decides on JAX's float64; other tests want it as they found it."""
-    import jax
-
-    before = jax.config.read("jax_enable_x64"), jax.config.read("jax_default_matmul_precision")
-    yield
-    jax.config.update("jax_enable_x64", before[0])
-    jax.config.update("jax_default_matmul_precision", before[1])
-
-
 def test_all_tracks_have_the_same_names():
-    import jax_nn.models
-    import torch_nn.losses
-    import torch_nn.models
-
-    from jax_nn.losses import LOSSES as JAX_LOSSES
-    from numpy_nn.losses import LOSSES as NUMPY_LOSSES
-
     assert list(MODELS) == list(jax_nn.models.MODELS) == list(torch_nn.models.MODELS)
-    assert list(NUMPY_LOSSES) == list(JAX_LOSSES) == list(torch_nn.losses.LOSSES)
+    assert list(LOSSES) == list(jax_nn.losses.LOSSES) == list(torch_nn.losses.LOSSES)
+    assert list(ACTIVATIONS) == list(jax_nn.layers.ACTIVATIONS) == list(torch_nn.layers.ACTIVATIONS)
     assert list(numpy_optim.OPTIMIZERS) == list(jax_optim.OPTIMIZERS) == list(torch_optim.OPTIMIZERS)
     assert list(numpy_optim.SCHEDULES) == list(jax_optim.SCHEDULES) == list(torch_optim.SCHEDULES)
 
@@ -69,7 +62,7 @@ def test_images_that_are_neither_square_nor_grey(model):
     require_equal(config(model, model_args={**SMALL, **args}, precision="float64"))
 
 
-@pytest.mark.parametrize("activation", ["leaky_relu", "sigmoid", "tanh"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(activation):
     args = {**SMALL, "hidden": (9, 5), "activation": activation}
     require_equal(config("mlp", model_args=args, precision="float64"))
@@ -87,21 +80,22 @@ def test_optimizers(optimizer, clip_norm, precision):
     )
 
 
-@pytest.mark.parametrize("loss", ["mse"])
-def test_losses(loss):
-    require_equal(config("mlp", model_args={**SMALL, "hidden": (9,)}, loss=loss, precision="float64"))
+@pytest.mark.parametrize(
+    ("loss", "loss_args"),
+    [*((name, {}) for name in LOSSES), ("cross_entropy", {"label_smoothing": 0.1}), ("huber", {"delta": 0.2})],
+)
+def test_losses(loss, loss_args):
+    args = {**SMALL, "hidden": (9,)}
+    require_equal(config("mlp", model_args=args, loss=loss, loss_args=loss_args, precision="float64"))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 100])
 @pytest.mark.parametrize("name", numpy_optim.SCHEDULES)
 def test_schedules(name, steps):
-    import jax
-    import jax.numpy as jnp
-
-    jax.config.update("jax_enable_x64", True)
     made = [module.SCHEDULES[name](lr=0.3, steps=steps) for module in (numpy_optim, torch_optim, jax_optim)]
     for step in range(steps + 2):
-        a, b, c = made[0](step), made[1](step), float(made[2](jnp.int32(step)))
+        with jax.enable_x64(True):
+            a, b, c = made[0](step), made[1](step), float(made[2](jnp.int32(step)))
         assert a == b
         assert c == pytest.approx(a, rel=1e-12, abs=1e-15)  # observed: 4e-15
     rates = [made[0](step) for step in range(steps)]

@@ -12,8 +12,12 @@ Linear = nn.Linear
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "leaky_relu": F.leaky_relu,  # slope 0.01
+    "elu": F.elu,
     "sigmoid": F.sigmoid,
     "tanh": F.tanh,
+    "softplus": lambda x: -F.logsigmoid(-x),  # F.softplus drops log(1 + e⁻ˣ) beyond x = 20
+    "silu": F.silu,
+    "gelu": F.gelu,  # the exact form, with erf
 }
 
 

@@ -9,23 +9,44 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def softmax_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """loss = -1/n Σₙ log softmax(logits)[n, label]."""
+def _mean_over_valid(losses: Tensor, labels: Tensor) -> Tensor:
     valid = labels >= 0
-    loss = F.cross_entropy(logits, labels.clamp(min=0), reduction="none")
-    return (loss * valid).sum() / valid.sum().clamp(min=1)
+    return (losses * valid).sum() / valid.sum().clamp(min=1)
+
+
+def _onehot(labels: Tensor, like: Tensor) -> Tensor:
+    return F.one_hot(labels.clamp(min=0), like.shape[1]).to(like.dtype)
+
+
+def softmax_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """loss = -1/n Σₙ Σᵥ q log softmax(logits),  q = (1 - ε) onehot(labels) + ε/v, ε = label_smoothing."""
+    losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none", label_smoothing=label_smoothing)
+    return _mean_over_valid(losses, labels)
 
 
 def mean_squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
     """loss = 1/(n v) Σ (outputs - onehot(labels))²."""
-    valid = labels >= 0
-    error = outputs - F.one_hot(labels.clamp(min=0), outputs.shape[1]).to(outputs.dtype)
-    return ((error * error).mean(dim=1) * valid).sum() / valid.sum().clamp(min=1)
+    losses = F.mse_loss(outputs, _onehot(labels, outputs), reduction="none")
+    return _mean_over_valid(losses.mean(dim=1), labels)
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+def huber(outputs: Tensor, labels: Tensor, *, delta: float = 1.0) -> Tensor:
+    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - onehot(labels) and c is e cut off at ±δ."""
+    losses = F.huber_loss(outputs, _onehot(labels, outputs), reduction="none", delta=delta)
+    return _mean_over_valid(losses.mean(dim=1), labels)
+
+
+def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """loss = -1/(n v) Σ (z log σ(x) + (1 - z) log(1 - σ(x))), z = onehot(labels)."""
+    losses = F.binary_cross_entropy_with_logits(logits, _onehot(labels, logits), reduction="none")
+    return _mean_over_valid(losses.mean(dim=1), labels)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "cross_entropy": softmax_cross_entropy,
     "mse": mean_squared_error,
+    "huber": huber,
+    "binary_cross_entropy": binary_cross_entropy,
 }
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ def init_state(
     model: str,
     model_args: dict[str, Any] | None = None,
     loss: str = "cross_entropy",
+    loss_args: dict[str, Any] | None = None,
     optimizer: str = "sgd",
     optimizer_args: dict[str, Any] | None = None,
     schedule: str = "constant",
@@ -90,7 +92,7 @@ def init_state(
         optimizer=torch_optimizer,
         memory=memory,
         schedule=optim.SCHEDULES[schedule](**schedule_args),
-        loss=LOSSES[loss],
+        loss=partial(LOSSES[loss], **(loss_args or {})),
         clip_norm=clip_norm,
         mean=torch.tensor(mean, dtype=DTYPES[precision])[:, None, None],
         std=torch.tensor(std, dtype=DTYPES[precision])[:, None, None],
