@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from numpy_nn.models.cnn import CNN
+from numpy_nn.models.lenet5 import LeNet5
 from numpy_nn.models.mlp import MLP
 
-MODELS: dict[str, Any] = {"mlp": MLP, "cnn": CNN}
+MODELS: dict[str, Any] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from torch_nn.models.cnn import CNN
+from torch_nn.models.lenet5 import LeNet5
 from torch_nn.models.mlp import MLP
 
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN}
+MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5}
