@@ -29,13 +29,24 @@ def out_size(size: int, kernel: int, stride: int, padding: int) -> int:
 
 
 def conv2d_init(
-    rng: np.random.Generator, kernel: int, i: int, o: int, init: str = "he_normal", *, groups: int = 1
+    rng: np.random.Generator,
+    kernel: int,
+    i: int,
+    o: int,
+    init: str = "he_normal",
+    *,
+    groups: int = 1,
+    bias: bool = True,
 ) -> Tree:
-    """Parameters of a convolution: ``kernel (kh, kw, i/groups, o)`` drawn by ``init``, ``bias (o,)`` zero."""
+    """Parameters of a convolution: ``kernel (kh, kw, i/groups, o)`` drawn by ``init``, ``bias (o,)`` zero.
+
+    Before a batch norm a bias would be subtracted again with the mean: ``bias=False`` leaves it out.
+    """
     _check_groups(i, o, groups)
     shape = (kernel, kernel, i // groups, o)
     fan_in, fan_out = kernel * kernel * i // groups, kernel * kernel * o // groups
-    return {"kernel": INITIALIZERS[init](rng, shape, fan_in, fan_out), "bias": np.zeros(o)}
+    params = {"kernel": INITIALIZERS[init](rng, shape, fan_in, fan_out)}
+    return params | {"bias": np.zeros(o)} if bias else params
 
 
 def _check_groups(i: int, o: int, groups: int) -> None:
@@ -84,7 +95,7 @@ def by_group(kernel: Float[Array, "kh kw _ o"], groups: int) -> Float[Array, "g 
 def conv2d_forward(
     x: Float[Array, "n h w i"],
     kernel: Float[Array, "kh kw _ o"],
-    bias: Float[Array, " o"],
+    bias: Float[Array, " o"] | None = None,
     *,
     stride: int = 1,
     padding: int = 0,
@@ -103,19 +114,23 @@ def conv2d_forward(
     seen = windows(pad(x, padding), kh, kw, stride).reshape(n, oh, ow, kh, kw, groups, group_i)
     rows = np.moveaxis(seen, 5, 0).reshape(groups, n * oh * ow, kh * kw * group_i)
     y = np.moveaxis(rows @ by_group(kernel, groups), 0, 1).reshape(n, oh * ow * o)
-    y += np.tile(bias, oh * ow)  # to a whole image at a time, which is faster than to one pixel at a time
-    return y.reshape(n, oh, ow, o), (rows, kernel, x.shape, stride, padding)
+    if bias is not None:
+        y += np.tile(bias, oh * ow)  # to a whole image at a time, which is faster than to one pixel at a time
+    return y.reshape(n, oh, ow, o), (rows, kernel, bias, x.shape, stride, padding)
 
 
 def conv2d_backward(
     dy: Float[Array, "n oh ow o"], cache: Cache, *, need_dx: bool = True
-) -> tuple[Float[Array, "n h w i"] | Any, Float[Array, "kh kw _ o"], Float[Array, " o"]]:
-    """dW = windowsᵀ dy,  db = Σ dy,  dwindows = dy Wᵀ, and each pixel of dx sums the windows it was in."""
-    rows, kernel, x_shape, stride, padding = cache
+) -> tuple[Float[Array, "n h w i"] | Any, Float[Array, "kh kw _ o"], Float[Array, " o"] | Any]:
+    """dW = windowsᵀ dy,  db = Σ dy,  dwindows = dy Wᵀ, and each pixel of dx sums the windows it was in.
+
+    dx is None unless needed, db is None if there was no b.
+    """
+    rows, kernel, bias, x_shape, stride, padding = cache
     kh, kw, group_i, o = kernel.shape
     n, oh, ow, _ = dy.shape
     groups = len(rows)
-    dbias = channel_sums(dy.reshape(-1, o))
+    dbias = None if bias is None else channel_sums(dy.reshape(-1, o))
     dy_rows = np.moveaxis(dy.reshape(n * oh * ow, groups, o // groups), 1, 0)
     dkernel = np.moveaxis(rows.transpose(0, 2, 1) @ dy_rows, 0, 1).reshape(kernel.shape)
     dx = None

@@ -149,6 +149,12 @@ for name, shape, kernel, stride, padding, groups in [
              [shape, kernel, kernel[-1:]], jax_conv(**options), torch_conv(**options), options),
     )  # fmt: skip
 
+CASES.append(
+    Case("conv2d without bias", conv.conv2d_forward, conv.conv2d_backward,
+         [(2, 5, 4, 2), (3, 2, 2, 3)], partial(jax_conv(2, 1), bias=0.0),
+         partial(torch_conv(stride=2, padding=1), bias=None), {"stride": 2, "padding": 1}),
+)  # fmt: skip
+
 for name, image, window, stride, padding in [
     ("", (2, 6, 4, 2), 2, 2, 0),
     (" overlapping", (2, 7, 5, 2), 3, 2, 0),

@@ -100,6 +100,8 @@ def test_a_convolution_counts_its_window_in_the_fan() -> None:
     assert params["kernel"].shape == (5, 5, 16, 32)
     assert abs(params["kernel"].var() * 5 * 5 * 16 / 2 - 1) < 0.1
     assert not params["bias"].any()
+    assert conv.conv2d_init(RNG, 1, 4, 6, groups=2, bias=False)["kernel"].shape == (1, 1, 2, 6)
+    assert list(conv.conv2d_init(RNG, 3, 4, 6, bias=False)) == ["kernel"]
 
 
 def test_orthogonal_kernels_keep_lengths() -> None:
