@@ -44,12 +44,23 @@ def _kernel_and_bias(axes: tuple[int, ...]) -> Layout:
     return layout
 
 
+def _recurrent(module: nn.Module) -> list[Leaf]:
+    return [
+        Leaf("dense_i/kernel", "weight_ih_l0", (1, 0)),
+        Leaf("dense_h/kernel", "weight_hh_l0", (1, 0)),
+        Leaf("dense_h/bias", "bias_hh_l0", (0,)),
+    ]
+
+
 # kernel (i, o) -> weight (o, i);  kernel (kh, kw, i, o) -> weight (o, i, kh, kw)
 LAYOUTS: dict[type[nn.Module], Layout] = {
     nn.Linear: _kernel_and_bias((1, 0)),
     nn.Conv2d: _kernel_and_bias((3, 2, 0, 1)),
     nn.BatchNorm2d: _scale_and_bias,
     nn.LayerNorm: _scale_and_bias,
+    nn.Embedding: lambda module: [Leaf("embedding", "weight", (0, 1))],
+    nn.RNN: _recurrent,
+    nn.LSTM: _recurrent,
 }
 
 
