@@ -117,12 +117,15 @@ def preprocess(x: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[
 
 
 def loss_and_grads(
-    state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"], dloss: float = 1.0
+    state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"], dloss: float = 1.0, **together: Any
 ) -> tuple[float, int, Tree, Tree]:
-    """One forward and one backward pass: loss, number of correct answers, running statistics, gradients · dloss."""
+    """One forward and one backward pass: loss, number of correct answers, running statistics, gradients · dloss.
+
+    ``together`` is what batch norm needs to know of the other shards: see ``parallel.run_together``.
+    """
     loss_forward, loss_backward = state.loss
     pixels = preprocess(x, state.mean, state.std)
-    outputs, stats, cache = state.model.forward(state.params, state.stats, pixels, train=True)
+    outputs, stats, cache = state.model.forward(state.params, state.stats, pixels, train=True, **together)
     loss, loss_cache = loss_forward(outputs, y)
     doutputs = loss_backward(dloss, loss_cache)
     grads = state.model.backward(doutputs, cache)
@@ -136,11 +139,11 @@ def train_steps(
     losses, corrects, lrs = [], [], []
     for images, labels in zip(x, y, strict=True):
         lr = state.schedule(state.step)
-        xs, ys = (parallel.shards(array, state.threads) for array in (images, labels))
+        whole = state.threads > 1 and bool(state.stats)  # batch norm wants the statistics of the whole batch
+        xs, ys = (parallel.shards(array, state.threads, equal=whole) for array in (images, labels))
         shares = [len(shard) / len(labels) for shard in ys]
-        parts = parallel.run(
-            lambda *shard, now=state: loss_and_grads(now, *shard), xs, ys, shares, threads=state.threads
-        )
+        run = parallel.run_together if whole else partial(parallel.run, threads=state.threads)
+        parts = run(partial(loss_and_grads, state), xs, ys, shares)
         shard_loss, shard_correct, shard_stats, shard_grads = zip(*parts, strict=True)
         grads = parallel.all_reduce(list(shard_grads))
         optim.update(state.params, grads, state.opt, lr=lr, threads=state.threads, **state.optimizer)

@@ -80,6 +80,7 @@ def init_state(
     torch.set_num_threads(threads)
     network = MODELS[model](**(model_args or {})).to(DTYPES[precision], memory_format=torch.channels_last)
     interop.params_from_tree(network, snapshot["params"])
+    interop.stats_from_tree(network, snapshot.get("stats", {}))
     optimizer_args = dict(optimizer_args or {})
     clip_norm = optimizer_args.pop("clip_norm", None)
     torch_optimizer = optim.make(optimizer, network, **optimizer_args)
@@ -149,7 +150,7 @@ def to_snapshot(state: State) -> Tree:
     """Copy of the training state in the form that every track reads."""
     return {
         "params": interop.params_to_tree(state.model),
-        "stats": {},
+        "stats": interop.stats_to_tree(state.model),
         "opt": interop.opt_to_tree(state.model, state.optimizer, state.memory, state.step),
         "step": np.int32(state.step),
     }
