@@ -7,5 +7,6 @@ from flax import nnx
 from jax_nn.models.cnn import CNN
 from jax_nn.models.lenet5 import LeNet5
 from jax_nn.models.mlp import MLP
+from jax_nn.models.resnet import ResNet
 
-MODELS: dict[str, type[nnx.Module]] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5}
+MODELS: dict[str, type[nnx.Module]] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5, "resnet": ResNet}

@@ -7,5 +7,6 @@ from typing import Any
 from numpy_nn.models.cnn import CNN
 from numpy_nn.models.lenet5 import LeNet5
 from numpy_nn.models.mlp import MLP
+from numpy_nn.models.resnet import ResNet
 
-MODELS: dict[str, Any] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5}
+MODELS: dict[str, Any] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5, "resnet": ResNet}
