@@ -1,0 +1,38 @@
+"""RNN: an image read row by row."""
+
+from __future__ import annotations
+
+from flax import nnx
+from jax import Array
+
+from jax_nn import recurrent
+from jax_nn.layers import Linear
+
+
+class RNN(nnx.Module):
+    """x (n, h, w, c) -> rnn over the h rows, each of w·c numbers -> its last state -> linear -> logits.
+
+    Elman 1990, "Finding structure in time". A gradient comes back to the first row through as many
+    products with Wₕ as there are rows; orthogonal at first, Wₕ neither stretches nor shrinks it.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, ...] = (28, 28, 1),
+        hidden: int = 128,
+        classes: int = 10,
+        rngs: nnx.Rngs,
+    ):
+        if hidden < 1:
+            raise ValueError(f"hidden is {hidden}: the state needs at least 1 number")
+        _, w, c = input_shape
+        self.rnn = recurrent.RNN(w * c, hidden, rngs=rngs)
+        self.output = Linear(hidden, classes, rngs=rngs)
+
+    def __call__(self, x: Array) -> Array:
+        """Return the logits."""
+        n, t, w, c = x.shape
+        x = x.reshape(n, t, w * c)
+        _, h = self.rnn(x)
+        return self.output(h)
