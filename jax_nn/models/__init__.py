@@ -6,8 +6,16 @@ from flax import nnx
 
 from jax_nn.models.cnn import CNN
 from jax_nn.models.lenet5 import LeNet5
+from jax_nn.models.lstm import LSTM
 from jax_nn.models.mlp import MLP
 from jax_nn.models.resnet import ResNet
 from jax_nn.models.rnn import RNN
 
-MODELS: dict[str, type[nnx.Module]] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5, "resnet": ResNet, "rnn": RNN}
+MODELS: dict[str, type[nnx.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "lenet5": LeNet5,
+    "resnet": ResNet,
+    "rnn": RNN,
+    "lstm": LSTM,
+}

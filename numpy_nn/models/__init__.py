@@ -6,8 +6,9 @@ from typing import Any
 
 from numpy_nn.models.cnn import CNN
 from numpy_nn.models.lenet5 import LeNet5
+from numpy_nn.models.lstm import LSTM
 from numpy_nn.models.mlp import MLP
 from numpy_nn.models.resnet import ResNet
 from numpy_nn.models.rnn import RNN
 
-MODELS: dict[str, Any] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5, "resnet": ResNet, "rnn": RNN}
+MODELS: dict[str, Any] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5, "resnet": ResNet, "rnn": RNN, "lstm": LSTM}

@@ -6,8 +6,16 @@ from torch import nn
 
 from torch_nn.models.cnn import CNN
 from torch_nn.models.lenet5 import LeNet5
+from torch_nn.models.lstm import LSTM
 from torch_nn.models.mlp import MLP
 from torch_nn.models.resnet import ResNet
 from torch_nn.models.rnn import RNN
 
-MODELS: dict[str, type[nn.Module]] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5, "resnet": ResNet, "rnn": RNN}
+MODELS: dict[str, type[nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "lenet5": LeNet5,
+    "resnet": ResNet,
+    "rnn": RNN,
+    "lstm": LSTM,
+}
