@@ -41,6 +41,6 @@ class BatchNorm(nnx.Module):
 class LayerNorm(nnx.LayerNorm):
     """y = γ (x - μ)/√(σ² + ε) + β, μ and σ² over the features (Ba, Kiros & Hinton 2016, arXiv:1607.06450)."""
 
-    def __init__(self, d: int, *, rngs: nnx.Rngs):
+    def __init__(self, d: int, *, eps: float = EPS, rngs: nnx.Rngs):
         # the fast variance is E[x²] - μ², which rounds badly
-        super().__init__(d, epsilon=EPS, use_fast_variance=False, rngs=rngs)
+        super().__init__(d, epsilon=eps, use_fast_variance=False, rngs=rngs)

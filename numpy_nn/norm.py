@@ -109,12 +109,12 @@ def row_means(x: Float[Array, "n d"]) -> Float[Array, "n 1"]:
 
 
 def layer_norm_forward(
-    x: Float[Array, "*n d"], scale: Float[Array, " d"], bias: Float[Array, " d"]
+    x: Float[Array, "*n d"], scale: Float[Array, " d"], bias: Float[Array, " d"], *, eps: float = EPS
 ) -> tuple[Float[Array, "*n d"], Cache]:
     """y = γ x̂ + β,  x̂ = (x - μ)/√(σ² + ε), μ and σ² over d (Ba, Kiros & Hinton 2016, arXiv:1607.06450)."""
     rows = x.reshape(-1, x.shape[-1])
     normed = rows - row_means(rows)
-    rstd = 1 / np.sqrt(row_means(normed * normed) + EPS)
+    rstd = 1 / np.sqrt(row_means(normed * normed) + eps)
     normed *= rstd
     y = normed * scale
     y += bias

@@ -22,5 +22,5 @@ class BatchNorm(nn.BatchNorm2d):
 class LayerNorm(nn.LayerNorm):
     """y = γ (x - μ)/√(σ² + ε) + β, μ and σ² over the features (Ba, Kiros & Hinton 2016, arXiv:1607.06450)."""
 
-    def __init__(self, d: int):
-        super().__init__(d, eps=EPS)
+    def __init__(self, d: int, *, eps: float = EPS):
+        super().__init__(d, eps=eps)
