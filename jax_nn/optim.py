@@ -64,7 +64,7 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
 
 
 def decay_mask(params: Any) -> Any:
-    """Weight decay pulls on matrices and filters only, never on biases, scales or shifts."""
+    """Weight decay pulls on matrices and filters only, never on biases, scales, shifts or places."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
 
 

@@ -81,8 +81,8 @@ OPTIMIZERS: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
 
 
 def decays(path: str) -> bool:
-    """Weight decay pulls on matrices and filters only, never on biases, scales or shifts."""
-    return path.endswith(("kernel", "embedding"))
+    """Weight decay pulls on matrices and filters only, never on biases, scales, shifts or places."""
+    return path.rpartition("/")[2] in ("kernel", "embedding")
 
 
 def init(params: Tree, optimizer: str) -> Tree:

@@ -64,7 +64,7 @@ LAYOUTS: dict[type[nn.Module], Layout] = {
 }
 
 
-def _bindings(model: nn.Module) -> Iterator[tuple[str, Leaf, Tensor]]:
+def bindings(model: nn.Module) -> Iterator[tuple[str, Leaf, Tensor]]:
     """Every trained parameter of the model: its path in the tree, its layout, the parameter itself."""
     for module_path, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
@@ -84,7 +84,7 @@ def _bindings(model: nn.Module) -> Iterator[tuple[str, Leaf, Tensor]]:
 def params_to_tree(model: nn.Module, read: Callable[[Tensor], Tensor] = lambda p: p) -> Tree:
     """Copy the parameters (or whatever ``read`` finds for each of them) into a canonical tree."""
     return from_leaves(
-        {path: read(p).detach().cpu().numpy().transpose(leaf.to_tree).copy() for path, leaf, p in _bindings(model)}
+        {path: read(p).detach().cpu().numpy().transpose(leaf.to_tree).copy() for path, leaf, p in bindings(model)}
     )
 
 
@@ -93,7 +93,7 @@ def params_from_tree(model: nn.Module, tree: Mapping[str, Any]) -> None:
     """Load a canonical tree into the model; everything missing, unexpected or misshapen is reported at once."""
     require_same(params_to_tree(model), tree)
     given = leaves(tree)
-    for path, leaf, p in _bindings(model):
+    for path, leaf, p in bindings(model):
         p.copy_(to_tensor(given[path], leaf, p))
 
 
@@ -145,7 +145,7 @@ def opt_from_tree(
     zeros = tree_map(np.zeros_like, params_to_tree(model))
     require_same({"count": 0, **dict.fromkeys(memory, zeros)}, tree, what="optimizer state")
     moments = {name: leaves(tree[slot]) for slot, name in memory.items()}
-    for path, leaf, p in _bindings(model):
+    for path, leaf, p in bindings(model):
         state = {name: to_tensor(moment[path], leaf, p) for name, moment in moments.items()}
         if "nu" in memory:  # the Adam family counts its updates in a tensor per parameter
             state["step"] = torch.tensor(float(tree["count"]), dtype=torch.float32)

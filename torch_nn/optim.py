@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from torch_nn.interop import bindings
+
 Schedule = Callable[[int], float]
 
 # name: (class, fixed arguments, torch's name of an argument, {memory in a snapshot: memory in torch})
@@ -26,9 +28,9 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], dict[st
 }
 
 
-def decays(parameter: nn.Parameter) -> bool:
-    """Weight decay pulls on matrices and filters only, never on biases, scales or shifts."""
-    return parameter.ndim > 1
+def decays(path: str) -> bool:
+    """Weight decay pulls on matrices and filters only, never on biases, scales, shifts or places."""
+    return path.rpartition("/")[2] in ("kernel", "embedding")
 
 
 def make(
@@ -42,9 +44,10 @@ def make(
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
     cls, fixed, rename, _ = OPTIMIZERS[name]
+    trained = {path: p for path, _, p in bindings(model) if p.requires_grad}
     groups = [
-        {"params": [p for p in model.parameters() if p.requires_grad and decays(p)], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p.requires_grad and not decays(p)], "weight_decay": 0.0},
+        {"params": [p for path, p in trained.items() if decays(path)], "weight_decay": weight_decay},
+        {"params": [p for path, p in trained.items() if not decays(path)], "weight_decay": 0.0},
     ]
     if issubclass(cls, torch.optim.Adam):
         fixed = {"betas": (beta1, beta2)}
