@@ -5,17 +5,21 @@ from __future__ import annotations
 from flax import nnx
 
 from jax_nn.models.cnn import CNN
+from jax_nn.models.densenet import DenseNet
 from jax_nn.models.lenet5 import LeNet5
 from jax_nn.models.lstm import LSTM
 from jax_nn.models.mlp import MLP
 from jax_nn.models.resnet import ResNet
 from jax_nn.models.rnn import RNN
+from jax_nn.models.vgg import VGG
 
 MODELS: dict[str, type[nnx.Module]] = {
     "mlp": MLP,
     "cnn": CNN,
     "lenet5": LeNet5,
+    "vgg": VGG,
     "resnet": ResNet,
+    "densenet": DenseNet,
     "rnn": RNN,
     "lstm": LSTM,
 }

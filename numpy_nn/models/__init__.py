@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from numpy_nn.models.cnn import CNN
+from numpy_nn.models.densenet import DenseNet
 from numpy_nn.models.lenet5 import LeNet5
 from numpy_nn.models.lstm import LSTM
 from numpy_nn.models.mlp import MLP
 from numpy_nn.models.resnet import ResNet
 from numpy_nn.models.rnn import RNN
+from numpy_nn.models.vgg import VGG
 
-MODELS: dict[str, Any] = {"mlp": MLP, "cnn": CNN, "lenet5": LeNet5, "resnet": ResNet, "rnn": RNN, "lstm": LSTM}
+MODELS: dict[str, Any] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "lenet5": LeNet5,
+    "vgg": VGG,
+    "resnet": ResNet,
+    "densenet": DenseNet,
+    "rnn": RNN,
+    "lstm": LSTM,
+}

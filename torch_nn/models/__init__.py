@@ -5,17 +5,21 @@ from __future__ import annotations
 from torch import nn
 
 from torch_nn.models.cnn import CNN
+from torch_nn.models.densenet import DenseNet
 from torch_nn.models.lenet5 import LeNet5
 from torch_nn.models.lstm import LSTM
 from torch_nn.models.mlp import MLP
 from torch_nn.models.resnet import ResNet
 from torch_nn.models.rnn import RNN
+from torch_nn.models.vgg import VGG
 
 MODELS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "cnn": CNN,
     "lenet5": LeNet5,
+    "vgg": VGG,
     "resnet": ResNet,
+    "densenet": DenseNet,
     "rnn": RNN,
     "lstm": LSTM,
 }

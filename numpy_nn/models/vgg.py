@@ -1,0 +1,136 @@
+"""VGG: nothing but 3x3 convolutions, one after the other."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from numpy_nn.conv import (
+    adaptive_avg_pool_backward,
+    adaptive_avg_pool_forward,
+    conv2d_backward,
+    conv2d_forward,
+    conv2d_init,
+    max_pool_backward,
+    max_pool_forward,
+)
+from numpy_nn.layers import (
+    flatten_backward,
+    flatten_forward,
+    linear_backward,
+    linear_forward,
+    linear_init,
+    relu_backward,
+    relu_forward,
+)
+from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
+from numpy_nn.shapes import Array, Float
+from numpy_nn.tree import Tree
+
+# Depth -> convolutions in each of the five stages (columns A, B, D, E of the paper's table 1).
+PLANS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+class VGG:
+    """x (n, h, w, c) -> five stages of [conv -> norm -> relu] and a max pool -> average pool -> linears -> logits.
+
+    Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. The stages have
+    ``width`` times 1, 2, 4, 8, 8 channels. A convolution before a norm has no bias: the norm would
+    take it out again. The default is small, for images of 32 pixels; the paper's VGG-11 is
+    ``input_shape=(224, 224, 3), width=64, pool=7, hidden=(4096, 4096), classes=1000``.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: tuple[int, ...] = (32, 32, 3),
+        depth: int = 11,
+        width: int = 16,
+        batch_norm: bool = True,
+        pool: int = 1,
+        hidden: tuple[int, ...] = (),
+        classes: int = 10,
+    ):
+        h, w, c = input_shape
+        if depth not in PLANS:
+            raise ValueError(f"no VGG of depth {depth}; known: {', '.join(map(str, PLANS))}")
+        if min(h, w) < 32:
+            raise ValueError(f"VGG halves its images five times: {h} x {w} pixels are too few, 32 x 32 are enough")
+        plan = PLANS[depth]
+        outs = [width * many for many, count in zip((1, 2, 4, 8, 8), plan, strict=True) for _ in range(count)]
+        self.channels = [c, *outs]
+        self.batch_norm = batch_norm
+        self.ends = tuple(itertools.accumulate(plan))  # a stage ends after so many convolutions
+        self.pool = pool
+        self.units = [pool * pool * outs[-1], *hidden]
+        self.classes = classes
+
+    def init(self, rng: np.random.Generator) -> Tree:
+        """First parameters in float64: He before a relu, Glorot for the output."""
+        sizes, units = itertools.pairwise(self.channels), itertools.pairwise(self.units)
+        convs = {str(k): conv2d_init(rng, 3, i, o, bias=not self.batch_norm) for k, (i, o) in enumerate(sizes)}
+        hidden = {str(k): linear_init(rng, i, o) for k, (i, o) in enumerate(units)}
+        output = linear_init(rng, self.units[-1], self.classes, "glorot_uniform")
+        norms = {str(k): norm_init(o) for k, o in enumerate(self.channels[1:]) if self.batch_norm}
+        stats = {"norms": {k: stats_init(len(norm["scale"])) for k, norm in norms.items()}} if norms else {}
+        return {"params": {"convs": convs, "norms": norms, "hidden": hidden, "output": output}, "stats": stats}
+
+    def forward(
+        self,
+        params: Tree,
+        stats: Tree,
+        x: Float[Array, "n h w c"],
+        *,
+        train: bool = False,
+        all_mean: Callable[[Array], Array] = same,
+        shards: int = 1,
+    ) -> tuple[Float[Array, "n v"], Tree, Any]:
+        """Return logits, running statistics and what backward needs."""
+        new: Tree = {"norms": {}} if self.batch_norm else {}
+        caches, hidden_caches = [], []
+        for k, conv in enumerate(params["convs"].values()):
+            norm_cache = pool_cache = None
+            x, conv_cache = conv2d_forward(x, **conv, padding=1)
+            if self.batch_norm:
+                norm, old = params["norms"][str(k)], stats["norms"][str(k)]
+                x, new["norms"][str(k)], norm_cache = batch_norm_forward(
+                    x, **norm, stats=old, train=train, all_mean=all_mean, shards=shards
+                )
+            x, relu_cache = relu_forward(x)
+            if k + 1 in self.ends:
+                x, pool_cache = max_pool_forward(x, window=2)
+            caches.append((conv_cache, norm_cache, relu_cache, pool_cache))
+        x, mean_cache = adaptive_avg_pool_forward(x, out=(self.pool, self.pool))
+        h, flat_cache = flatten_forward(x)
+        for layer in params["hidden"].values():
+            h, linear_cache = linear_forward(h, **layer)
+            h, relu_cache = relu_forward(h)
+            hidden_caches.append((linear_cache, relu_cache))
+        logits, output_cache = linear_forward(h, **params["output"])
+        return logits, new, (caches, mean_cache, flat_cache, hidden_caches, output_cache)
+
+    def backward(self, dlogits: Float[Array, "n v"], cache: Any) -> Tree:
+        """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
+        caches, mean_cache, flat_cache, hidden_caches, output_cache = cache
+        grads: Tree = {"convs": {}, "norms": {}, "hidden": {}}
+        dh, dkernel, dbias = linear_backward(dlogits, output_cache)
+        grads["output"] = {"kernel": dkernel, "bias": dbias}
+        for k, (linear_cache, relu_cache) in reversed(list(enumerate(hidden_caches))):
+            dh = relu_backward(dh, relu_cache)
+            dh, dkernel, dbias = linear_backward(dh, linear_cache)
+            grads["hidden"][str(k)] = {"kernel": dkernel, "bias": dbias}
+        dx = flatten_backward(dh, flat_cache)
+        dx = adaptive_avg_pool_backward(dx, mean_cache)
+        for k, (conv_cache, norm_cache, relu_cache, pool_cache) in reversed(list(enumerate(caches))):
+            if k + 1 in self.ends:
+                dx = max_pool_backward(dx, pool_cache)
+            dx = relu_backward(dx, relu_cache)
+            if self.batch_norm:
+                dx, dscale, dbias = batch_norm_backward(dx, norm_cache)
+                grads["norms"][str(k)] = {"scale": dscale, "bias": dbias}
+            dx, dkernel, dbias = conv2d_backward(dx, conv_cache, need_dx=k > 0)
+            grads["convs"][str(k)] = {"kernel": dkernel} if self.batch_norm else {"kernel": dkernel, "bias": dbias}
+        return grads
