@@ -1,0 +1,263 @@
+"""The command line, end to end: what a stranger types, what they read, what is on disk afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compare import run_all
+
+ROOT = Path(__file__).resolve().parent.parent
+SCHEMA = {
+    "top": "schema created environment runs parity proof status command",
+    "environment": "python platform cpu cores threads versions git_commit gemm_gflops load",
+    "run": "preset track seed model dataset precision devices parameters steps epochs batch_size test_accuracy test_count "
+    "test_loss seconds step_ms images_per_second flops_per_image gflops peak_rss_mb history checkpoint status "
+    "val_accuracy val_loss val_count gemm_share import_rss_mb chunk compile_note step_loss config message",
+    "seconds": "import data compile train eval total",
+    "step_ms": "median p10 p90",
+    "history": "step epoch train_loss test_loss test_accuracy val_loss val_accuracy lr seconds",
+    "parity": "preset seed a b first_loss_gap max_loss_gap worst_leaf max_abs max_rel",
+}
+
+
+def command(*arguments: object, store: Path | str) -> subprocess.Popen[str]:
+    """Start the program as a user does, with an MLflow store of its own."""
+    uri = str(store) if "://" in str(store) else f"sqlite:///{store}/mlflow.db"
+    return subprocess.Popen(
+        [sys.executable, "compare/run_all.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(*arguments: object, store: Path | str) -> tuple[int, str]:
+    """Exit status and everything printed."""
+    process = command(*arguments, store=store)
+    printed, _ = process.communicate(timeout=240)
+    return process.returncode, printed
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A small comparison of all tracks, once for several tests."""
+    store, out = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("out") / "new"
+    code, printed = run("mlp-mnist", "--steps", 20, "--batch-size", 64, "--seeds", 4, "--out", out, store=store)
+    assert code == 0, printed
+    return json.loads((out / "results.json").read_text()), printed, out, store
+
+
+def test_results_follow_the_schema(compared):
+    results, *_ = compared
+    assert set(results) == set(SCHEMA["top"].split())
+    assert (results["schema"], results["status"]) == (1, "finished")
+    assert set(results["environment"]) == set(SCHEMA["environment"].split())
+    assert [entry["track"] for entry in results["runs"]] == ["numpy", "jax", "torch"]
+    for entry in results["runs"]:
+        assert set(entry) == set(SCHEMA["run"].split())
+        assert set(entry["seconds"]) == set(SCHEMA["seconds"].split())
+        assert set(entry["step_ms"]) == set(SCHEMA["step_ms"].split())
+        assert set(entry["history"][-1]) == set(SCHEMA["history"].split())
+        assert (entry["status"], entry["seed"], entry["steps"], entry["batch_size"]) == ("finished", 4, 20, 64)
+        assert (entry["test_count"], entry["val_count"]) == (10_000, 5_000)
+        assert entry["parameters"] == 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
+        assert entry["history"][-1]["test_accuracy"] == entry["test_accuracy"]
+        assert len(entry["step_loss"]) == 20
+        parts = sum(value for name, value in entry["seconds"].items() if name != "total")
+        assert entry["seconds"]["total"] == pytest.approx(parts)
+    assert all(set(row) == set(SCHEMA["parity"].split()) for row in results["parity"])
+
+
+def test_the_tracks_are_proven_and_stay_together(compared):
+    results, *_ = compared
+    assert {(row["precision"], row["a"], row["b"]) for row in results["proof"]} == {
+        (precision, *pair)
+        for precision in ("float64", "float32")
+        for pair in (("numpy", "jax"), ("numpy", "torch"), ("jax", "torch"))
+    }
+    assert all(row["passed"] for row in results["proof"])
+    assert len(results["parity"]) == 3
+    assert all(row["max_loss_gap"] < 1e-4 for row in results["parity"])  # 20 steps; observed: 2e-6
+    accuracies = [entry["test_accuracy"] for entry in results["runs"]]
+    assert max(accuracies) - min(accuracies) < 0.002
+    assert min(accuracies) > 0.5
+
+
+def test_what_was_written_is_named_and_there(compared):
+    _, printed, out, _ = compared
+    for name in ("results.json", "report.md", "curves.png"):
+        assert str(out / name) in printed
+        assert (out / name).stat().st_size > 1000
+    assert "mlp-mnist jax seed 4: test accuracy" in printed
+
+
+def test_checkpoints_hold_the_trained_network(compared):
+    from compare import checkpoint
+    from compare.data import load
+    from numpy_nn import train
+
+    results, _, out, _ = compared
+    entry = results["runs"][1]
+    snapshot, meta = checkpoint.restore((out / entry["checkpoint"]).parent)
+    assert (meta["track"], meta["step"], int(snapshot["step"])) == ("jax", 20, 20)
+    state = train.init_state(
+        snapshot, model="mlp", optimizer="nesterov", schedule_args={"lr": 0.1, "steps": 20}, mean=(0.1307,), std=(0.3081,)
+    )
+    data = load("mnist")
+    right = train.eval_batch(state, data.test_x, data.test_y)["correct"]
+    assert right / 10_000 == pytest.approx(entry["test_accuracy"], abs=2e-4)
+
+
+def test_mlflow_has_a_run_each_under_one_parent(compared):
+    from mlflow import MlflowClient
+
+    results, _, out, store = compared
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("compare").experiment_id])
+    parent = next(each for each in runs if "mlflow.parentRunId" not in each.data.tags)
+    children = [each for each in runs if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert {child.data.params["track"] for child in children} == {"numpy", "jax", "torch"}
+    assert {each.info.status for each in runs} == {"FINISHED"}
+    assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} >= {"results.json", "curves.png"}
+    for child in children:
+        entry = next(each for each in results["runs"] if each["track"] == child.data.params["track"])
+        assert child.data.metrics["test_accuracy"] == pytest.approx(entry["test_accuracy"])
+        assert child.data.tags["version.jax"] == results["environment"]["versions"]["jax"]
+
+
+def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared):
+    *_, out, store = compared
+    before = (out / "results.json").read_bytes()
+    code, printed = run("mlp-mnist", "--steps", 1, "--out", out, store=store)
+    assert code == 2
+    assert "holds a comparison already" in printed
+    assert (out / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mlp-minst"], "unknown preset 'mlp-minst'. Did you mean mlp-mnist? Known: mlp-mnist, cnn-mnist"),
+        (["--tracks", "tensorflow"], "choose from 'numpy', 'jax', 'torch'|choose from numpy, jax, torch"),
+        (["--epoch5"], "unrecognized arguments: --epoch5"),
+        (["--batch-size", "0"], "'0' is not a positive integer"),
+        (["--lr", "nan"], "'nan' is not a positive number"),
+        (["--lr", "fast"], "'fast' is not a positive number"),
+        (["--epochs", "1", "--steps", "1"], "not allowed with argument"),
+        (["--out", "pyproject.toml/folder"], "cannot write to pyproject.toml/folder"),
+    ],
+)
+def test_wrong_questions_are_answered_at_once(arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    try:
+        code = run_all.main(arguments)
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    assert any(each in capsys.readouterr().err for each in message.split("|")) or re.search(message, "")
+
+
+def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path):
+    out = tmp_path / "out"
+    code, printed = run(
+        *("mlp-mnist", "--tracks", "numpy", "torch", "--steps", 10, "--lr", 1e8, "--no-proof", "--out", out),
+        store=f"http://127.0.0.1:{closed_port()}",  # and MLflow's server is down
+    )
+    assert code == 1, printed
+    results = json.loads((out / "results.json").read_text())
+    assert [entry["status"] for entry in results["runs"]] == ["failed", "failed"]
+    for entry in results["runs"]:
+        message = rf"mlp-mnist {entry['track']}: the loss became (nan|inf) at step \d; try a lower learning rate"
+        assert re.match(message, entry["message"]), entry["message"]
+    assert printed.count("MLflow tracking is off") == 1
+    assert "python -m compare.tracking log" in printed
+    assert (out / "report.md").exists()
+
+
+def test_a_batch_larger_than_the_data(tmp_path):
+    out = tmp_path / "out"
+    flags = ("--tracks", "numpy", "--no-proof", "--no-mlflow")
+    code, printed = run("mlp-mnist", "--batch-size", 60_000, *flags, "--out", out, store=tmp_path)
+    assert code == 1
+    assert re.search(r"60,?000.*55,?000|55,?000.*60,?000", printed), printed
+
+
+def test_ctrl_c_loses_nothing(tmp_path):
+    out = tmp_path / "out"
+    process = command(
+        *("mlp-mnist", "--tracks", "numpy", "torch", "--epochs", 50, "--no-proof", "--out", out), store=tmp_path
+    )
+    assert process.stdout
+    for line in process.stdout:
+        if "step 429/" in line or "accuracy" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    results = json.loads((out / "results.json").read_text())
+    assert results["status"] == "interrupted"
+    assert [entry["status"] for entry in results["runs"]] == ["interrupted", "not started"]
+    first = results["runs"][0]
+    assert len(first["step_loss"]) == first["steps"] > 0
+    assert (out / first["checkpoint"]).is_dir()
+    assert (out / "report.md").exists()
+    assert not workers_left(out)
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    runs = client.search_runs([client.get_experiment_by_name("compare").experiment_id])
+    assert {each.info.status for each in runs} == {"KILLED"}
+
+
+def test_a_worker_that_is_killed_is_mourned_and_the_rest_goes_on(tmp_path):
+    out = tmp_path / "out"
+    flags = ("--no-proof", "--no-mlflow", "--out", out)
+    process = command("mlp-mnist", "--tracks", "numpy", "torch", "--steps", 400, *flags, store=tmp_path)
+    assert process.stdout
+    next(line for line in process.stdout if "numpy seed 0: 400 steps" in line)
+    for pid in workers_left(out):
+        os.kill(pid, signal.SIGKILL)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 1, printed
+    statuses = [entry["status"] for entry in json.loads((out / "results.json").read_text())["runs"]]
+    assert statuses == ["failed", "finished"]
+    assert "was killed by SIGKILL (out of memory?)" in printed
+
+
+def test_losses_fall_alike_in_every_track(compared):
+    losses = np.array([entry["step_loss"] for entry in compared[0]["runs"]])
+    assert (losses[:, -1] < losses[:, 0] / 2).all()
+    np.testing.assert_allclose(losses[1:], np.broadcast_to(losses[0], losses[1:].shape), rtol=1e-4)  # observed: 3e-6
+
+
+def closed_port() -> int:
+    """A port on loopback where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def workers_left(out: Path) -> list[int]:
+    """Processes that still write the logs of this comparison."""
+    time.sleep(0.2)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            if any(str(out) in os.readlink(link) for link in folder.iterdir()):
+                found.append(int(folder.parent.name))
+        except OSError:
+            continue
+    return found
