@@ -1,8 +1,8 @@
 """Convolution and pooling over images (n, h, w, c).
 
-Both look at the image through windows. ``windows`` shows every window as a view
-without copying a number; convolution then is one matrix multiplication, pooling
-one reduction. Padding is a plain integer on all four sides, so that the three
+Both look at the image through windows. With every window as a row (``window_rows``) a
+convolution is a matrix product; the same pixel of all windows (``place``) is what pooling
+and the way back need. Padding is a plain integer on all four sides, so that the three
 frameworks cannot disagree about it.
 """
 
@@ -64,32 +64,37 @@ def pad(x: Float[Array, "n h w c"], padding: int, value: float = 0.0) -> Float[A
     return padded
 
 
-def windows(x: Float[Array, "n hp wp c"], kh: int, kw: int, stride: int) -> Float[Array, "n oh ow kh kw c"]:
-    """View of all windows of (kh, kw) pixels, ``stride`` apart; no copy."""
-    view = np.lib.stride_tricks.sliding_window_view(x, (kh, kw), axis=(1, 2))
-    return view[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
-
-
-def unwindow(
-    dwindows: Float[Array, "n oh ow kh kw c"], shape: tuple[int, ...], stride: int, padding: int
-) -> Float[Array, "n h w c"]:
-    """Transpose of pad + windows: a pixel collects the gradients of all windows it was in."""
-    n, oh, ow, kh, kw, c = dwindows.shape
-    _, h, w, _ = shape
-    dpadded = np.zeros((n, h + 2 * padding, w + 2 * padding, c), dwindows.dtype)
-    for a in range(kh):
-        for b in range(kw):
-            dpadded[:, a : a + stride * oh : stride, b : b + stride * ow : stride] += dwindows[:, :, :, a, b]
-    return dpadded[:, padding : padding + h, padding : padding + w]
+def place(a: int, b: int, stride: int, oh: int, ow: int) -> tuple[slice, ...]:
+    """Index of what is pixel (a, b) of its window, for all windows at once: (n, hp, wp, c) -> (n, oh, ow, c)."""
+    return np.s_[:, a : a + stride * oh : stride, b : b + stride * ow : stride]
 
 
 # --- convolution ------------------------------------------------------------------------------------------------------
 
+PIECE = 2**20  # numbers in the windows of a piece of a batch, 4 MB in float32
 
-def by_group(kernel: Float[Array, "kh kw _ o"], groups: int) -> Float[Array, "g _ og"]:
+
+def pieces(n: int, numbers: int) -> list[slice]:
+    """Cut a batch of n images, whose windows have so many numbers each, into pieces that stay in the cache.
+
+    All windows of 3x3 pixels together are nine times the image. Written out at once, and kept
+    for the way back, they would take a wide network twice the time and four times the memory.
+    """
+    images = max(1, PIECE // numbers)
+    return [slice(first, first + images) for first in range(0, n, images)]
+
+
+def by_group(kernel: Float[Array, "... o"], groups: int) -> Float[Array, "g _ og"]:
     """One matrix for each group: (kh, kw, i/g, o) -> (g, kh·kw·i/g, o/g); a view if there is one group."""
-    o = kernel.shape[-1]
-    return np.moveaxis(kernel.reshape(-1, groups, o // groups), 1, 0)
+    return np.moveaxis(kernel.reshape(-1, groups, kernel.shape[-1] // groups), 1, 0)
+
+
+def window_rows(x: Float[Array, "n hp wp i"], kh: int, kw: int, stride: int, groups: int) -> Float[Array, "g rows _"]:
+    """Write every window as a row, one matrix for each group of channels: (g, n·oh·ow, kh·kw·i/g)."""
+    seen = np.lib.stride_tricks.sliding_window_view(x, (kh, kw), axis=(1, 2))[:, ::stride, ::stride]  # a view, no copy
+    n, oh, ow, i, _, _ = seen.shape
+    seen = seen.reshape(n, oh, ow, groups, i // groups, kh, kw).transpose(3, 0, 1, 2, 5, 6, 4)
+    return seen.reshape(groups, n * oh * ow, kh * kw * i // groups)
 
 
 def conv2d_forward(
@@ -107,37 +112,41 @@ def conv2d_forward(
     of the input only (Krizhevsky et al. 2012): g matrix products side by side, g = i is depthwise.
     """
     kh, kw, group_i, o = kernel.shape
-    _check_groups(x.shape[-1], o, groups)
-    if x.shape[-1] != group_i * groups:
-        raise ValueError(f"{x.shape[-1]} channels do not fit {groups} group(s) of a kernel for {group_i} each")
-    n, oh, ow = len(x), out_size(x.shape[1], kh, stride, padding), out_size(x.shape[2], kw, stride, padding)
-    seen = windows(pad(x, padding), kh, kw, stride).reshape(n, oh, ow, kh, kw, groups, group_i)
-    rows = np.moveaxis(seen, 5, 0).reshape(groups, n * oh * ow, kh * kw * group_i)
-    y = np.moveaxis(rows @ by_group(kernel, groups), 0, 1).reshape(n, oh * ow * o)
+    n, h, w, i = x.shape
+    _check_groups(i, o, groups)
+    if i != group_i * groups:
+        raise ValueError(f"{i} channels do not fit {groups} group(s) of a kernel for {group_i} each")
+    oh, ow = out_size(h, kh, stride, padding), out_size(w, kw, stride, padding)
+    padded = pad(x, padding)
+    y = np.empty((n, oh * ow * o), x.dtype)
+    for piece in pieces(n, oh * ow * kh * kw * i):
+        rows = window_rows(padded[piece], kh, kw, stride, groups)
+        y[piece] = np.moveaxis(rows @ by_group(kernel, groups), 0, 1).reshape(-1, oh * ow * o)
     if bias is not None:
         y += np.tile(bias, oh * ow)  # to a whole image at a time, which is faster than to one pixel at a time
-    return y.reshape(n, oh, ow, o), (rows, kernel, bias, x.shape, stride, padding)
+    return y.reshape(n, oh, ow, o), (padded, kernel, bias, x.shape, stride, padding, groups)
 
 
 def conv2d_backward(
     dy: Float[Array, "n oh ow o"], cache: Cache, *, need_dx: bool = True
 ) -> tuple[Float[Array, "n h w i"] | Any, Float[Array, "kh kw _ o"], Float[Array, " o"] | Any]:
-    """dW = windowsᵀ dy,  db = Σ dy,  dwindows = dy Wᵀ, and each pixel of dx sums the windows it was in.
+    """dW = windowsᵀ dy,  db = Σ dy, and dx[n, p·s + a, q·s + b] collects dy[n,p,q] W[a,b]ᵀ from all windows it was in.
 
     dx is None unless needed, db is None if there was no b.
     """
-    rows, kernel, bias, x_shape, stride, padding = cache
-    kh, kw, group_i, o = kernel.shape
-    n, oh, ow, _ = dy.shape
-    groups = len(rows)
+    padded, kernel, bias, (n, h, w, i), stride, padding, groups = cache
+    kh, kw, _, o = kernel.shape
+    _, oh, ow, _ = dy.shape
     dbias = None if bias is None else channel_sums(dy.reshape(-1, o))
-    dy_rows = np.moveaxis(dy.reshape(n * oh * ow, groups, o // groups), 1, 0)
-    dkernel = np.moveaxis(rows.transpose(0, 2, 1) @ dy_rows, 0, 1).reshape(kernel.shape)
-    dx = None
-    if need_dx:
-        drows = dy_rows @ by_group(kernel, groups).transpose(0, 2, 1)
-        dseen = np.moveaxis(drows.reshape(groups, n, oh, ow, kh, kw, group_i), 0, 5)
-        dx = unwindow(dseen.reshape(n, oh, ow, kh, kw, groups * group_i), x_shape, stride, padding)
+    dkernel, dpadded = np.zeros_like(kernel), np.zeros_like(padded)
+    for piece in pieces(n, oh * ow * kh * kw * i):
+        dy_rows = np.moveaxis(dy[piece].reshape(-1, groups, o // groups), 1, 0)
+        rows = window_rows(padded[piece], kh, kw, stride, groups)
+        dkernel += np.moveaxis(rows.swapaxes(1, 2) @ dy_rows, 0, 1).reshape(kernel.shape)
+        for a, b in np.ndindex(kh, kw) if need_dx else ():
+            dseen = dy_rows @ by_group(kernel[a, b], groups).swapaxes(1, 2)
+            dpadded[piece][place(a, b, stride, oh, ow)] += np.moveaxis(dseen, 0, 1).reshape(-1, oh, ow, i)
+    dx = dpadded[:, padding : padding + h, padding : padding + w] if need_dx else None
     return dx, dkernel, dbias
 
 
@@ -160,9 +169,8 @@ def max_pool_forward(
     oh, ow = _pooled_size(x, window, stride, padding)
     padded = pad(x, padding, -np.inf)
     y = np.full((len(x), oh, ow, x.shape[3]), -np.inf, x.dtype)
-    for a in range(window):
-        for b in range(window):
-            np.maximum(y, padded[:, a : a + stride * oh : stride, b : b + stride * ow : stride], out=y)
+    for a, b in np.ndindex(window, window):
+        np.maximum(y, padded[place(a, b, stride, oh, ow)], out=y)
     return y, (padded, y, x.shape, window, stride, padding)
 
 
@@ -172,12 +180,11 @@ def max_pool_backward(dy: Float[Array, "n oh ow c"], cache: Cache) -> Float[Arra
     _, oh, ow, _ = y.shape
     dpadded = np.zeros_like(padded)
     open_ = np.ones(y.shape, bool)  # windows whose winner has not been met yet
-    for a in range(window):
-        for b in range(window):
-            place = np.s_[:, a : a + stride * oh : stride, b : b + stride * ow : stride]
-            won = open_ & (padded[place] == y)
-            dpadded[place] += dy * won
-            open_ &= ~won
+    for a, b in np.ndindex(window, window):
+        at = place(a, b, stride, oh, ow)
+        won = open_ & (padded[at] == y)
+        dpadded[at] += dy * won
+        open_ &= ~won
     return dpadded[:, padding : padding + h, padding : padding + w]
 
 
@@ -186,17 +193,24 @@ def avg_pool_forward(
 ) -> tuple[Float[Array, "n oh ow c"], Cache]:
     """y = mean of each window, per channel; padding counts as zeros, and in the divisor."""
     stride = stride or window
-    _pooled_size(x, window, stride, padding)
-    y = windows(pad(x, padding), window, window, stride).mean(axis=(3, 4))
+    oh, ow = _pooled_size(x, window, stride, padding)
+    padded = pad(x, padding)
+    y = np.zeros((len(x), oh, ow, x.shape[3]), x.dtype)
+    for a, b in np.ndindex(window, window):
+        y += padded[place(a, b, stride, oh, ow)]
+    y /= window**2
     return y, (x.shape, window, stride, padding)
 
 
 def avg_pool_backward(dy: Float[Array, "n oh ow c"], cache: Cache) -> Float[Array, "n h w c"]:
     """Every pixel of a window gets dy / window²."""
-    x_shape, window, stride, padding = cache
-    n, oh, ow, c = dy.shape
-    share = (dy / window**2)[:, :, :, None, None, :]
-    return unwindow(np.broadcast_to(share, (n, oh, ow, window, window, c)), x_shape, stride, padding)
+    (n, h, w, c), window, stride, padding = cache
+    _, oh, ow, _ = dy.shape
+    share = dy / window**2
+    dpadded = np.zeros((n, h + 2 * padding, w + 2 * padding, c), dy.dtype)
+    for a, b in np.ndindex(window, window):
+        dpadded[place(a, b, stride, oh, ow)] += share
+    return dpadded[:, padding : padding + h, padding : padding + w]
 
 
 def global_avg_pool_forward(x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n c"], Cache]:

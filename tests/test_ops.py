@@ -130,6 +130,15 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate() -> None:
     assert layers.dropout_mask(RNG, (100,), 0.0).all()
 
 
+def test_a_convolution_in_pieces_is_the_whole_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, w, b = RNG.normal(size=(5, 4, 6, 2)), RNG.normal(size=(3, 2, 1, 4)), RNG.normal(size=4)
+    y, cache = conv.conv2d_forward(x, w, b, padding=1, groups=2)
+    want = y, conv.conv2d_backward(y, cache)
+    monkeypatch.setattr(conv, "PIECE", 2 * 4 * 7 * 3 * 2 * 2)  # two images of 4x7 windows of 3x2 pixels, 2 channels
+    y, cache = conv.conv2d_forward(x, w, b, padding=1, groups=2)
+    assert_close((y, conv.conv2d_backward(y, cache)), want, 1e-14, "conv2d ")
+
+
 # --- batch norm: what is kept from step to step, and batches in parts ------------------------------------------------
 
 
