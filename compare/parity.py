@@ -44,7 +44,7 @@ HORIZON = 1000  # steps of the run whose first few are taken
 # Arguments of the networks whose own defaults take more than seconds to prove. Small for a second reason: in float32
 # one in a few million relus stands so close to zero that two tracks disagree about its sign, and then about a gradient.
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "vgg": {"width": 2},
+    "vgg": {"input_shape": (8, 8, 3), "stages": (1, 2), "channels": (4, 8)},
     "resnet": {"input_shape": (8, 8, 3), "stages": (2, 1), "channels": (4, 8)},
     "densenet": {"input_shape": (8, 8, 3), "blocks": (2, 2), "growth": 4},
 }

@@ -16,6 +16,7 @@ from numpy_nn.conv import (
     conv2d_init,
     max_pool_backward,
     max_pool_forward,
+    out_size,
 )
 from numpy_nn.layers import (
     flatten_backward,
@@ -30,40 +31,37 @@ from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, sa
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
-# Depth -> convolutions in each of the five stages (columns A, B, D, E of the paper's table 1).
-PLANS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-
 
 class VGG:
-    """x (n, h, w, c) -> five stages of [conv -> norm -> relu] and a max pool -> average pool -> linears -> logits.
+    """x (n, h, w, c) -> stages of [conv -> norm -> relu] and a max pool -> average pool -> linears -> logits.
 
-    Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. The stages have
-    ``width`` times 1, 2, 4, 8, 8 channels. A convolution before a norm has no bias: the norm would
-    take it out again. The default is small, for images of 32 pixels; the paper's VGG-11 is
-    ``input_shape=(224, 224, 3), width=64, pool=7, hidden=(4096, 4096), classes=1000``.
+    Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. Each stage has as many
+    convolutions as ``stages`` says. One before a norm has no bias: the norm would take it out again. The default
+    is a narrow VGG-11 for 32 pixels; 13, 16 and 19 have ``stages`` (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4).
+    VGG-11 for ImageNet is ``input_shape=(224, 224, 3), channels=(64, 128, 256, 512, 512), pool=7,
+    hidden=(4096, 4096), classes=1000``.
     """
 
     def __init__(
         self,
         *,
         input_shape: tuple[int, ...] = (32, 32, 3),
-        depth: int = 11,
-        width: int = 16,
+        stages: tuple[int, ...] = (1, 1, 2, 2, 2),
+        channels: tuple[int, ...] = (16, 32, 64, 128, 128),
         batch_norm: bool = True,
         pool: int = 1,
         hidden: tuple[int, ...] = (),
         classes: int = 10,
     ):
         h, w, c = input_shape
-        if depth not in PLANS:
-            raise ValueError(f"no VGG of depth {depth}; known: {', '.join(map(str, PLANS))}")
-        if min(h, w) < 32:
-            raise ValueError(f"VGG halves its images five times: {h} x {w} pixels are too few, 32 x 32 are enough")
-        plan = PLANS[depth]
-        outs = [width * many for many, count in zip((1, 2, 4, 8, 8), plan, strict=True) for _ in range(count)]
+        if not stages or len(stages) != len(channels) or min(stages) < 1:
+            raise ValueError(f"stages {stages} and channels {channels}: one number each for every stage, from 1 up")
+        for _ in stages:
+            h, w = (out_size(size, 2, 2, 0) for size in (h, w))
+        outs = [o for count, o in zip(stages, channels, strict=True) for _ in range(count)]
         self.channels = [c, *outs]
         self.batch_norm = batch_norm
-        self.ends = tuple(itertools.accumulate(plan))  # a stage ends after so many convolutions
+        self.ends = tuple(itertools.accumulate(stages))  # a stage ends after so many convolutions
         self.pool = pool
         self.units = [pool * pool * outs[-1], *hidden]
         self.classes = classes
@@ -74,9 +72,12 @@ class VGG:
         convs = {str(k): conv2d_init(rng, 3, i, o, bias=not self.batch_norm) for k, (i, o) in enumerate(sizes)}
         hidden = {str(k): linear_init(rng, i, o) for k, (i, o) in enumerate(units)}
         output = linear_init(rng, self.units[-1], self.classes, "glorot_uniform")
-        norms = {str(k): norm_init(o) for k, o in enumerate(self.channels[1:]) if self.batch_norm}
-        stats = {"norms": {k: stats_init(len(norm["scale"])) for k, norm in norms.items()}} if norms else {}
-        return {"params": {"convs": convs, "norms": norms, "hidden": hidden, "output": output}, "stats": stats}
+        params = {"convs": convs, "output": output} | ({"hidden": hidden} if hidden else {})
+        if not self.batch_norm:
+            return {"params": params, "stats": {}}
+        norms = {str(k): norm_init(o) for k, o in enumerate(self.channels[1:])}
+        stats = {str(k): stats_init(o) for k, o in enumerate(self.channels[1:])}
+        return {"params": params | {"norms": norms}, "stats": {"norms": stats}}
 
     def forward(
         self,
@@ -105,7 +106,7 @@ class VGG:
             caches.append((conv_cache, norm_cache, relu_cache, pool_cache))
         x, mean_cache = adaptive_avg_pool_forward(x, out=(self.pool, self.pool))
         h, flat_cache = flatten_forward(x)
-        for layer in params["hidden"].values():
+        for layer in params.get("hidden", {}).values():
             h, linear_cache = linear_forward(h, **layer)
             h, relu_cache = relu_forward(h)
             hidden_caches.append((linear_cache, relu_cache))

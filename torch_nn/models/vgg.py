@@ -11,37 +11,34 @@ from torch_nn.conv import Conv, adaptive_avg_pool, max_pool
 from torch_nn.layers import Linear, flatten
 from torch_nn.norm import BatchNorm
 
-# Depth -> convolutions in each of the five stages (columns A, B, D, E of the paper's table 1).
-PLANS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-
 
 class VGG(nn.Module):
-    """x (n, c, h, w) -> five stages of [conv -> norm -> relu] and a max pool -> average pool -> linears -> logits.
+    """x (n, c, h, w) -> stages of [conv -> norm -> relu] and a max pool -> average pool -> linears -> logits.
 
-    Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. The stages have
-    ``width`` times 1, 2, 4, 8, 8 channels. A convolution before a norm has no bias: the norm would
-    take it out again. The default is small, for images of 32 pixels; the paper's VGG-11 is
-    ``input_shape=(224, 224, 3), width=64, pool=7, hidden=(4096, 4096), classes=1000``.
+    Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. Each stage has as many
+    convolutions as ``stages`` says. One before a norm has no bias: the norm would take it out again. The default
+    is a narrow VGG-11 for 32 pixels; 13, 16 and 19 have ``stages`` (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4).
+    VGG-11 for ImageNet is ``input_shape=(224, 224, 3), channels=(64, 128, 256, 512, 512), pool=7,
+    hidden=(4096, 4096), classes=1000``.
     """
 
     def __init__(
         self,
         *,
         input_shape: tuple[int, ...] = (32, 32, 3),
-        depth: int = 11,
-        width: int = 16,
+        stages: tuple[int, ...] = (1, 1, 2, 2, 2),
+        channels: tuple[int, ...] = (16, 32, 64, 128, 128),
         batch_norm: bool = True,
         pool: int = 1,
         hidden: tuple[int, ...] = (),
         classes: int = 10,
     ):
         super().__init__()
-        plan = PLANS[depth]
-        outs = [width * many for many, count in zip((1, 2, 4, 8, 8), plan, strict=True) for _ in range(count)]
-        channels = itertools.pairwise([input_shape[-1], *outs])
-        self.convs = nn.ModuleList(Conv(i, o, 3, padding=1, bias=not batch_norm) for i, o in channels)
+        outs = [o for count, o in zip(stages, channels, strict=True) for _ in range(count)]
+        sizes = itertools.pairwise([input_shape[-1], *outs])
+        self.convs = nn.ModuleList(Conv(i, o, 3, padding=1, bias=not batch_norm) for i, o in sizes)
         self.norms = nn.ModuleList(BatchNorm(o) for o in outs if batch_norm)
-        self.ends = tuple(itertools.accumulate(plan))  # a stage ends after so many convolutions
+        self.ends = tuple(itertools.accumulate(stages))  # a stage ends after so many convolutions
         self.pool = pool
         units = [pool * pool * outs[-1], *hidden]
         self.hidden = nn.ModuleList(Linear(i, o) for i, o in itertools.pairwise(units))
