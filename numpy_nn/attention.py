@@ -28,8 +28,7 @@ def scaled_dot_product_attention_forward(
     k: Float[Array, "n heads s d"],
     v: Float[Array, "n heads s d"],
     *,
-    mask: Bool[Array, (... #t s
-)] | None = None,
+    mask: Bool[Array, "*_ #t s"] | None = None,
 ) -> tuple[Float[Array, "n heads t d"], Cache]:
     """y = P v,  P = softmax(q kᵀ/√d) over the keys (Vaswani et al. 2017, arXiv:1706.03762).
 
@@ -67,8 +66,13 @@ def scaled_dot_product_attention_backward(
 
 
 def attention_init(rng: np.random.Generator, d: int) -> Tree:
-    """Parameters: ``query``, ``key``, ``value``, ``out``, each a linear map with ``kernel (d, d)``, ``bias (d,)``."""
-    return {name: linear_init(rng, d, d, "glorot_uniform") for name in ("query", "key", "value", "out")}
+    """Parameters: ``query``, ``key``, ``value``, ``out``, each a linear map with ``kernel (d, d)``, ``bias (d,)``.
+
+    The keys have no bias: it would add the same to all scores of a query, which the softmax does
+    not see, and its gradient would be 0 (left out as in BEiT, arXiv:2106.08254).
+    """
+    names = ("query", "key", "value", "out")
+    return {name: linear_init(rng, d, d, "glorot_uniform", bias=name != "key") for name in names}
 
 
 def split_heads(x: Float[Array, "n t d"], heads: int) -> Float[Array, "n heads t _"]:
@@ -86,10 +90,9 @@ def merge_heads(x: Float[Array, "n heads t _"]) -> Float[Array, "n t d"]:
 
 
 def multi_head_attention_forward(
-    x: Float[Array, "n t d"], params: Tree, *, heads: int, mask: Bool[Array, (... #t t
-)] | None = None
+    x: Float[Array, "n t d"], params: Tree, *, heads: int, mask: Bool[Array, "*_ #t t"] | None = None
 ) -> tuple[Float[Array, "n t d"], Cache]:
-    """y = [head₁ head₂ …] Wₒ + bₒ, each head attending with its own part of q, k, v = x W + b (self-attention)."""
+    """y = [head₁ head₂ …] Wₒ + bₒ, each head attending with its own part of q = x W + b, k = x W, v = x W + b."""
     q, query_cache = linear_forward(x, **params["query"])
     k, key_cache = linear_forward(x, **params["key"])
     v, value_cache = linear_forward(x, **params["value"])
@@ -108,10 +111,39 @@ def multi_head_attention_backward(dy: Float[Array, "n t d"], cache: Cache) -> tu
     dq, dk, dv = (merge_heads(each) for each in dheads)
     dx, dkernel, dbias = linear_backward(dv, value_cache)
     dvalue = {"kernel": dkernel, "bias": dbias}
-    dx_key, dkernel, dbias = linear_backward(dk, key_cache)
-    dkey = {"kernel": dkernel, "bias": dbias}
+    dx_key, dkernel, _ = linear_backward(dk, key_cache)
+    dkey = {"kernel": dkernel}
     dx_query, dkernel, dbias = linear_backward(dq, query_cache)
     dquery = {"kernel": dkernel, "bias": dbias}
     dx += dx_key
     dx += dx_query
     return dx, {"query": dquery, "key": dkey, "value": dvalue, "out": dout}
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+
+def tokens_init(rng: np.random.Generator, t: int, d: int) -> Tree:
+    """Parameters for t patches: ``class_token (1, 1, d)`` zero, ``pos_embedding (1, t + 1, d)`` from N(0, 0.02²)."""
+    return {"class_token": np.zeros((1, 1, d)), "pos_embedding": rng.normal(0.0, 0.02, (1, t + 1, d))}
+
+
+def tokens_forward(
+    x: Float[Array, "n t d"], class_token: Float[Array, "1 1 d"], pos_embedding: Float[Array, "1 t+1 d"]
+) -> Float[Array, "n t+1 d"]:
+    """y = [class token, x] + a vector for each place; without it attention would see a set (arXiv:2010.11929).
+
+    The class token asks all others, and ends as what the network says of the whole image.
+    """
+    n, _, d = x.shape
+    y = np.concatenate([np.broadcast_to(class_token, (n, 1, d)), x], axis=1)
+    y += pos_embedding
+    return y
+
+
+def tokens_backward(
+    dy: Float[Array, "n t1 d"],
+) -> tuple[Float[Array, "n t d"], Float[Array, "1 1 d"], Float[Array, "1 t1 d"]]:
+    """dx = dy after the first, dplace = Σₙ dy, and of that the class token takes the first."""
+    dpos_embedding = dy.sum(axis=0, keepdims=True)
+    return dy[:, 1:], dpos_embedding[:, :1].copy(), dpos_embedding

@@ -28,9 +28,10 @@ Cache = Any
 # --- linear -----------------------------------------------------------------------------------------------------------
 
 
-def linear_init(rng: np.random.Generator, i: int, o: int, init: str = "he_normal") -> Tree:
-    """Parameters of a linear map: ``kernel (i, o)`` drawn by ``init``, ``bias (o,)`` zero."""
-    return {"kernel": INITIALIZERS[init](rng, (i, o), i, o), "bias": np.zeros(o)}
+def linear_init(rng: np.random.Generator, i: int, o: int, init: str = "he_normal", *, bias: bool = True) -> Tree:
+    """Parameters of a linear map: ``kernel (i, o)`` drawn by ``init``, ``bias (o,)`` zero, if there is to be one."""
+    params = {"kernel": INITIALIZERS[init](rng, (i, o), i, o)}
+    return params | {"bias": np.zeros(o)} if bias else params
 
 
 def channel_sums(x: Float[Array, "n c"]) -> Float[Array, " c"]:
@@ -39,27 +40,28 @@ def channel_sums(x: Float[Array, "n c"]) -> Float[Array, " c"]:
 
 
 def linear_forward(
-    x: Float[Array, "*n i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"]
+    x: Float[Array, "*n i"], kernel: Float[Array, "i o"], bias: Float[Array, " o"] | None = None
 ) -> tuple[Float[Array, "*n o"], Cache]:
     """y = x W + b."""
     y = x @ kernel
-    y += bias
-    return y, (x, kernel)
+    if bias is not None:
+        y += bias
+    return y, (x, kernel, bias)
 
 
 def linear_backward(
     dy: Float[Array, "*n o"], cache: Cache, *, need_dx: bool = True
-) -> tuple[Float[Array, "*n i"] | Any, Float[Array, "i o"], Float[Array, " o"]]:
-    """dx = dy Wᵀ,  dW = xᵀ dy,  db = Σₙ dy.
+) -> tuple[Float[Array, "*n i"] | Any, Float[Array, "i o"], Float[Array, " o"] | Any]:
+    """dx = dy Wᵀ,  dW = xᵀ dy,  db = Σₙ dy, or None without b.
 
     The first layer of a network passes ``need_dx=False`` and gets None for dx: nobody asks for
     the gradient of the image, and it would cost as much as the layer itself.
     """
-    x, kernel = cache
+    x, kernel, bias = cache
     dy_rows = dy.reshape(-1, dy.shape[-1])
     dx = dy @ kernel.T if need_dx else None
     dkernel = x.reshape(-1, x.shape[-1]).T @ dy_rows
-    dbias = channel_sums(dy_rows)
+    dbias = None if bias is None else channel_sums(dy_rows)
     return dx, dkernel, dbias
 
 

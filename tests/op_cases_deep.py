@@ -126,7 +126,7 @@ for name, lengths, given in [("", np.full(3, 4), None), (" of different lengths"
 CAUSAL = attention.causal_mask(4)
 KEYS = np.array([[[[1, 0, 1]]], [[[0, 0, 0]]]], bool)  # the second sample allows no key at all
 SQUARE = {"kernel": (6, 6), "bias": (6,)}
-PROJECTIONS = {"query": SQUARE, "key": SQUARE, "value": SQUARE, "out": SQUARE}
+PROJECTIONS = {"query": SQUARE, "key": {"kernel": (6, 6)}, "value": SQUARE, "out": SQUARE}
 
 
 def jax_attention(mask: Any) -> Any:
@@ -147,7 +147,7 @@ def torch_attention(mask: Any) -> Any:
 def jax_multi_head(heads: int, mask: Any) -> Any:
     def apply(x: Any, params: Any) -> Any:
         def project(name: str) -> Any:
-            y = x @ params[name]["kernel"] + params[name]["bias"]
+            y = x @ params[name]["kernel"] + params[name].get("bias", 0.0)
             return y.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
 
         y = jax_attention(mask)(project("query"), project("key"), project("value"))
@@ -161,9 +161,10 @@ def torch_multi_head(heads: int, mask: Any) -> Any:
 
     def apply(x: Any, params: Any) -> Any:
         inputs = [params[name] for name in ("query", "key", "value")]
+        key_bias = torch.linspace(-1, 1, x.shape[2], dtype=x.dtype)  # whatever it is makes no difference
         weights = {
             "in_proj_weight": torch.cat([p["kernel"].T for p in inputs]),
-            "in_proj_bias": torch.cat([p["bias"] for p in inputs]),
+            "in_proj_bias": torch.cat([p.get("bias", key_bias) for p in inputs]),
             "out_proj.weight": params["out"]["kernel"].T,
             "out_proj.bias": params["out"]["bias"],
         }

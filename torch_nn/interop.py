@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from numpy_nn.tree import Tree, from_leaves, leaves, require_same, tree_map
+from torch_nn.attention import Tokens
 
 
 class Leaf(NamedTuple):
@@ -61,6 +62,7 @@ LAYOUTS: dict[type[nn.Module], Layout] = {
     nn.Embedding: lambda module: [Leaf("embedding", "weight", (0, 1))],
     nn.RNN: _recurrent,
     nn.LSTM: _recurrent,
+    Tokens: lambda module: [Leaf(name, name, (0, 1, 2)) for name in ("class_token", "pos_embedding")],
 }
 
 

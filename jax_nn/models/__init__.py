@@ -12,6 +12,7 @@ from jax_nn.models.mlp import MLP
 from jax_nn.models.resnet import ResNet
 from jax_nn.models.rnn import RNN
 from jax_nn.models.vgg import VGG
+from jax_nn.models.vit import ViT
 
 MODELS: dict[str, type[nnx.Module]] = {
     "mlp": MLP,
@@ -22,4 +23,5 @@ MODELS: dict[str, type[nnx.Module]] = {
     "densenet": DenseNet,
     "rnn": RNN,
     "lstm": LSTM,
+    "vit": ViT,
 }

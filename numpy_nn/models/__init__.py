@@ -12,6 +12,7 @@ from numpy_nn.models.mlp import MLP
 from numpy_nn.models.resnet import ResNet
 from numpy_nn.models.rnn import RNN
 from numpy_nn.models.vgg import VGG
+from numpy_nn.models.vit import ViT
 
 MODELS: dict[str, Any] = {
     "mlp": MLP,
@@ -22,4 +23,5 @@ MODELS: dict[str, Any] = {
     "densenet": DenseNet,
     "rnn": RNN,
     "lstm": LSTM,
+    "vit": ViT,
 }

@@ -12,6 +12,7 @@ from torch_nn.models.mlp import MLP
 from torch_nn.models.resnet import ResNet
 from torch_nn.models.rnn import RNN
 from torch_nn.models.vgg import VGG
+from torch_nn.models.vit import ViT
 
 MODELS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
@@ -22,4 +23,5 @@ MODELS: dict[str, type[nn.Module]] = {
     "densenet": DenseNet,
     "rnn": RNN,
     "lstm": LSTM,
+    "vit": ViT,
 }
