@@ -141,11 +141,9 @@ class Comparison:
                 if kind == "begin":
                     self.progress.begin(label, event["steps"])
                 elif kind == "chunk":
-                    first = event["step"] - len(event["loss"])
                     run["step_loss"] += event["loss"]
-                    tracker.log_steps(
-                        child, [(first + k, {"step_loss": loss}) for k, loss in enumerate(event["loss"], start=1)]
-                    )
+                    chunk_loss = sum(event["loss"]) / len(event["loss"])
+                    tracker.log_steps(child, [(event["step"], {"chunk_loss": chunk_loss, "lr": event["lr"]})])
                     self.progress.update(
                         event["step"], loss=event["loss"][-1], images_per_second=event["images_per_second"]
                     )

@@ -15,6 +15,8 @@ class Config:
     dataset: str
     promise: str  # expected test accuracy and time, measured
     model_args: dict[str, Any] = field(default_factory=dict)
+    data_dir: str | None = None  # where datasets are that do not ship
+    augment: tuple[str, ...] = ()  # see compare.data.augment
     epochs: float = 10.0
     steps: int | None = None  # instead of epochs
     batch_size: int = 128

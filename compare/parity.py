@@ -246,7 +246,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--optimizer", nargs="+", choices=list(OPTIMIZERS), default=["nesterov"], help="default: %(default)s"
     )
-    options.add_argument("--lr", type=float, help="default: 0.05, for the Adam family 0.001")
+    options.add_argument("--lr", type=float, help="default: 0.05, for those that normalise 0.001")
     # how a comparison asks: rows for results.json on standard output
     options.add_argument("--json", metavar="CONFIGS", help=argparse.SUPPRESS)
     options.add_argument("--drift", metavar="DIR", type=Path, help=argparse.SUPPRESS)
@@ -281,7 +281,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 model_args=EXAMPLES.get(model, {}),
                 optimizer=optimizer,
                 optimizer_args={"weight_decay": 5e-4},
-                lr=options.lr or (1e-3 if optimizer.startswith("adam") else 0.05),
+                lr=options.lr or (0.05 if optimizer in ("sgd", "momentum", "nesterov") else 0.001),
                 precision=options.precision,
             )
             for row, details in prove(config, options.tracks, steps=options.steps):

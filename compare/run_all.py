@@ -39,6 +39,8 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=_positive(int), metavar="N", help="exact number of updates instead")
     options.add_argument("--batch-size", type=_positive(int), metavar="N")
     options.add_argument("--lr", type=_positive(float), metavar="X", help="peak learning rate")
+    options.add_argument("--augment", nargs="*", metavar="WHAT", help="e.g. crop:2 flip; nothing turns it off")
+    options.add_argument("--data-dir", metavar="DIR", help="where Fashion-MNIST and CIFAR-10 are (or set NN_DATA_DIR)")
     options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="one run each (default: 0)")
     options.add_argument("--precision", choices=("float32", "float64"))
     options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/DATE_TIME)")
@@ -67,9 +69,15 @@ def configs(options: argparse.Namespace) -> list[Config]:
     """One Config per preset and seed, the command line's wishes over the preset's."""
     given = {
         name: value
-        for name in ("epochs", "steps", "batch_size", "lr", "precision")
+        for name in ("epochs", "steps", "batch_size", "lr", "augment", "data_dir", "precision")
         if (value := getattr(options, name)) is not None
     }
+    if options.augment:
+        from compare.data.augment import parse
+
+        parse(options.augment)  # a wrong name is said now
+    if options.data_dir:
+        options.data_dir = str(Path(options.data_dir).resolve())
     chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
     return [
         dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in dict.fromkeys(options.seeds)

@@ -131,7 +131,7 @@ def run(
     import_rss_mb = peak_rss_mb()
     try:
         with timings.clock("data"):
-            data = load_data(config.dataset, val_size=config.val_size, seed=config.seed)
+            data = load_data(config.dataset, data_dir=config.data_dir, val_size=config.val_size, seed=config.seed)
             schedule = plan(config, len(data.train_x))
         with timings.clock("set-up"):
             snapshot = first_snapshot(config)
@@ -144,7 +144,9 @@ def run(
         step, row = 0, {}
         while step < schedule.steps and not stop.is_set():
             with timings.chunks.lap():
-                x, y = data.train_chunk(config.seed, step, schedule.chunk, batch_size=config.batch_size)
+                x, y = data.train_chunk(
+                    config.seed, step, schedule.chunk, batch_size=config.batch_size, augment=config.augment
+                )
                 state, metrics = track.train_steps(state, x, y)
                 track.synchronize(state)
             loss, correct, lr = (np.asarray(metrics[name], np.float64) for name in ("loss", "correct", "lr"))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -13,10 +14,10 @@ Linear = nnx.Linear
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": jax.nn.relu,
-    "leaky_relu": jax.nn.leaky_relu,  # slope 0.01
+    "leaky_relu": lambda x: jnp.where(x > 0, x, 0.01 * x),  # jax.nn.leaky_relu has slope 1 at 0, the others 0.01
     "elu": jax.nn.elu,
     "sigmoid": jax.nn.sigmoid,
-    "tanh": jax.numpy.tanh,
+    "tanh": jnp.tanh,
     "softplus": jax.nn.softplus,
     "silu": jax.nn.silu,
     "gelu": partial(jax.nn.gelu, approximate=False),  # the exact form, with erf

@@ -92,13 +92,28 @@ def _adamw(
     return optax.adamw(lr, beta1, beta2, eps, weight_decay=weight_decay, mask=decay_mask)
 
 
+def _rmsprop(
+    lr: optax.Schedule, weight_decay: float, decay: float = 0.9, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    l2 = optax.add_decayed_weights(weight_decay, decay_mask)
+    return optax.chain(l2, optax.rmsprop(lr, decay, eps, eps_in_sqrt=False))
+
+
+def _lion(
+    lr: optax.Schedule, weight_decay: float, beta1: float = 0.9, beta2: float = 0.99
+) -> optax.GradientTransformation:
+    return optax.lion(lr, beta1, beta2, weight_decay=weight_decay, mask=decay_mask)
+
+
 # name: (builder, {memory in a snapshot: field in optax})
 OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], dict[str, str]]] = {
     "sgd": (_sgd, {}),
     "momentum": (_momentum, {"mu": "trace"}),
     "nesterov": (_nesterov, {"mu": "trace"}),
+    "rmsprop": (_rmsprop, {"nu": "nu"}),
     "adam": (_adam, {"mu": "mu", "nu": "nu"}),
     "adamw": (_adamw, {"mu": "mu", "nu": "nu"}),
+    "lion": (_lion, {"mu": "mu"}),
 }
 
 
@@ -107,8 +122,8 @@ def make(
 ) -> optax.GradientTransformation:
     """Build an optimizer: clip by global norm, then weight decay and update rule.
 
-    ``weight_decay`` is L2 (added to the gradient) except in adamw, where it
-    shrinks the parameter beside the gradient step.
+    ``weight_decay`` is L2 (added to the gradient) except in adamw and lion,
+    where it shrinks the parameter beside the gradient step.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")

@@ -70,13 +70,29 @@ def adam(
     p -= (lr / (1 - beta1**t)) * mu / (np.sqrt(nu * (1 / (1 - beta2**t))) + eps)
 
 
+def rmsprop(p: Array, g: Array, nu: Array, *, lr: float, t: int, decay: float = 0.9, eps: float = 1e-8) -> None:
+    """ν ← ρ ν + (1-ρ) g²,  p ← p - η g / (√ν + ε)  (Tieleman & Hinton 2012, lecture 6e; ε outside the root)."""
+    nu *= decay
+    nu += (1 - decay) * (g * g)
+    p -= lr * g / (np.sqrt(nu) + eps)
+
+
+def lion(p: Array, g: Array, mu: Array, *, lr: float, t: int, beta1: float = 0.9, beta2: float = 0.99) -> None:
+    """p ← p - η sign(β₁ μ + (1-β₁) g),  μ ← β₂ μ + (1-β₂) g  (Chen et al. 2023, arXiv:2302.06675)."""
+    p -= lr * np.sign(beta1 * mu + (1 - beta1) * g)
+    mu *= beta2
+    mu += (1 - beta2) * g
+
+
 # name: (formula, the memory it keeps, how weight decay enters)
 OPTIMIZERS: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
     "sgd": (sgd, (), "l2"),
     "momentum": (momentum, ("mu",), "l2"),
     "nesterov": (nesterov, ("mu",), "l2"),
+    "rmsprop": (rmsprop, ("nu",), "l2"),
     "adam": (adam, ("mu", "nu"), "l2"),
     "adamw": (adam, ("mu", "nu"), "decoupled"),
+    "lion": (lion, ("mu",), "decoupled"),
 }
 
 
@@ -121,9 +137,8 @@ def update(
 ) -> None:
     """One update of all parameters, in place.
 
-    ``weight_decay`` λ adds λ p to the gradient ("l2": sgd, momentum, nesterov,
-    adam) or shrinks p by η λ p beside it ("decoupled": adamw, Loshchilov & Hutter
-    2019). ``constants`` go to the formula (``decay``, ``beta1``, …).
+    ``weight_decay`` λ adds λ p to the gradient ("l2") or shrinks p by η λ p
+    beside it ("decoupled", Loshchilov & Hutter 2019, arXiv:1711.05101). ``constants`` go to the formula (``decay``, ``beta1``, …).
     """
     formula, memory, kind = OPTIMIZERS[optimizer]
     if clip_norm is not None:

@@ -149,7 +149,7 @@ def opt_from_tree(
     moments = {name: leaves(tree[slot]) for slot, name in memory.items()}
     for path, leaf, p in bindings(model):
         state = {name: to_tensor(moment[path], leaf, p) for name, moment in moments.items()}
-        if "nu" in memory:  # the Adam family counts its updates in a tensor per parameter
+        if "nu" in memory:  # Adam and its kin count their updates in a tensor per parameter
             state["step"] = torch.tensor(float(tree["count"]), dtype=torch.float32)
         if state:
             optimizer.state[p] = state

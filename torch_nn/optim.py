@@ -13,18 +13,66 @@ from torch_nn.interop import bindings
 
 Schedule = Callable[[int], float]
 
-# name: (class, fixed arguments, torch's name of an argument, {memory in a snapshot: memory in torch})
-OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], dict[str, Any], dict[str, str], dict[str, str]]] = {
-    "sgd": (torch.optim.SGD, {}, {}, {}),
-    "momentum": (torch.optim.SGD, {"momentum": 0.9}, {"decay": "momentum"}, {"mu": "momentum_buffer"}),
-    "nesterov": (
-        torch.optim.SGD,
-        {"momentum": 0.9, "nesterov": True},
-        {"decay": "momentum"},
-        {"mu": "momentum_buffer"},
-    ),
-    "adam": (torch.optim.Adam, {}, {}, {"mu": "exp_avg", "nu": "exp_avg_sq"}),
-    "adamw": (torch.optim.AdamW, {}, {}, {"mu": "exp_avg", "nu": "exp_avg_sq"}),
+# --- optimizers -------------------------------------------------------------------------------------------------------
+
+
+class Lion(torch.optim.Optimizer):
+    """p ← p (1 - η λ) - η sign(β₁ μ + (1-β₁) g),  μ ← β₂ μ + (1-β₂) g  (Chen et al. 2023, arXiv:2302.06675)."""
+
+    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter that has a gradient."""
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                mu = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.sub_(group["lr"] * torch.sign(beta1 * mu + (1 - beta1) * p.grad))
+                mu.mul_(beta2).add_(p.grad, alpha=1 - beta2)
+
+
+def _sgd(groups: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=0.0, foreach=True)
+
+
+def _momentum(groups: Any, decay: float = 0.9) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=0.0, momentum=decay, foreach=True)
+
+
+def _nesterov(groups: Any, decay: float = 0.9) -> torch.optim.Optimizer:
+    return torch.optim.SGD(groups, lr=0.0, momentum=decay, nesterov=True, foreach=True)
+
+
+def _rmsprop(groups: Any, decay: float = 0.9, eps: float = 1e-8) -> torch.optim.Optimizer:
+    return torch.optim.RMSprop(groups, lr=0.0, alpha=decay, eps=eps, foreach=True)
+
+
+def _adam(groups: Any, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> torch.optim.Optimizer:
+    return torch.optim.Adam(groups, lr=0.0, betas=(beta1, beta2), eps=eps, foreach=True)
+
+
+def _adamw(groups: Any, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=eps, foreach=True)
+
+
+def _lion(groups: Any, beta1: float = 0.9, beta2: float = 0.99) -> torch.optim.Optimizer:
+    return Lion(groups, lr=0.0, betas=(beta1, beta2))
+
+
+# name: (builder, {memory in a snapshot: memory in torch})
+OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, str]]] = {
+    "sgd": (_sgd, {}),
+    "momentum": (_momentum, {"mu": "momentum_buffer"}),
+    "nesterov": (_nesterov, {"mu": "momentum_buffer"}),
+    "rmsprop": (_rmsprop, {"nu": "square_avg"}),
+    "adam": (_adam, {"mu": "exp_avg", "nu": "exp_avg_sq"}),
+    "adamw": (_adamw, {"mu": "exp_avg", "nu": "exp_avg_sq"}),
+    "lion": (_lion, {"mu": "exp_avg"}),
 }
 
 
@@ -33,26 +81,20 @@ def decays(path: str) -> bool:
     return path.rpartition("/")[2] in ("kernel", "embedding")
 
 
-def make(
-    name: str, model: nn.Module, *, weight_decay: float = 0.0, beta1: float = 0.9, beta2: float = 0.999, **arguments: Any
-) -> torch.optim.Optimizer:
+def make(name: str, model: nn.Module, *, weight_decay: float = 0.0, **constants: float) -> torch.optim.Optimizer:
     """Build an optimizer: two parameter groups, with and without weight decay, updated by PyTorch's foreach kernels.
 
-    ``weight_decay`` is L2 (added to the gradient) except in adamw, where it
-    shrinks the parameter beside the gradient step.
+    ``weight_decay`` is L2 (added to the gradient) except in adamw and lion,
+    where it shrinks the parameter beside the gradient step.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
-    cls, fixed, rename, _ = OPTIMIZERS[name]
     trained = {path: p for path, _, p in bindings(model) if p.requires_grad}
     groups = [
         {"params": [p for path, p in trained.items() if decays(path)], "weight_decay": weight_decay},
         {"params": [p for path, p in trained.items() if not decays(path)], "weight_decay": 0.0},
     ]
-    if issubclass(cls, torch.optim.Adam):
-        fixed = {"betas": (beta1, beta2)}
-    constants = {rename.get(key, key): value for key, value in arguments.items()}
-    return cls([group for group in groups if group["params"]], lr=0.0, foreach=True, **fixed | constants)
+    return OPTIMIZERS[name][0]([group for group in groups if group["params"]], **constants)
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ def init_state(
     optimizer_args = dict(optimizer_args or {})
     clip_norm = optimizer_args.pop("clip_norm", None)
     torch_optimizer = optim.make(optimizer, network, **optimizer_args)
-    memory = optim.OPTIMIZERS[optimizer][3]
+    memory = optim.OPTIMIZERS[optimizer][1]
     if "opt" in snapshot:
         interop.opt_from_tree(network, torch_optimizer, memory, snapshot["opt"])
     return State(
