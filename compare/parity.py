@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from compare import presets, tracks
+from compare import tracks
 from compare.config import Config
 from compare.results import read
 from numpy_nn.tree import Tree, leaves

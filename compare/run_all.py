@@ -1,8 +1,8 @@
 """Train the same networks in NumPy, JAX and PyTorch and compare them.
 
-    python compare/run_all.py                                 an MLP and a CNN on MNIST, all tracks
-    python compare/run_all.py mlp-mnist --epochs 1            one preset, one epoch
-    python compare/run_all.py cnn-mnist --tracks jax torch --seeds 0 1 2
+python compare/run_all.py                                 an MLP and a CNN on MNIST, all tracks
+python compare/run_all.py mlp-mnist --epochs 1            one preset, one epoch
+python compare/run_all.py cnn-mnist --tracks jax torch --seeds 0 1 2
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ def configs(options: argparse.Namespace) -> list[Config]:
 def listing() -> str:
     """Every preset with what it trains and what it promises."""
     rows = [
-        (config.preset, f"{config.model} on {config.dataset}, {config.epochs:g} epochs of {config.batch_size}", config.promise)
+        (
+            config.preset,
+            f"{config.model} on {config.dataset}, {config.epochs:g} epochs in batches of {config.batch_size}",
+            config.promise,
+        )
         for config in presets.PRESETS.values()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]

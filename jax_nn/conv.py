@@ -12,9 +12,7 @@ from flax import nnx
 from jax import Array, lax
 
 
-def convolve(
-    x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **how: Any
-) -> Array:
+def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[tuple[int, int]], **how: Any) -> Array:
     """lax.conv_general_dilated, in the form that is fastest where it runs.
 
     XLA's convolution is made for accelerators. On a CPU, inside a scan, it takes

@@ -16,7 +16,7 @@ import numpy as np
 from numpy_nn.tree import Tree, tree_map
 
 
-def to_jax(tree: Mapping[str, Any], dtype: Any) -> dict[str | int, Any]:
+def to_jax(tree: Mapping[str, Any], dtype: Any) -> dict[Any, Any]:
     """Canonical tree to a JAX pytree: list positions become integers, floats become ``dtype``."""
 
     def convert(value: Any) -> Any:

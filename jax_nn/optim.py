@@ -134,9 +134,7 @@ def make(
 def read(opt_state: Any, memory: dict[str, str]) -> Tree:
     """``{"count", "mu", "nu"}`` of an optax state, found by field name."""
     count = optax.tree_utils.tree_get_all_with_path(opt_state, "count")[0][1]
-    return {"count": count} | {
-        slot: optax.tree_utils.tree_get(opt_state, field) for slot, field in memory.items()
-    }
+    return {"count": count} | {slot: optax.tree_utils.tree_get(opt_state, field) for slot, field in memory.items()}
 
 
 def write(opt_state: Any, opt: Tree, memory: dict[str, str]) -> Any:

@@ -138,7 +138,8 @@ def update(
     """One update of all parameters, in place.
 
     ``weight_decay`` λ adds λ p to the gradient ("l2") or shrinks p by η λ p
-    beside it ("decoupled", Loshchilov & Hutter 2019, arXiv:1711.05101). ``constants`` go to the formula (``decay``, ``beta1``, …).
+    beside it ("decoupled", Loshchilov & Hutter 2019, arXiv:1711.05101).
+    ``constants`` go to the formula (``decay``, ``beta1``, …).
     """
     formula, memory, kind = OPTIMIZERS[optimizer]
     if clip_norm is not None:

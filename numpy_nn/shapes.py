@@ -24,6 +24,6 @@ except ModuleNotFoundError:  # NumPy alone is enough to run
         def __class_getitem__(cls, _: object) -> type[Array]:
             return Array
 
-    Bool = Float = Int = UInt8 = _Described  # type: ignore[misc]
+    Bool = Float = Int = UInt8 = _Described  # type: ignore[assignment]
 
 __all__ = ["Array", "Bool", "Float", "Int", "UInt8"]

@@ -108,7 +108,9 @@ def init_state(
     )
 
 
-def preprocess(x: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[Array, " c"]) -> Float[Array, "n h w c"]:
+def preprocess(
+    x: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[Array, " c"]
+) -> Float[Array, "n h w c"]:
     """Bytes to numbers: (x/255 - mean)/std, per channel."""
     pixels = x.astype(mean.dtype)
     pixels *= 1 / (255 * std)
@@ -171,9 +173,7 @@ def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) ->
 
 def logits(state: State, x: UInt8[Array, "n h w c"]) -> Float[Array, "n v"]:
     """Outputs of the network as it is used (not as it is trained)."""
-    outputs, _, _ = state.model.forward(
-        state.params, state.stats, preprocess(x, state.mean, state.std), train=False
-    )
+    outputs, _, _ = state.model.forward(state.params, state.stats, preprocess(x, state.mean, state.std), train=False)
     return outputs
 
 

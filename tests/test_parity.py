@@ -75,9 +75,7 @@ def test_optimizers(optimizer, clip_norm, precision):
     args = {"weight_decay": 1e-2} | ({} if clip_norm is None else {"clip_norm": clip_norm})
     small = {**SMALL, "hidden": (9, 5)}
     lr = 0.05 if optimizer in ("sgd", "momentum", "nesterov") else 0.001
-    require_equal(
-        config("mlp", model_args=small, optimizer=optimizer, optimizer_args=args, lr=lr, precision=precision)
-    )
+    require_equal(config("mlp", model_args=small, optimizer=optimizer, optimizer_args=args, lr=lr, precision=precision))
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = {
     "top": "schema created environment runs parity proof status command",
     "environment": "python platform cpu cores threads versions git_commit gemm_gflops load",
-    "run": "preset track seed model dataset precision devices parameters steps epochs batch_size test_accuracy test_count "
-    "test_loss seconds step_ms images_per_second flops_per_image gflops peak_rss_mb history checkpoint status "
-    "val_accuracy val_loss val_count gemm_share import_rss_mb chunk compile_note step_loss config message",
+    "run": "preset track seed model dataset precision devices parameters steps epochs batch_size test_accuracy "
+    "test_count test_loss seconds step_ms images_per_second flops_per_image gflops peak_rss_mb history checkpoint "
+    "status val_accuracy val_loss val_count gemm_share import_rss_mb chunk compile_note step_loss config message",
     "seconds": "import data compile train eval total",
     "step_ms": "median p10 p90",
     "history": "step epoch train_loss test_loss test_accuracy val_loss val_accuracy lr seconds",
@@ -113,10 +113,9 @@ def test_checkpoints_hold_the_trained_network(compared):
     entry = results["runs"][1]
     snapshot, meta = checkpoint.restore((out / entry["checkpoint"]).parent)
     assert (meta["track"], meta["step"], int(snapshot["step"])) == ("jax", 20, 20)
-    state = train.init_state(
-        snapshot, model="mlp", optimizer="nesterov", schedule_args={"lr": 0.1, "steps": 20}, mean=(0.1307,), std=(0.3081,)
-    )
     data = load("mnist")
+    schedule = {"schedule": "one_cycle", "schedule_args": {"lr": 0.1, "steps": 20}}
+    state = train.init_state(snapshot, model="mlp", optimizer="nesterov", **schedule, mean=data.mean, std=data.std)
     right = train.eval_batch(state, data.test_x, data.test_y)["correct"]
     assert right / 10_000 == pytest.approx(entry["test_accuracy"], abs=2e-4)
 
@@ -124,7 +123,7 @@ def test_checkpoints_hold_the_trained_network(compared):
 def test_mlflow_has_a_run_each_under_one_parent(compared):
     from mlflow import MlflowClient
 
-    results, _, out, store = compared
+    results, _, _, store = compared
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("compare").experiment_id])
     parent = next(each for each in runs if "mlflow.parentRunId" not in each.data.tags)
@@ -151,7 +150,7 @@ def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared):
     ("arguments", "message"),
     [
         (["mlp-minst"], "unknown preset 'mlp-minst'. Did you mean mlp-mnist? Known: mlp-mnist, cnn-mnist"),
-        (["--tracks", "tensorflow"], "choose from 'numpy', 'jax', 'torch'|choose from numpy, jax, torch"),
+        (["--tracks", "tensorflow"], "invalid choice: 'tensorflow' (choose from 'numpy', 'jax', 'torch')"),
         (["--epoch5"], "unrecognized arguments: --epoch5"),
         (["--batch-size", "0"], "'0' is not a positive integer"),
         (["--lr", "nan"], "'nan' is not a positive number"),
@@ -167,7 +166,7 @@ def test_wrong_questions_are_answered_at_once(arguments, message, capsys, monkey
     except SystemExit as exit_:
         code = exit_.code
     assert code == 2
-    assert any(each in capsys.readouterr().err for each in message.split("|")) or re.search(message, "")
+    assert message in capsys.readouterr().err
 
 
 def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path):

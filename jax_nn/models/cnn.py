@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from flax import nnx
 from jax import Array
 from jax.nn import relu
@@ -31,7 +33,7 @@ class CNN(nnx.Module):
         h, w, c = input_shape
         sizes = (c, *channels)
         self.convs = nnx.List(
-            Conv(i, o, kernel, padding=padding, rngs=rngs) for i, o in zip(sizes, sizes[1:], strict=False)
+            Conv(i, o, kernel, padding=padding, rngs=rngs) for i, o in pairwise(sizes)
         )
         for _ in channels:
             h, w = ((size + 2 * padding - kernel + 1) // 2 for size in (h, w))

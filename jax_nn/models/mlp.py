@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from flax import nnx
 from jax import Array
@@ -26,7 +27,7 @@ class MLP(nnx.Module):
         rngs: nnx.Rngs,
     ):
         sizes = (math.prod(input_shape), *hidden)
-        self.hidden = nnx.List(Linear(i, o, rngs=rngs) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nnx.List(Linear(i, o, rngs=rngs) for i, o in pairwise(sizes))
         self.output = Linear(sizes[-1], classes, rngs=rngs)
         self.activation = activation
 

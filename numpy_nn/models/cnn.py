@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,8 +57,7 @@ class CNN:
 
     def init(self, rng: np.random.Generator) -> Tree:
         """First parameters in float64: He before a relu, Glorot for the output."""
-        pairs = zip(self.channels, self.channels[1:], strict=False)
-        convs = {str(k): conv2d_init(rng, self.kernel, i, o) for k, (i, o) in enumerate(pairs)}
+        convs = {str(k): conv2d_init(rng, self.kernel, i, o) for k, (i, o) in enumerate(pairwise(self.channels))}
         hidden = linear_init(rng, self.features, self.hidden)
         output = linear_init(rng, self.hidden, self.classes, "glorot_uniform")
         return {"params": {"convs": convs, "hidden": hidden, "output": output}, "stats": {}}

@@ -178,7 +178,7 @@ class DenseNet:
         shards: int = 1,
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
         """Return logits, running statistics and what backward needs."""
-        mode = {"train": train, "all_mean": all_mean, "shards": shards}
+        mode: dict[str, Any] = {"train": train, "all_mean": all_mean, "shards": shards}
         new: Tree = {"layers": {}}
         stride, padding = (2, 3) if self.stem == "large" else (1, 1)
         x, conv_cache = conv2d_forward(x, **params["conv"], stride=stride, padding=padding)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
@@ -29,7 +31,7 @@ class CNN(nn.Module):
         super().__init__()
         h, w, c = input_shape
         sizes = (c, *channels)
-        self.convs = nn.ModuleList(Conv(i, o, kernel, padding=padding) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.convs = nn.ModuleList(Conv(i, o, kernel, padding=padding) for i, o in pairwise(sizes))
         for _ in channels:
             h, w = ((size + 2 * padding - kernel + 1) // 2 for size in (h, w))
         self.hidden = Linear(h * w * sizes[-1], hidden)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -25,7 +26,7 @@ class MLP(nn.Module):
     ):
         super().__init__()
         sizes = (math.prod(input_shape), *hidden)
-        self.hidden = nn.ModuleList(Linear(i, o) for i, o in zip(sizes, sizes[1:], strict=False))
+        self.hidden = nn.ModuleList(Linear(i, o) for i, o in pairwise(sizes))
         self.output = Linear(sizes[-1], classes)
         self.activation = activation
 
