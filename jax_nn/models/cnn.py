@@ -32,9 +32,7 @@ class CNN(nnx.Module):
     ):
         h, w, c = input_shape
         sizes = (c, *channels)
-        self.convs = nnx.List(
-            Conv(i, o, kernel, padding=padding, rngs=rngs) for i, o in pairwise(sizes)
-        )
+        self.convs = nnx.List(Conv(i, o, kernel, padding=padding, rngs=rngs) for i, o in pairwise(sizes))
         for _ in channels:
             h, w = ((size + 2 * padding - kernel + 1) // 2 for size in (h, w))
         self.hidden = Linear(h * w * sizes[-1], hidden, rngs=rngs)

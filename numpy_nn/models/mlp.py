@@ -33,9 +33,7 @@ class MLP:
 
     def init(self, rng: np.random.Generator) -> Tree:
         """First parameters in float64: He for the hidden layers, Glorot for the output."""
-        hidden = {
-            str(k): linear_init(rng, i, o) for k, (i, o) in enumerate(pairwise(self.sizes))
-        }
+        hidden = {str(k): linear_init(rng, i, o) for k, (i, o) in enumerate(pairwise(self.sizes))}
         output = linear_init(rng, self.sizes[-1], self.classes, "glorot_uniform")
         return {"params": {"hidden": hidden, "output": output}, "stats": {}}
 
