@@ -1,0 +1,61 @@
+"""Every preset runs in every track: two steps, from the data to the checkpoint. And the README's example does."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compare import checkpoint, runner
+from compare.data import load
+from compare.presets import DEFAULT, PRESETS
+from compare.tracks import TRACKS
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def test_presets_keep_their_own_names_and_promise_something():
+    assert all(name == config.preset for name, config in PRESETS.items())
+    assert set(DEFAULT) <= set(PRESETS)
+    for config in PRESETS.values():
+        assert re.search(r"\d+(\.\d+)? %", config.promise), config.preset
+
+
+@pytest.mark.parametrize("track", TRACKS)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_two_steps(preset, track, tmp_path, monkeypatch, request):
+    config = PRESETS[preset]
+    if config.dataset != "mnist":
+        monkeypatch.setenv("NN_DATA_DIR", str(request.getfixturevalue("shared_data")))
+    data = load(config.dataset)
+    few = dataclasses.replace(
+        data, **{part: getattr(data, part)[:64] for part in ("val_x", "val_y", "test_x", "test_y")}
+    )
+    monkeypatch.setattr(runner, "load_data", lambda *_, **__: few)
+    events = []
+    runner.run(
+        dataclasses.replace(config, steps=2, batch_size=8, eval_batch_size=50),
+        track,
+        threads=1,
+        checkpoint=tmp_path,
+        emit=events.append,
+        stop=threading.Event(),
+    )
+    end = events[-1]
+    assert (end["status"], end["message"]) == ("finished", None)
+    assert (end["steps"], end["test_count"], end["val_count"]) == (2, 64, 64)
+    assert [event["step"] for event in events if event["event"] == "chunk"] == [1, 2]
+    snapshot, meta = checkpoint.restore(tmp_path)
+    assert int(snapshot["step"]) == 2
+    assert meta["config"]["preset"] == preset
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_the_example_in_the_readme(track, capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+    exec(example.replace("from numpy_nn import train", f"from {track}_nn import train"), {})
+    assert float(re.search(r"\d\.\d+", capsys.readouterr().out)[0]) == pytest.approx(np.log(10), rel=1e-4)
