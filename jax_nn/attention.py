@@ -39,7 +39,7 @@ class MultiHeadAttention(nnx.Module):
 
     def __init__(self, d: int, *, heads: int, rngs: nnx.Rngs):
         if heads < 1 or d % heads:
-            raise ValueError(f"{heads} heads cannot share {d} features evenly")
+            raise ValueError(f"heads is {heads}: it must divide the number of features, {d}")
         self.heads = heads
         self.query = Linear(d, d, rngs=rngs)
         # a bias of the keys would add the same to all scores of a query: softmax does not see it

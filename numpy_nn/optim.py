@@ -161,7 +161,12 @@ def update(
         arrays = [each.reshape(-1) for each in (p, leaves(grads)[path], *(moment[path] for moment in moments))]
         for start in range(0, p.size, PIECE):
             pieces.append((path, *(array[start : start + PIECE] for array in arrays)))
-    run(lambda piece: update_piece(*piece), pieces, threads=threads)
+
+    def update_share(share: list[Any]) -> None:
+        for piece in share:
+            update_piece(*piece)
+
+    run(update_share, [pieces[first::threads] for first in range(threads)], threads=threads)
 
 
 # --- schedules --------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 They add two biases, one beside the input's product and one beside the state's. Two trained
 numbers that are only ever added take the gradient's step twice, so the first is a buffer here,
-and stays 0; the module computes the same function, and its weights keep PyTorch's names.
+and stays 0. The network can compute the same functions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def hold_input_bias(module: nn.RNNBase) -> None:
     """Replace the trained ``bias_ih_l0`` by a buffer of zeros."""
     zeros = torch.zeros_like(module.bias_ih_l0.data)
     del module.bias_ih_l0
-    module.register_buffer("bias_ih_l0", zeros)
+    module.register_buffer("bias_ih_l0", zeros, persistent=False)
 
 
 def pack(x: Tensor, lengths: Tensor) -> nn.utils.rnn.PackedSequence:

@@ -98,7 +98,7 @@ class ViT:
         if patch < 1 or h % patch or w % patch:
             raise ValueError(f"patch is {patch}: it must divide the image's height {h} and width {w}")
         if heads < 1 or dim % heads:
-            raise ValueError(f"heads is {heads}: it must divide dim, which is {dim}")
+            raise ValueError(f"heads is {heads}: it must divide the number of features, {dim}")
         self.c, self.patch, self.patches = c, patch, (h // patch) * (w // patch)
         self.dim = dim
         self.classes = classes
