@@ -204,7 +204,7 @@ class Comparison:
         self.write()
         if len(self.track_names) > 1:
             try:
-                self.results["parity"] = workers.call("compare.parity", "--drift", str(self.directory.absolute()))
+                self.results["parity"] = workers.call("compare.drift", str(self.directory.absolute()))
             except RuntimeError as error:
                 self.progress.note(f"The drift between the tracks was not measured: {error}")
         self.results["status"] = "interrupted" if self.stopping else "finished"

@@ -22,14 +22,12 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compare import tracks
 from compare.config import Config
-from compare.results import read
 from numpy_nn.tree import Tree, leaves
 
 # Relative L2 distance per leaf that each quantity may have, by precision.
@@ -178,41 +176,6 @@ def exact_jax(precision: str) -> Iterator[None]:
         yield
 
 
-# --- after training ---------------------------------------------------------------------------------------------------
-
-
-def drift(runs: Sequence[Mapping[str, Any]], directory: Path) -> list[Row]:
-    """Rows of results.json's ``parity``: how far finished runs of the same preset and seed have drifted apart."""
-    from compare import checkpoint
-
-    rows = []
-    done = [run for run in runs if run["status"] == "finished" and run["checkpoint"]]
-    for first, second in itertools.combinations(done, 2):
-        if (first["preset"], first["seed"]) != (second["preset"], second["seed"]):
-            continue
-        gaps = np.abs(np.subtract(first["step_loss"], second["step_loss"]))
-        trees = [
-            checkpoint.restore((directory / run["checkpoint"]).parent, run["steps"])[0]["params"]
-            for run in (first, second)
-        ]
-        found = distances(*trees)
-        worst = max(found, key=lambda path: found[path][1])
-        rows.append(
-            {
-                "preset": first["preset"],
-                "seed": first["seed"],
-                "a": first["track"],
-                "b": second["track"],
-                "first_loss_gap": float(gaps[0]),
-                "max_loss_gap": float(gaps.max()),
-                "worst_leaf": worst,
-                "max_abs": max(each[0] for each in found.values()),
-                "max_rel": found[worst][1],
-            }
-        )
-    return rows
-
-
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
@@ -249,7 +212,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--lr", type=float, help="default: 0.05, for those that normalise 0.001")
     # how a comparison asks: rows for results.json on standard output
     options.add_argument("--json", metavar="CONFIGS", help=argparse.SUPPRESS)
-    options.add_argument("--drift", metavar="DIR", type=Path, help=argparse.SUPPRESS)
     return options
 
 
@@ -262,9 +224,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configs = [Config(**config) for config in json.loads(options.json)]
         rows = [row for config in configs for row, _ in prove(config, options.tracks, steps=options.steps)]
         print(json.dumps(rows))
-        return 0
-    if options.drift is not None:
-        print(json.dumps(drift(read(options.drift)["runs"], options.drift)))
         return 0
     unknown = [model for model in options.models if model not in MODELS]
     if unknown:
