@@ -107,7 +107,7 @@ def _results(results: Results) -> str:
         "the same model; otherwise its cell says why. Steps are timed in chunks: the first is warm-up, and what it "
         "took beyond the median of the others is in *compile s*. *Of peak*: the network's arithmetic, counted on "
         f"paper, per second, as a share of the {_peak(results)} that NumPy's best large fp32 matrix product reached "
-        "just before. Several seeds: mean ± standard deviation."
+        "before the first run or after the last. Several seeds: mean ± standard deviation."
     )
     return "\n\n".join([markdown(COLUMNS, lines), how, *(["\n".join(notes)] if notes else [])])
 
@@ -201,7 +201,7 @@ def _unfairness(results: Results) -> str:
         "after each: the usual form of each, and an advantage where steps are short.",
         "A step's time is that of its chunk divided by the steps in it: the spread [p10 p90] hides single slow steps.",
         "Peak memory is that of the process: libraries, data and buffers that a framework keeps for later are in it.",
-        "The matmul peak was measured through NumPy's BLAS before the first run; another library, or a cooler "
+        "The matmul peak was measured through NumPy's BLAS before the first run and after the last; another library, or a cooler "
         "processor, can exceed it.",
         "The proof covers the first steps at the seed it was made with, not the whole training: see the drift.",
     ]
