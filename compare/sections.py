@@ -201,8 +201,8 @@ def _unfairness(results: Results) -> str:
         "after each: the usual form of each, and an advantage where steps are short.",
         "A step's time is that of its chunk divided by the steps in it: the spread [p10 p90] hides single slow steps.",
         "Peak memory is that of the process: libraries, data and buffers that a framework keeps for later are in it.",
-        "The matmul peak was measured through NumPy's BLAS before the first run and after the last; another library, or a cooler "
-        "processor, can exceed it.",
+        "The matmul peak was measured through NumPy's BLAS before the first run and after the last; another library, "
+        "or a cooler processor, can exceed it.",
         "The proof covers the first steps at the seed it was made with, not the whole training: see the drift.",
     ]
     return "\n".join(f"- {line}" for line in lines)
