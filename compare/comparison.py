@@ -184,6 +184,8 @@ class Comparison:
     def end(self, run: dict[str, Any], event: dict[str, Any], config: Config, label: str) -> None:
         """Enter a run's figures, and what follows from them."""
         run |= event
+        if self.stopping and run["status"] == "failed" and not run["steps"]:  # asked to stop before it had begun
+            run |= {"status": "interrupted", "message": "stopped before the first step"}
         if run["checkpoint"]:
             run["checkpoint"] = os.path.relpath(run["checkpoint"], self.directory)
         speed = run["images_per_second"]
