@@ -226,11 +226,21 @@ def test_recurrent_layers_agree_on_every_step_and_length(name, lengths, rng):
     layer = getattr(torch_nn.recurrent, name)(4, 6).double()
     torch_interop.params_from_tree(layer, params)
     x = torch.tensor(x, requires_grad=True)
-    got = layer(x, None if lengths is None else torch.tensor(lengths))
+    got = torch_steps(layer, x, lengths)
     torch.autograd.backward(got, [torch.tensor(dy) for dy in douts])
     assert_close([y.detach().numpy() for y in got], outputs, TOLERANCES["float64"], "torch output")
     assert_close(x.grad.numpy(), dx, TOLERANCES["float64"], "torch dx")
     assert_close(torch_interop.params_to_tree(layer, lambda p: p.grad), dparams, TOLERANCES["float64"], "torch d")
+
+
+def torch_steps(layer: nn.RNNBase, x: torch.Tensor, lengths: np.ndarray | None) -> list[torch.Tensor]:
+    """Outputs of PyTorch's module in the order of ours: all h, the last h, the last c."""
+    if lengths is None:
+        ys, last = layer(x)
+    else:
+        ys, last = layer(torch_nn.recurrent.pack(x, torch.tensor(lengths)))
+        ys = torch_nn.recurrent.unpack(ys, x.shape[1])
+    return [ys, *(state[0] for state in (last if isinstance(last, tuple) else (last,)))]
 
 
 def test_one_bias_of_two_is_held_at_zero():
@@ -281,7 +291,7 @@ def test_a_query_that_may_look_at_nothing_gets_nothing(rng):
     mask[2] = False
     want, _ = numpy_nn.attention.scaled_dot_product_attention_forward(q, k, v, mask=mask)
     got = jax_nn.attention.scaled_dot_product_attention(*map(jnp.asarray, (q, k, v)), mask=jnp.asarray(mask))
-    other = torch_nn.attention.scaled_dot_product_attention(*map(torch.tensor, (q, k, v)), torch.tensor(mask))
+    other = nn.functional.scaled_dot_product_attention(*map(torch.tensor, (q, k, v)), torch.tensor(mask))
     assert not want[:, :, 2].any()
     assert_close([np.asarray(got), other.numpy()], [want, want], TOLERANCES["float32"], "y")
     assert np.array_equal(jax_nn.attention.causal_mask(4), np.tri(4))

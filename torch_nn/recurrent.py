@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 
 def hold_input_bias(module: nn.RNNBase) -> None:
@@ -19,48 +19,34 @@ def hold_input_bias(module: nn.RNNBase) -> None:
     module.register_buffer("bias_ih_l0", zeros, persistent=False)
 
 
-def pack(x: Tensor, lengths: Tensor) -> nn.utils.rnn.PackedSequence:
-    """x (n, t, i) without what follows the end of each sequence."""
-    return pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-
-
-def unpack(ys: nn.utils.rnn.PackedSequence, t: int) -> Tensor:
-    """Undo :func:`pack`, with 0 after the end of each sequence: (n, t, d)."""
-    return pad_packed_sequence(ys, batch_first=True, total_length=t)[0]
-
-
 class RNN(nn.RNN):
-    """h ← tanh(x Wᵢ + h Wₕ + b) at every step  (Elman 1990, "Finding structure in time")."""
+    """h ← tanh(x Wᵢ + h Wₕ + b) at every step  (Elman 1990, "Finding structure in time").
 
-    def __init__(self, i: int, d: int):
-        super().__init__(i, d, batch_first=True)
-        hold_input_bias(self)
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """x (n, t, i) -> h after every step (n, t, d), 0 after a sequence's end, and each one's last h (n, d)."""
-        if lengths is None:
-            ys, h = super().forward(x)
-        else:
-            ys, h = super().forward(pack(x, lengths))
-            ys = unpack(ys, x.shape[1])
-        return ys, h[0]
-
-
-class LSTM(nn.LSTM):
-    """[i f g o] = [σ σ tanh σ](x Wᵢ + h Wₕ + b),  c ← f c + i g,  h ← o tanh(c) at every step.
-
-    Hochreiter & Schmidhuber 1997, with the forget gate f of Gers et al. 2000, without peepholes.
+    x (n, t, i) -> h after every step (n, t, d), and the last h (1, n, d).
     """
 
     def __init__(self, i: int, d: int):
         super().__init__(i, d, batch_first=True)
         hold_input_bias(self)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """x (n, t, i) -> h after every step (n, t, d), 0 after a sequence's end, and each one's last h and c (n, d)."""
-        if lengths is None:
-            ys, (h, c) = super().forward(x)
-        else:
-            ys, (h, c) = super().forward(pack(x, lengths))
-            ys = unpack(ys, x.shape[1])
-        return ys, h[0], c[0]
+
+class LSTM(nn.LSTM):
+    """[i f g o] = [σ σ tanh σ](x Wᵢ + h Wₕ + b),  c ← f c + i g,  h ← o tanh(c) at every step.
+
+    Hochreiter & Schmidhuber 1997, with the forget gate f of Gers et al. 2000, without peepholes.
+    x (n, t, i) -> h after every step (n, t, d), and the last (h, c), each (1, n, d).
+    """
+
+    def __init__(self, i: int, d: int):
+        super().__init__(i, d, batch_first=True)
+        hold_input_bias(self)
+
+
+def pack(x: Tensor, lengths: Tensor) -> PackedSequence:
+    """Drop from x (n, t, i) what follows the end of each sequence; both modules take the result in place of x."""
+    return pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
+
+
+def unpack(ys: PackedSequence, t: int) -> Tensor:
+    """Undo :func:`pack`, with 0 after the end of each sequence: (n, t, d)."""
+    return pad_packed_sequence(ys, batch_first=True, total_length=t)[0]

@@ -26,5 +26,5 @@ class LSTM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
         x = x.permute(0, 2, 3, 1).flatten(2)  # (n, t, w·c), channels fastest
-        _, h, _ = self.lstm(x)
-        return self.output(h)
+        _, (h, _) = self.lstm(x)
+        return self.output(h[0])

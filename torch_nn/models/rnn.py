@@ -27,4 +27,4 @@ class RNN(nn.Module):
         """Return the logits."""
         x = x.permute(0, 2, 3, 1).flatten(2)  # (n, t, w·c), channels fastest
         _, h = self.rnn(x)
-        return self.output(h)
+        return self.output(h[0])
