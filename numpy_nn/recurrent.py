@@ -96,7 +96,7 @@ def rnn_forward(
     x, z = project(x, params)
     kernel = params["dense_h"]["kernel"]
     h = started(h, n, params, x.dtype)
-    hs = np.empty((t + 1, *h.shape), x.dtype)  # hs[step] is h before the step, hs[step + 1] after it
+    hs = np.empty_like(z, shape=(t + 1, *h.shape))  # hs[step] is h before the step, hs[step + 1] after it
     hs[0] = h
     for step in range(t):
         z[step] += hs[step] @ kernel
