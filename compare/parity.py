@@ -28,6 +28,7 @@ import numpy as np
 
 from compare import tracks
 from compare.config import Config
+from compare.data.augment import augment
 from numpy_nn.tree import Tree, leaves
 
 # Relative L2 distance per leaf that each quantity may have, by precision.
@@ -90,7 +91,10 @@ def observe(config: Config, track_name: str, *, steps: int, draw: int = 1) -> Ob
     network = MODELS[config.model](**config.model_args)
     snapshot = network.init(rng)
     x = rng.integers(0, 256, (steps, BATCH, *tracks.model_argument(config, "input_shape")), dtype=np.uint8)
-    y = rng.integers(0, tracks.model_argument(config, "classes"), (steps, BATCH), dtype=np.int32)
+    classes = tracks.model_argument(config, "classes")
+    y = rng.integers(0, classes, (steps, BATCH), dtype=np.int32)
+    if config.augment:
+        x, y = augment(x, y, config.augment, seed=config.seed, step=0, classes=classes)
     channels = x.shape[-1]
     arguments = tracks.state_arguments(config, steps=HORIZON, threads=1)
     arguments |= {"mean": (0.13,) * channels, "std": (0.31,) * channels}

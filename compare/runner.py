@@ -142,6 +142,7 @@ def run(
         emit({"event": "begin", "steps": schedule.steps, "chunk": schedule.chunk, "parameters": parameters})
 
         step, row = 0, {}
+        images = schedule.chunk * config.batch_size
         while step < schedule.steps and not stop.is_set():
             with timings.chunks.lap():
                 x, y = data.train_chunk(
@@ -157,9 +158,9 @@ def run(
                     "event": "chunk",
                     "step": step,
                     "loss": loss.tolist(),
-                    "accuracy": correct.sum() / y.size,
+                    "accuracy": correct.sum() / images,
                     "lr": float(lr[-1]),
-                    "images_per_second": y.size / timings.chunks.laps[-1],
+                    "images_per_second": images / timings.chunks.laps[-1],
                 }
             )
             if step in schedule.evaluations:

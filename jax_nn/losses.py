@@ -1,4 +1,8 @@
-"""Losses: a mean over the batch; labels below zero are padding and count for nothing."""
+"""Losses: a mean over the batch.
+
+Labels are class numbers (n,), or distributions over the classes (n, v) such as mixup makes.
+Labels below zero are padding and count for nothing.
+"""
 
 from __future__ import annotations
 
@@ -11,35 +15,36 @@ from jax import Array
 
 
 def _mean_over_valid(losses: Array, labels: Array) -> Array:
-    valid = labels >= 0
+    valid = (labels.reshape(len(labels), -1) >= 0).all(axis=1)
     return jnp.where(valid, losses, 0).sum() / jnp.maximum(valid.sum(), 1).astype(losses.dtype)
 
 
-def _onehot(labels: Array, like: Array) -> Array:
-    return jax.nn.one_hot(labels, like.shape[1], dtype=like.dtype)
+def _targets(labels: Array, like: Array) -> Array:
+    """What each output should be (n, v); a class number is 1 at its place."""
+    return labels.astype(like.dtype) if labels.ndim == 2 else jax.nn.one_hot(labels, like.shape[1], dtype=like.dtype)
 
 
 def softmax_cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
-    """loss = -1/n Σₙ Σᵥ q log softmax(logits),  q = (1 - ε) onehot(labels) + ε/v, ε = label_smoothing."""
-    targets = optax.smooth_labels(_onehot(labels, logits), label_smoothing)
+    """loss = -1/n Σₙ Σᵥ q log softmax(logits),  q = (1 - ε) target + ε/v, ε = label_smoothing."""
+    targets = optax.smooth_labels(_targets(labels, logits), label_smoothing)
     return _mean_over_valid(optax.softmax_cross_entropy(logits, targets), labels)
 
 
 def mean_squared_error(outputs: Array, labels: Array) -> Array:
-    """loss = 1/(n v) Σ (outputs - onehot(labels))²."""
-    losses = optax.squared_error(outputs, _onehot(labels, outputs))
+    """loss = 1/(n v) Σ (outputs - target)²."""
+    losses = optax.squared_error(outputs, _targets(labels, outputs))
     return _mean_over_valid(losses.mean(axis=1), labels)
 
 
 def huber(outputs: Array, labels: Array, *, delta: float = 1.0) -> Array:
-    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - onehot(labels) and c is e cut off at ±δ."""
-    losses = optax.huber_loss(outputs, _onehot(labels, outputs), delta=delta)
+    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - target and c is e cut off at ±δ."""
+    losses = optax.huber_loss(outputs, _targets(labels, outputs), delta=delta)
     return _mean_over_valid(losses.mean(axis=1), labels)
 
 
 def binary_cross_entropy(logits: Array, labels: Array) -> Array:
-    """loss = -1/(n v) Σ (z log σ(x) + (1 - z) log(1 - σ(x))), z = onehot(labels)."""
-    losses = optax.sigmoid_binary_cross_entropy(logits, _onehot(labels, logits))
+    """loss = -1/(n v) Σ (z log σ(x) + (1 - z) log(1 - σ(x))), z = target."""
+    losses = optax.sigmoid_binary_cross_entropy(logits, _targets(labels, logits))
     return _mean_over_valid(losses.mean(axis=1), labels)
 
 
@@ -52,5 +57,5 @@ LOSSES: dict[str, Callable[..., Array]] = {
 
 
 def correct(logits: Array, labels: Array) -> Array:
-    """Number of labels that the largest logit names."""
-    return (logits.argmax(axis=1) == labels).sum()
+    """Number of labels that the largest logit names; a distribution's label is its largest part."""
+    return (logits.argmax(axis=1) == (labels.argmax(axis=1) if labels.ndim == 2 else labels)).sum()

@@ -167,7 +167,10 @@ def make_forward(network: nnx.Module, mean: Array, std: Array) -> Callable[[Carr
 
 
 def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Array]]:
-    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,)."""
+    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
+
+    Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
+    """
     carry, metrics = state.train_chunk(state.carry, x, y)
     return replace(state, carry=carry), metrics
 

@@ -1,8 +1,10 @@
 """Losses: a mean over the batch, as (forward, backward) pairs.
 
-Labels below zero mark padding: they count for nothing, in the loss and in its
-gradient. ``backward`` takes ``dloss``, the gradient of whatever comes after the
-loss (1 at the end of a network; less when a batch is shared by several threads).
+Labels are class numbers (n,), or distributions over the classes (n, v) such as
+mixup makes. Labels below zero mark padding: they count for nothing, in the loss
+and in its gradient. ``backward`` takes ``dloss``, the gradient of whatever comes
+after the loss (1 at the end of a network; less when a batch is shared by several
+threads, or comes in pieces).
 """
 
 from __future__ import annotations
@@ -19,6 +21,25 @@ Cache = Any
 Loss = Float[Array, ""] | np.floating
 
 
+Labels = Int[Array, " n"] | Float[Array, "n v"]
+
+
+def targets(labels: Labels, v: int, dtype: Any) -> tuple[Float[Array, "n v"], Float[Array, "n 1"], int]:
+    """Return (what each output should be, which rows count, how many they are); a class number is 1 at its place."""
+    if labels.ndim == 2:
+        target = labels.astype(dtype)
+    else:
+        target = np.zeros((len(labels), v), dtype)
+        target[np.arange(len(labels)), labels] = 1
+    valid = (labels.reshape(len(labels), -1) >= 0).all(axis=1, keepdims=True).astype(dtype)
+    return target, valid, max(int(valid.sum()), 1)
+
+
+def correct(outputs: Float[Array, "n v"], labels: Labels) -> int:
+    """Number of labels that the largest output names; a distribution's label is its largest part."""
+    return int((outputs.argmax(axis=1) == (labels.argmax(axis=1) if labels.ndim == 2 else labels)).sum())
+
+
 # --- one right answer -------------------------------------------------------------------------------------------------
 
 
@@ -29,69 +50,56 @@ def log_softmax(x: Float[Array, "*n v"]) -> Float[Array, "*n v"]:
 
 
 def softmax_cross_entropy_forward(
-    logits: Float[Array, "n v"], labels: Int[Array, " n"], *, label_smoothing: float = 0.0
+    logits: Float[Array, "n v"], labels: Labels, *, label_smoothing: float = 0.0
 ) -> tuple[Loss, Cache]:
-    """loss = -1/n Σₙ Σᵥ q log softmax(logits),  q = (1 - ε) onehot(labels) + ε/v.
+    """loss = -1/n Σₙ Σᵥ q log softmax(logits),  q = (1 - ε) target + ε/v.
 
-    ε is ``label_smoothing`` (Szegedy et al. 2015, arXiv:1512.00567); at ε = 0 only the label's logarithm is left.
+    ε is ``label_smoothing`` (Szegedy et al. 2015, arXiv:1512.00567).
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing {label_smoothing}: it must lie between 0 and 1")
-    valid = labels >= 0
-    log_p = log_softmax(logits)
-    gain = np.take_along_axis(log_p, np.maximum(labels, 0)[:, None].astype(np.intp), axis=1)[:, 0]
+    v = logits.shape[1]
+    q, valid, n = targets(labels, v, logits.dtype)
     if label_smoothing:
-        gain = (1 - label_smoothing) * gain + label_smoothing * log_p.mean(axis=1)
-    n = max(int(valid.sum()), 1)
-    loss = -(gain * valid).sum() / n
-    return loss, (log_p, labels, valid, n, label_smoothing)
+        q = (1 - label_smoothing) * q + label_smoothing / v
+    log_p = log_softmax(logits)
+    return -(q * log_p * valid).sum() / n, (log_p, q, valid, n)
 
 
 def softmax_cross_entropy_backward(dloss: float, cache: Cache) -> Float[Array, "n v"]:
     """dlogits = dloss/n · (softmax(logits) - q)."""
-    log_p, labels, valid, n, label_smoothing = cache
-    dlogits = np.exp(log_p)
-    dlogits[np.arange(len(labels)), labels] -= 1 - label_smoothing
-    if label_smoothing:
-        dlogits -= label_smoothing / log_p.shape[1]
-    dlogits *= (valid * (dloss / n)).astype(dlogits.dtype)[:, None]
-    return dlogits
+    log_p, q, valid, n = cache
+    return (np.exp(log_p) - q) * valid * (dloss / n)
 
 
 # --- each output for itself: is it this class? ------------------------------------------------------------------------
 
 
-def onehot(labels: Int[Array, " n"], v: int, dtype: Any) -> tuple[Float[Array, "n v"], Float[Array, "n 1"], int]:
-    """Return (targets, which rows count, how many numbers count); the target is 1 at the label, 0 elsewhere."""
-    valid = (labels >= 0).astype(dtype)[:, None]
-    target = np.zeros((len(labels), v), dtype)
-    target[np.arange(len(labels)), labels] = 1
-    return target, valid, max(int(valid.sum()), 1) * v
-
-
-def mean_squared_error_forward(outputs: Float[Array, "n v"], labels: Int[Array, " n"]) -> tuple[Loss, Cache]:
-    """loss = 1/(n v) Σ (outputs - onehot(labels))²."""
-    target, valid, size = onehot(labels, outputs.shape[1], outputs.dtype)
+def mean_squared_error_forward(outputs: Float[Array, "n v"], labels: Labels) -> tuple[Loss, Cache]:
+    """loss = 1/(n v) Σ (outputs - target)²."""
+    v = outputs.shape[1]
+    target, valid, n = targets(labels, v, outputs.dtype)
     error = (outputs - target) * valid
-    return (error * error).sum() / size, (error, size)
+    return (error * error).sum() / (n * v), (error, n * v)
 
 
 def mean_squared_error_backward(dloss: float, cache: Cache) -> Float[Array, "n v"]:
-    """doutputs = dloss · 2/(n v) · (outputs - onehot(labels))."""
+    """doutputs = dloss · 2/(n v) · (outputs - target)."""
     error, size = cache
     return error * (2 * dloss / size)
 
 
-def huber_forward(outputs: Float[Array, "n v"], labels: Int[Array, " n"], *, delta: float = 1.0) -> tuple[Loss, Cache]:
-    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - onehot(labels) and c is e cut off at ±δ.
+def huber_forward(outputs: Float[Array, "n v"], labels: Labels, *, delta: float = 1.0) -> tuple[Loss, Cache]:
+    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - target and c is e cut off at ±δ.
 
     That is e²/2 near zero and δ (|e| - δ/2) beyond δ, where outliers stop pulling
     harder (Huber 1964, "Robust estimation of a location parameter").
     """
-    target, valid, size = onehot(labels, outputs.shape[1], outputs.dtype)
+    v = outputs.shape[1]
+    target, valid, n = targets(labels, v, outputs.dtype)
     error = (outputs - target) * valid
     cut = np.clip(error, -delta, delta)
-    return (cut * (error - cut / 2)).sum() / size, (cut, size)
+    return (cut * (error - cut / 2)).sum() / (n * v), (cut, n * v)
 
 
 def huber_backward(dloss: float, cache: Cache) -> Float[Array, "n v"]:
@@ -100,16 +108,17 @@ def huber_backward(dloss: float, cache: Cache) -> Float[Array, "n v"]:
     return cut * (dloss / size)
 
 
-def binary_cross_entropy_forward(logits: Float[Array, "n v"], labels: Int[Array, " n"]) -> tuple[Loss, Cache]:
-    """loss = -1/(n v) Σ (z log σ(x) + (1 - z) log(1 - σ(x))) = 1/(n v) Σ (softplus(x) - x z), z = onehot(labels).
+def binary_cross_entropy_forward(logits: Float[Array, "n v"], labels: Labels) -> tuple[Loss, Cache]:
+    """loss = -1/(n v) Σ (z log σ(x) + (1 - z) log(1 - σ(x))) = 1/(n v) Σ (softplus(x) - x z), z = target.
 
     The second form takes logits x of any size: no logarithm of zero.
     """
-    target, valid, size = onehot(labels, logits.shape[1], logits.dtype)
+    v = logits.shape[1]
+    target, valid, n = targets(labels, v, logits.dtype)
     each, _ = softplus_forward(logits)
     each -= logits * target
     each *= valid
-    return each.sum() / size, (logits, target, valid, size)
+    return each.sum() / (n * v), (logits, target, valid, n * v)
 
 
 def binary_cross_entropy_backward(dloss: float, cache: Cache) -> Float[Array, "n v"]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from numpy_nn import optim, parallel
-from numpy_nn.losses import LOSSES
+from numpy_nn.losses import LOSSES, Labels, correct
 from numpy_nn.models import MODELS
 from numpy_nn.shapes import Array, Float, Int, UInt8
 from numpy_nn.tree import Tree, cast, require_same, tree_map
@@ -119,7 +119,7 @@ def preprocess(
 
 
 def loss_and_grads(
-    state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"], dloss: float = 1.0, **together: Any
+    state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0, **together: Any
 ) -> tuple[float, int, Tree, Tree]:
     """One forward and one backward pass: loss, number of correct answers, running statistics, gradients · dloss.
 
@@ -131,13 +131,16 @@ def loss_and_grads(
     loss, loss_cache = loss_forward(outputs, y)
     doutputs = loss_backward(dloss, loss_cache)
     grads = state.model.backward(doutputs, cache)
-    return dloss * float(loss), int((outputs.argmax(1) == y).sum()), stats, grads
+    return dloss * float(loss), correct(outputs, y), stats, grads
 
 
 def train_steps(
-    state: State, x: UInt8[Array, "k n h w c"], y: Int[Array, "k n"]
+    state: State, x: UInt8[Array, "k n h w c"], y: Int[Array, "k n"] | Float[Array, "k n v"]
 ) -> tuple[State, dict[str, np.ndarray]]:
-    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,)."""
+    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
+
+    Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
+    """
     losses, corrects, lrs = [], [], []
     for images, labels in zip(x, y, strict=True):
         lr = state.schedule(state.step)
@@ -164,11 +167,11 @@ def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) ->
         outputs = logits(state, images)
         loss, _ = loss_forward(outputs, labels)
         count = int((labels >= 0).sum())
-        return float(loss) * count, int((outputs.argmax(1) == labels).sum()), count
+        return float(loss) * count, correct(outputs, labels), count
 
     parts = parallel.run(shard, *(parallel.shards(a, state.threads) for a in (x, y)), threads=state.threads)
-    loss_sum, correct, count = (sum(column) for column in zip(*parts, strict=True))
-    return {"loss_sum": loss_sum, "correct": correct, "count": count}
+    loss_sum, right, count = (sum(column) for column in zip(*parts, strict=True))
+    return {"loss_sum": loss_sum, "correct": right, "count": count}
 
 
 def logits(state: State, x: UInt8[Array, "n h w c"]) -> Float[Array, "n v"]:

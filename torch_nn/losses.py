@@ -1,4 +1,8 @@
-"""Losses: a mean over the batch; labels below zero are padding and count for nothing."""
+"""Losses: a mean over the batch.
+
+Labels are class numbers (n,), or distributions over the classes (n, v) such as mixup makes.
+Labels below zero are padding and count for nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +14,36 @@ from torch import Tensor
 
 
 def _mean_over_valid(losses: Tensor, labels: Tensor) -> Tensor:
-    valid = labels >= 0
+    valid = (labels.reshape(len(labels), -1) >= 0).all(dim=1)
     return (losses * valid).sum() / valid.sum().clamp(min=1)
 
 
-def _onehot(labels: Tensor, like: Tensor) -> Tensor:
-    return F.one_hot(labels.clamp(min=0), like.shape[1]).to(like.dtype)
+def _targets(labels: Tensor, like: Tensor) -> Tensor:
+    """What each output should be (n, v); a class number is 1 at its place."""
+    return labels if labels.ndim == 2 else F.one_hot(labels.clamp(min=0), like.shape[1]).to(like.dtype)
 
 
 def softmax_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """loss = -1/n Σₙ Σᵥ q log softmax(logits),  q = (1 - ε) onehot(labels) + ε/v, ε = label_smoothing."""
+    """loss = -1/n Σₙ Σᵥ q log softmax(logits),  q = (1 - ε) target + ε/v, ε = label_smoothing."""
     losses = F.cross_entropy(logits, labels.clamp(min=0), reduction="none", label_smoothing=label_smoothing)
     return _mean_over_valid(losses, labels)
 
 
 def mean_squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
-    """loss = 1/(n v) Σ (outputs - onehot(labels))²."""
-    losses = F.mse_loss(outputs, _onehot(labels, outputs), reduction="none")
+    """loss = 1/(n v) Σ (outputs - target)²."""
+    losses = F.mse_loss(outputs, _targets(labels, outputs), reduction="none")
     return _mean_over_valid(losses.mean(dim=1), labels)
 
 
 def huber(outputs: Tensor, labels: Tensor, *, delta: float = 1.0) -> Tensor:
-    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - onehot(labels) and c is e cut off at ±δ."""
-    losses = F.huber_loss(outputs, _onehot(labels, outputs), reduction="none", delta=delta)
+    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - target and c is e cut off at ±δ."""
+    losses = F.huber_loss(outputs, _targets(labels, outputs), reduction="none", delta=delta)
     return _mean_over_valid(losses.mean(dim=1), labels)
 
 
 def binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """loss = -1/(n v) Σ (z log σ(x) + (1 - z) log(1 - σ(x))), z = onehot(labels)."""
-    losses = F.binary_cross_entropy_with_logits(logits, _onehot(labels, logits), reduction="none")
+    """loss = -1/(n v) Σ (z log σ(x) + (1 - z) log(1 - σ(x))), z = target."""
+    losses = F.binary_cross_entropy_with_logits(logits, _targets(labels, logits), reduction="none")
     return _mean_over_valid(losses.mean(dim=1), labels)
 
 
@@ -52,5 +57,5 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 @torch.no_grad()
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Number of labels that the largest logit names."""
-    return (logits.argmax(dim=1) == labels).sum()
+    """Number of labels that the largest logit names; a distribution's label is its largest part."""
+    return (logits.argmax(dim=1) == (labels.argmax(dim=1) if labels.ndim == 2 else labels)).sum()

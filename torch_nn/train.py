@@ -101,16 +101,25 @@ def init_state(
     )
 
 
+def to_labels(y: np.ndarray, dtype: torch.dtype) -> Tensor:
+    """Labels as PyTorch's losses want them: class numbers int64, distributions of the logits' dtype."""
+    labels = torch.from_numpy(y)
+    return labels.to(dtype if labels.is_floating_point() else torch.int64)
+
+
 def preprocess(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Bytes (n, h, w, c) to numbers (n, c, h, w): (x/255 - mean)/std; the permuted view is channels_last."""
     return x.permute(0, 3, 1, 2).to(mean.dtype).mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Tensor]]:
-    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,)."""
+    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
+
+    Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
+    """
     state.model.train()
     losses, corrects, lrs = [], [], []
-    for images, labels in zip(torch.from_numpy(x), torch.from_numpy(y).long(), strict=True):
+    for images, labels in zip(torch.from_numpy(x), to_labels(y, state.mean.dtype), strict=True):
         lr = state.schedule(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
