@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from compare.errors import UserError
+
 
 @dataclass(frozen=True)
 class Config:
@@ -20,6 +22,7 @@ class Config:
     epochs: float = 10.0
     steps: int | None = None  # instead of epochs
     batch_size: int = 128
+    accumulate: int = 1  # micro-batches whose gradients make one update
     loss: str = "cross_entropy"
     loss_args: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "nesterov"
@@ -56,6 +59,11 @@ def plan(config: Config, train_size: int) -> Plan:
     ``steps`` is kept exactly, its chunk being a divisor; ``epochs`` gives up to
     half a chunk at its end. Evaluated after each epoch, at a chunk's end, and at last.
     """
+    if config.accumulate < 1 or config.batch_size % config.accumulate:
+        raise UserError(
+            f"accumulate {config.accumulate}: it is the number of equal micro-batches of a batch of "
+            f"{config.batch_size:,}, and must divide it"
+        )
     per_epoch = max(train_size // config.batch_size, 1)
     total = config.steps or max(round(config.epochs * per_epoch), 1)
     longest = min(max(total // 5, 1), CHUNK)  # five chunks at least: the first is warm-up, the others are timed

@@ -90,9 +90,10 @@ def observe(config: Config, track_name: str, *, steps: int, draw: int = 1) -> Ob
     rng = np.random.default_rng((config.seed, draw))
     network = MODELS[config.model](**config.model_args)
     snapshot = network.init(rng)
-    x = rng.integers(0, 256, (steps, BATCH, *tracks.model_argument(config, "input_shape")), dtype=np.uint8)
+    n = config.accumulate * max(BATCH // config.accumulate, 2)
+    x = rng.integers(0, 256, (steps, n, *tracks.model_argument(config, "input_shape")), dtype=np.uint8)
     classes = tracks.model_argument(config, "classes")
-    y = rng.integers(0, classes, (steps, BATCH), dtype=np.int32)
+    y = rng.integers(0, classes, (steps, n), dtype=np.int32)
     if config.augment:
         x, y = augment(x, y, config.augment, seed=config.seed, step=0, classes=classes)
     channels = x.shape[-1]

@@ -71,6 +71,7 @@ def state_arguments(config: Config, *, steps: int, threads: int) -> dict[str, An
         "optimizer_args": config.optimizer_args,
         "schedule": config.schedule,
         "schedule_args": {"lr": config.lr, "steps": steps, **config.schedule_args},
+        "accumulate": config.accumulate,
         "seed": config.seed,
         "devices": config.devices,
         "threads": threads,

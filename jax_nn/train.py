@@ -34,6 +34,7 @@ from jax_nn.models import MODELS
 from numpy_nn.tree import Tree, require_same
 
 Carry = dict[str, Any]  # {"params", "stats", "opt", "step"}: all that changes from step to step
+LossAndGrads = Callable[[Any, Any, Array, Array], Any]  # params, stats, x, y -> (loss, (stats, correct)), gradients
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def init_state(
     optimizer_args: dict[str, Any] | None = None,
     schedule: str = "constant",
     schedule_args: dict[str, Any],
+    accumulate: int = 1,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     seed: int = 0,
@@ -77,6 +79,8 @@ def init_state(
         raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
     if devices != 1:
         raise ValueError(f"one device here, not {devices}")
+    if accumulate < 1:
+        raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
     for name, known in ((model, MODELS), (loss, LOSSES), (schedule, optim.SCHEDULES), (optimizer, optim.OPTIMIZERS)):
         if name not in known:
             raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
@@ -102,7 +106,7 @@ def init_state(
 
     pixels = jnp.asarray(mean, precision), jnp.asarray(std, precision)
     loss_fn = partial(LOSSES[loss], **(loss_args or {}))
-    step = make_step(network, loss_fn, tx, lr, *pixels)
+    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate)
     forward = make_forward(network, *pixels)
 
     def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
@@ -130,6 +134,8 @@ def make_step(
     lr: optax.Schedule,
     mean: Array,
     std: Array,
+    *,
+    accumulate: int = 1,
 ) -> Callable[[Carry, tuple[Array, Array]], tuple[Carry, dict[str, Array]]]:
     """The training step as a pure function, ready for jit, scan or pmap."""
     network.train()
@@ -140,9 +146,11 @@ def make_step(
         outputs = model(preprocess(x, mean, std))
         return loss(outputs, y), (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct(outputs, y))
 
+    loss_and_grads = accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate)
+
     def step(carry: Carry, batch: tuple[Array, Array]) -> tuple[Carry, dict[str, Array]]:
         params = carry["params"]
-        (value, (stats, right)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params, carry["stats"], *batch)
+        (value, (stats, right)), grads = loss_and_grads(params, carry["stats"], *batch)
         updates, opt = tx.update(grads, carry["opt"], params)
         new = {
             "params": optax.apply_updates(params, updates),
@@ -153,6 +161,27 @@ def make_step(
         return new, {"loss": value, "correct": right, "lr": jnp.asarray(lr(carry["step"]), value.dtype)}
 
     return step
+
+
+def accumulated(loss_and_grads: LossAndGrads, parts: int) -> LossAndGrads:
+    """The same function of a batch, from equal micro-batches one after the other: ∇ = 1/m Σ ∇ᵢ, m = ``parts``."""
+    if parts == 1:
+        return loss_and_grads
+
+    def of_batch(params: Any, stats: Any, x: Array, y: Array) -> Any:
+        def of_part(carry: Any, part: tuple[Array, Array]) -> Any:
+            stats, total = carry
+            (value, (stats, right)), grads = loss_and_grads(params, stats, *part)
+            return (stats, jax.tree.map(jnp.add, total, grads)), (value, right)
+
+        if len(y) % parts:
+            raise ValueError(f"a batch of {len(y)} is not {parts} equal micro-batches: accumulate must divide it")
+        xs, ys = (array.reshape(parts, -1, *array.shape[1:]) for array in (x, y))
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        (stats, total), (values, rights) = jax.lax.scan(of_part, (stats, zeros), (xs, ys))
+        return (values.mean(), (stats, rights.sum())), jax.tree.map(lambda grad: grad / parts, total)
+
+    return of_batch
 
 
 def make_forward(network: nnx.Module, mean: Array, std: Array) -> Callable[[Carry, Array], Array]:

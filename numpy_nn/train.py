@@ -25,6 +25,8 @@ from numpy_nn.models import MODELS
 from numpy_nn.shapes import Array, Float, Int, UInt8
 from numpy_nn.tree import Tree, cast, require_same, tree_map
 
+LossAndGrads = tuple[float, int, Tree, Tree]  # loss, number of correct answers, running statistics, gradients
+
 
 @dataclass(frozen=True)
 class State:
@@ -38,6 +40,7 @@ class State:
     loss: tuple[Callable[..., Any], Callable[..., Any]]  # forward and backward
     optimizer: dict[str, Any]  # keyword arguments of optim.update
     schedule: optim.Schedule
+    accumulate: int
     mean: Float[Array, " c"]
     std: Float[Array, " c"]
     threads: int
@@ -54,6 +57,7 @@ def init_state(
     optimizer_args: dict[str, Any] | None = None,
     schedule: str = "constant",
     schedule_args: dict[str, Any],
+    accumulate: int = 1,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     seed: int = 0,
@@ -69,6 +73,8 @@ def init_state(
         loss, loss_args: a name in ``LOSSES`` and its keyword arguments (``label_smoothing``, …).
         optimizer, optimizer_args: a name in ``optim.OPTIMIZERS``; ``weight_decay``, ``clip_norm`` and its constants.
         schedule, schedule_args: a name in ``optim.SCHEDULES``; ``lr``, ``steps`` (of the whole run) and its constants.
+        accumulate: micro-batches that a batch is cut into, computed one after the other for one update in less memory.
+            Batch norm then has the statistics of each micro-batch, and is another function; all else is the same.
         mean, std: per channel, of pixels scaled to 0..1.
         seed: of whatever is random inside a step.
         devices: 1; one batch over several cores is what ``threads`` does.
@@ -79,6 +85,8 @@ def init_state(
         raise ValueError(f"NumPy has no {precision} arithmetic; precision is float32 or float64")
     if devices != 1:
         raise ValueError(f"NumPy runs on one device, not {devices}; use threads for several cores")
+    if accumulate < 1:
+        raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
     for name, known in ((model, MODELS), (loss, LOSSES), (optimizer, optim.OPTIMIZERS)):
         if name not in known:
             raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
@@ -102,6 +110,7 @@ def init_state(
         loss=(partial(loss_forward, **(loss_args or {})), loss_backward),
         optimizer={"optimizer": optimizer, **(optimizer_args or {})},
         schedule=optim.schedule(schedule, **schedule_args),
+        accumulate=accumulate,
         mean=np.asarray(mean, precision),
         std=np.asarray(std, precision),
         threads=threads,
@@ -120,8 +129,8 @@ def preprocess(
 
 def loss_and_grads(
     state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0, **together: Any
-) -> tuple[float, int, Tree, Tree]:
-    """One forward and one backward pass: loss, number of correct answers, running statistics, gradients · dloss.
+) -> LossAndGrads:
+    """One forward and one backward pass: loss · dloss, correct answers, running statistics, gradients · dloss.
 
     ``together`` is what batch norm needs to know of the other shards: see ``parallel.run_together``.
     """
@@ -134,6 +143,32 @@ def loss_and_grads(
     return dloss * float(loss), correct(outputs, y), stats, grads
 
 
+def over_threads(state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0) -> LossAndGrads:
+    """``loss_and_grads`` of shards of a batch, a thread each: ∇ = Σ nₛ/n ∇ₛ."""
+    whole = state.threads > 1 and bool(state.stats)  # batch norm wants the statistics of the whole batch
+    xs, ys = (parallel.shards(array, state.threads, equal=whole) for array in (x, y))
+    shares = [dloss * len(shard) / len(y) for shard in ys]
+    run = parallel.run_together if whole else partial(parallel.run, threads=state.threads)
+    parts = run(partial(loss_and_grads, state), xs, ys, shares)
+    losses, rights, stats, grads = zip(*parts, strict=True)
+    return sum(losses), sum(rights), stats[0], parallel.all_reduce(list(grads))
+
+
+def over_micro_batches(state: State, x: UInt8[Array, "n h w c"], y: Labels) -> LossAndGrads:
+    """The same of m = ``accumulate`` equal parts of a batch, one after the other: ∇ = 1/m Σ ∇ᵢ."""
+    m = state.accumulate
+    if m == 1:
+        return over_threads(state, x, y)
+    if len(y) % m:
+        raise ValueError(f"a batch of {len(y)} is not {m} equal micro-batches: accumulate must divide it")
+    loss, right, total = 0.0, 0, tree_map(np.zeros_like, state.params)
+    for images, labels in zip(np.split(x, m), np.split(y, m), strict=True):
+        part_loss, part_right, stats, grads = over_threads(state, images, labels, 1 / m)
+        loss, right, total = loss + part_loss, right + part_right, parallel.all_reduce([total, grads])
+        state = replace(state, stats=stats)
+    return loss, right, state.stats, total
+
+
 def train_steps(
     state: State, x: UInt8[Array, "k n h w c"], y: Int[Array, "k n"] | Float[Array, "k n v"]
 ) -> tuple[State, dict[str, np.ndarray]]:
@@ -144,17 +179,11 @@ def train_steps(
     losses, corrects, lrs = [], [], []
     for images, labels in zip(x, y, strict=True):
         lr = state.schedule(state.step)
-        whole = state.threads > 1 and bool(state.stats)  # batch norm wants the statistics of the whole batch
-        xs, ys = (parallel.shards(array, state.threads, equal=whole) for array in (images, labels))
-        shares = [len(shard) / len(labels) for shard in ys]
-        run = parallel.run_together if whole else partial(parallel.run, threads=state.threads)
-        parts = run(partial(loss_and_grads, state), xs, ys, shares)
-        shard_loss, shard_correct, shard_stats, shard_grads = zip(*parts, strict=True)
-        grads = parallel.all_reduce(list(shard_grads))
+        loss, right, stats, grads = over_micro_batches(state, images, labels)
         optim.update(state.params, grads, state.opt, lr=lr, threads=state.threads, **state.optimizer)
-        state = replace(state, stats=shard_stats[0], step=state.step + 1)
-        losses.append(sum(shard_loss))
-        corrects.append(sum(shard_correct))
+        state = replace(state, stats=stats, step=state.step + 1)
+        losses.append(loss)
+        corrects.append(right)
         lrs.append(lr)
     return state, {"loss": np.array(losses), "correct": np.array(corrects), "lr": np.array(lrs)}
 

@@ -12,7 +12,7 @@ The six functions are the same in ``numpy_nn.train`` and ``jax_nn.train``:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,6 +40,7 @@ class State:
     schedule: optim.Schedule
     loss: Callable[[Tensor, Tensor], Tensor]
     clip_norm: float | None
+    accumulate: int
     mean: Tensor
     std: Tensor
     step: int
@@ -56,6 +57,7 @@ def init_state(
     optimizer_args: dict[str, Any] | None = None,
     schedule: str = "constant",
     schedule_args: dict[str, Any],
+    accumulate: int = 1,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     seed: int = 0,
@@ -73,6 +75,8 @@ def init_state(
         raise ValueError(f"unknown precision {precision!r}; known: {', '.join(DTYPES)}")
     if devices != 1:
         raise ValueError(f"one device here, not {devices}")
+    if accumulate < 1:
+        raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
     for name, known in ((model, MODELS), (loss, LOSSES), (schedule, optim.SCHEDULES), (optimizer, optim.OPTIMIZERS)):
         if name not in known:
             raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
@@ -95,6 +99,7 @@ def init_state(
         schedule=optim.SCHEDULES[schedule](**schedule_args),
         loss=partial(LOSSES[loss], **(loss_args or {})),
         clip_norm=clip_norm,
+        accumulate=accumulate,
         mean=torch.tensor(mean, dtype=DTYPES[precision])[:, None, None],
         std=torch.tensor(std, dtype=DTYPES[precision])[:, None, None],
         step=int(snapshot.get("step", 0)),
@@ -112,6 +117,13 @@ def preprocess(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2).to(mean.dtype).mul_(1 / (255 * std)).sub_(mean / std)
 
 
+def micro_batches(x: Tensor, y: Tensor, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut a batch into ``parts`` equal ones."""
+    if len(y) % parts:
+        raise ValueError(f"a batch of {len(y)} is not {parts} equal micro-batches: accumulate must divide it")
+    return zip(x.chunk(parts), y.chunk(parts), strict=True)
+
+
 def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Tensor]]:
     """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
 
@@ -119,24 +131,27 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
     """
     state.model.train()
     losses, corrects, lrs = [], [], []
-    for images, labels in zip(torch.from_numpy(x), to_labels(y, state.mean.dtype), strict=True):
+    for batch in zip(torch.from_numpy(x), to_labels(y, state.mean.dtype), strict=True):
         lr = state.schedule(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
 
-        outputs = state.forward(preprocess(images, state.mean, state.std))
-        loss = state.loss(outputs, labels)
         state.optimizer.zero_grad()
-        loss.backward()
+        for images, labels in micro_batches(*batch, state.accumulate):  # one, if not told otherwise
+            outputs = state.forward(preprocess(images, state.mean, state.std))
+            loss = state.loss(outputs, labels) / state.accumulate
+            loss.backward()
+            losses.append(loss.detach())
+            corrects.append(correct(outputs, labels))
         if state.clip_norm is not None:
             optim.clip_by_global_norm(state.model, state.clip_norm)
         state.optimizer.step()
 
         state.step += 1
-        losses.append(loss.detach())
-        corrects.append(correct(outputs, labels))
         lrs.append(lr)
-    return state, {"loss": torch.stack(losses), "correct": torch.stack(corrects), "lr": torch.tensor(lrs)}
+    per_step = (len(lrs), state.accumulate)
+    loss_sums, correct_sums = (torch.stack(parts).view(per_step).sum(dim=1) for parts in (losses, corrects))
+    return state, {"loss": loss_sums, "correct": correct_sums, "lr": torch.tensor(lrs)}
 
 
 @torch.inference_mode()
