@@ -23,6 +23,7 @@ class Config:
     steps: int | None = None  # instead of epochs
     batch_size: int = 128
     accumulate: int = 1  # micro-batches whose gradients make one update
+    ema: float | None = None  # decay of an average of the weights, which evaluation then uses
     loss: str = "cross_entropy"
     loss_args: dict[str, Any] = field(default_factory=dict)
     optimizer: str = "nesterov"

@@ -112,7 +112,7 @@ def observe(config: Config, track_name: str, *, steps: int, draw: int = 1) -> Ob
         logits={"logits": logits},
         gradients=gradients,
         losses={f"step {k}": loss for k, loss in enumerate(np.asarray(metrics["loss"]))},
-        parameters={"params": final["params"], "stats": final.get("stats", {})},
+        parameters={part: final[part] for part in ("params", "stats", "ema") if part in final},
         optimizer=moments,
     )
 

@@ -72,6 +72,7 @@ def state_arguments(config: Config, *, steps: int, threads: int) -> dict[str, An
         "schedule": config.schedule,
         "schedule_args": {"lr": config.lr, "steps": steps, **config.schedule_args},
         "accumulate": config.accumulate,
+        "ema": config.ema,
         "seed": config.seed,
         "devices": config.devices,
         "threads": threads,

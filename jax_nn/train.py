@@ -31,9 +31,11 @@ from jax import Array
 from jax_nn import interop, optim
 from jax_nn.losses import LOSSES, correct
 from jax_nn.models import MODELS
-from numpy_nn.tree import Tree, require_same
+from numpy_nn.tree import Tree, first_average, require_same
 
-Carry = dict[str, Any]  # {"params", "stats", "opt", "step"}: all that changes from step to step
+Carry = dict[
+    str, Any
+]  # {"params", "stats", "opt", "step"}, and "ema" where an average is kept: all that changes from step to step
 LossAndGrads = Callable[[Any, Any, Array, Array], Any]  # params, stats, x, y -> (loss, (stats, correct)), gradients
 
 
@@ -60,6 +62,7 @@ def init_state(
     schedule: str = "constant",
     schedule_args: dict[str, Any],
     accumulate: int = 1,
+    ema: float | None = None,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     seed: int = 0,
@@ -104,9 +107,13 @@ def init_state(
         require_same(fresh, snapshot["opt"], what="optimizer state")
         carry["opt"] = optim.write(carry["opt"], interop.to_jax(snapshot["opt"], precision), memory)
 
+    if average := first_average(snapshot, ema):
+        require_same(snapshot["params"], average, what="averaged parameters")
+        carry["ema"] = interop.to_jax(average, precision)
+
     pixels = jnp.asarray(mean, precision), jnp.asarray(std, precision)
     loss_fn = partial(LOSSES[loss], **(loss_args or {}))
-    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate)
+    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema)
     forward = make_forward(network, *pixels)
 
     def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
@@ -136,6 +143,7 @@ def make_step(
     std: Array,
     *,
     accumulate: int = 1,
+    decay: float | None = None,
 ) -> Callable[[Carry, tuple[Array, Array]], tuple[Carry, dict[str, Array]]]:
     """The training step as a pure function, ready for jit, scan or pmap."""
     network.train()
@@ -158,6 +166,8 @@ def make_step(
             "opt": opt,
             "step": carry["step"] + 1,
         }
+        if decay is not None:  # ema ← d ema + (1 - d) p
+            new["ema"] = optax.incremental_update(new["params"], carry["ema"], 1 - decay)
         return new, {"loss": value, "correct": right, "lr": jnp.asarray(lr(carry["step"]), value.dtype)}
 
     return step
@@ -190,7 +200,8 @@ def make_forward(network: nnx.Module, mean: Array, std: Array) -> Callable[[Carr
     graphdef, *_ = nnx.split(network, nnx.Param, nnx.BatchStat)
 
     def forward(carry: Carry, x: Array) -> Array:
-        return nnx.merge(graphdef, carry["params"], carry["stats"], copy=True)(preprocess(x, mean, std))
+        params = carry.get("ema", carry["params"])
+        return nnx.merge(graphdef, params, carry["stats"], copy=True)(preprocess(x, mean, std))
 
     return forward
 

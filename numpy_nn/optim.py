@@ -169,6 +169,14 @@ def update(
     run(update_share, [pieces[first::threads] for first in range(threads)], threads=threads)
 
 
+def average(ema: Tree, params: Tree, decay: float) -> None:
+    """ema ← d ema + (1 - d) p, in place: weights averaged over about 1/(1 - d) steps (Polyak & Juditsky 1992)."""
+    new = leaves(params)
+    for path, e in leaves(ema).items():
+        e *= decay
+        e += (1 - decay) * new[path]
+
+
 # --- schedules --------------------------------------------------------------------------------------------------------
 
 Schedule = Callable[[int], float]

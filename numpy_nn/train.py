@@ -23,23 +23,25 @@ from numpy_nn import optim, parallel
 from numpy_nn.losses import LOSSES, Labels, correct
 from numpy_nn.models import MODELS
 from numpy_nn.shapes import Array, Float, Int, UInt8
-from numpy_nn.tree import Tree, cast, require_same, tree_map
+from numpy_nn.tree import Tree, cast, first_average, require_same, tree_map
 
 LossAndGrads = tuple[float, int, Tree, Tree]  # loss, number of correct answers, running statistics, gradients
 
 
 @dataclass(frozen=True)
 class State:
-    """Everything a step needs; the arrays in ``params`` and ``opt`` are updated in place."""
+    """Everything a step needs; the arrays in ``params``, ``opt`` and ``ema`` are updated in place."""
 
     model: Any
     params: Tree
     stats: Tree
     opt: Tree
+    ema: Tree  # average of the parameters; {} where none is kept
     step: int
     loss: tuple[Callable[..., Any], Callable[..., Any]]  # forward and backward
     optimizer: dict[str, Any]  # keyword arguments of optim.update
     schedule: optim.Schedule
+    decay: float  # of the average
     accumulate: int
     mean: Float[Array, " c"]
     std: Float[Array, " c"]
@@ -58,6 +60,7 @@ def init_state(
     schedule: str = "constant",
     schedule_args: dict[str, Any],
     accumulate: int = 1,
+    ema: float | None = None,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     seed: int = 0,
@@ -75,6 +78,8 @@ def init_state(
         schedule, schedule_args: a name in ``optim.SCHEDULES``; ``lr``, ``steps`` (of the whole run) and its constants.
         accumulate: micro-batches that a batch is cut into, computed one after the other for one update in less memory.
             Batch norm then has the statistics of each micro-batch, and is another function; all else is the same.
+        ema: decay d of an average of the parameters, kept beside them and used for all but training:
+            ema ← d ema + (1 - d) p after each update. The running statistics stay those of the parameters.
         mean, std: per channel, of pixels scaled to 0..1.
         seed: of whatever is random inside a step.
         devices: 1; one batch over several cores is what ``threads`` does.
@@ -101,15 +106,20 @@ def init_state(
     if "opt" in snapshot:
         require_same(opt, snapshot["opt"], what="optimizer state")
         opt = cast(snapshot["opt"], precision)
+    average = first_average(snapshot, ema)
+    if average:
+        require_same(params, average, what="averaged parameters")
     return State(
         model=network,
         params=params,
         stats=cast(ordered["stats"], precision),
         opt=opt,
+        ema=cast(average, precision),
         step=int(snapshot.get("step", 0)),
         loss=(partial(loss_forward, **(loss_args or {})), loss_backward),
         optimizer={"optimizer": optimizer, **(optimizer_args or {})},
         schedule=optim.schedule(schedule, **schedule_args),
+        decay=ema or 0.0,
         accumulate=accumulate,
         mean=np.asarray(mean, precision),
         std=np.asarray(std, precision),
@@ -181,6 +191,7 @@ def train_steps(
         lr = state.schedule(state.step)
         loss, right, stats, grads = over_micro_batches(state, images, labels)
         optim.update(state.params, grads, state.opt, lr=lr, threads=state.threads, **state.optimizer)
+        optim.average(state.ema, state.params, state.decay)
         state = replace(state, stats=stats, step=state.step + 1)
         losses.append(loss)
         corrects.append(right)
@@ -205,14 +216,15 @@ def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) ->
 
 def logits(state: State, x: UInt8[Array, "n h w c"]) -> Float[Array, "n v"]:
     """Outputs of the network as it is used (not as it is trained)."""
-    outputs, _, _ = state.model.forward(state.params, state.stats, preprocess(x, state.mean, state.std), train=False)
+    params = state.ema or state.params
+    outputs, _, _ = state.model.forward(params, state.stats, preprocess(x, state.mean, state.std), train=False)
     return outputs
 
 
 def to_snapshot(state: State) -> Tree:
     """Copy of the training state in the form that every track reads."""
     arrays = {"params": state.params, "stats": state.stats, "opt": state.opt, "step": np.int32(state.step)}
-    return tree_map(np.copy, arrays)
+    return tree_map(np.copy, arrays | ({"ema": state.ema} if state.ema else {}))
 
 
 def synchronize(state: State) -> None:

@@ -6,7 +6,8 @@ running statistics and optimizer state all are trees; a *snapshot* is the tree
 
     {"params": Tree, "stats": Tree, "opt": {"count", "mu", "nu"}, "step": ()}
 
-which all three tracks read and write, whatever they use inside.
+which all three tracks read and write, whatever they use inside; with ``"ema": Tree``
+where an average of the parameters is kept.
 """
 
 from __future__ import annotations
@@ -83,3 +84,12 @@ def require_same(expected: Mapping[str, Any], given: Mapping[str, Any], *, what:
     ]
     if problems:
         raise ValueError(f"these {what} do not fit the model:\n  " + "\n  ".join(problems))
+
+
+def first_average(snapshot: Mapping[str, Any], decay: float | None) -> Tree:
+    """Where the average of the parameters starts: as in the snapshot, else at the parameters; {} without a decay."""
+    if decay is None and "ema" in snapshot:
+        raise ValueError("the snapshot has an average of the parameters: give its decay (ema=0.999), or drop its 'ema'")
+    if decay is not None and not 0 <= decay < 1:
+        raise ValueError(f"ema {decay}: the decay of an average is at least 0 and less than 1")
+    return {} if decay is None else snapshot.get("ema", snapshot["params"])

@@ -1,4 +1,4 @@
-"""What is added to plain training, three times the same: soft targets, accumulation."""
+"""What is added to plain training, three times the same: soft targets, accumulation, averaged weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from compare.config import Config, plan
 from compare.errors import UserError
 from numpy_nn.losses import LOSSES, correct
 from numpy_nn.models import MODELS
-from numpy_nn.tree import leaves
+from numpy_nn.tree import leaves, tree_map
 
 SMALL = {"input_shape": (12, 10, 3), "classes": 7, "hidden": (9,)}
 CONFIG = Config(
@@ -28,6 +28,9 @@ CONFIG = Config(
     lr=0.05,
     precision="float64",
 )
+
+
+PIXELS = {"mean": (0.13,) * 3, "std": (0.31,) * 3}
 
 
 @pytest.fixture(params=tracks.TRACKS)
@@ -45,7 +48,7 @@ def trained(track, config: Config, *, snapshot=None, steps: slice = slice(0, 4),
         snapshot = MODELS[config.model](**config.model_args).init(np.random.default_rng(2))
     arguments = tracks.state_arguments(config, steps=100, threads=threads)
     with parity.exact_jax(config.precision):
-        state = track.init_state(snapshot, **arguments, mean=(0.13,) * 3, std=(0.31,) * 3)
+        state = track.init_state(snapshot, **arguments, **PIXELS)
         state, metrics = track.train_steps(state, x[steps], y[steps])
         return state, {name: np.asarray(value) for name, value in metrics.items()}
 
@@ -121,3 +124,68 @@ def test_micro_batches_are_equal(track, accumulate):
         trained(track, config)
     with pytest.raises(UserError, match=f"accumulate {accumulate}: .* 128, and must divide it"):
         plan(config, 1000)
+
+
+# --- averaged weights -------------------------------------------------------------------------------------------------
+
+AVERAGED = dataclasses.replace(CONFIG, optimizer="adam", lr=0.01, ema=0.7)
+
+
+def test_the_average_is_the_formula(track):
+    expected = MODELS["mlp"](**SMALL).init(np.random.default_rng(2))["params"]
+    snapshot = None
+    for k in range(3):
+        state, _ = trained(track, AVERAGED, snapshot=snapshot, steps=slice(k, k + 1))
+        snapshot = track.to_snapshot(state)
+        expected = tree_map(lambda e, p: 0.7 * e + 0.3 * p, expected, snapshot["params"])
+    for path, leaf in leaves(expected).items():
+        np.testing.assert_allclose(leaves(snapshot["ema"])[path], leaf, rtol=0, atol=1e-15, err_msg=path)
+
+
+def test_evaluation_is_of_the_average(track, rng):
+    snapshot = track.to_snapshot(trained(track, AVERAGED)[0])
+    plain = {"params": snapshot["ema"], "stats": snapshot["stats"]}
+    x, y = rng.integers(0, 256, (5, 12, 10, 3), dtype=np.uint8), np.arange(5, dtype=np.int32)
+    outputs, losses = [], []
+    for config, each in ((AVERAGED, snapshot), (CONFIG, plain)):
+        with parity.exact_jax("float64"):
+            state = track.init_state(each, **tracks.state_arguments(config, steps=100, threads=1), **PIXELS)
+            outputs.append(np.asarray(track.logits(state, x)))
+            losses.append(float(track.eval_batch(state, x, y)["loss_sum"]))
+    np.testing.assert_array_equal(*outputs)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("model", ["resnet", "lstm"])
+def test_the_average_crosses_between_tracks(model):
+    args = {"resnet": {"stages": (1, 1), "channels": (4, 8)}, "lstm": {"hidden": 5}}[model]
+    args |= {"input_shape": (8, 8, 3), "classes": 7}
+    config = dataclasses.replace(AVERAGED, model=model, model_args=args, accumulate=2)
+    whole, _ = trained(tracks.load("numpy"), config)
+    half, _ = trained(tracks.load("jax"), config, steps=slice(0, 2))
+    snapshot = tracks.load("jax").to_snapshot(half)
+    resumed, _ = trained(tracks.load("torch"), config, snapshot=snapshot, steps=slice(2, 4))
+    a, b = leaves(tracks.load("numpy").to_snapshot(whole)), leaves(tracks.load("torch").to_snapshot(resumed))
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_allclose(b[path], a[path], rtol=0, atol=1e-10, err_msg=path)
+
+
+def test_resuming_the_average_is_exact(track):
+    whole, _ = trained(track, AVERAGED)
+    half, _ = trained(track, AVERAGED, steps=slice(0, 2))
+    resumed, _ = trained(track, AVERAGED, snapshot=track.to_snapshot(half), steps=slice(2, 4))
+    a, b = leaves(track.to_snapshot(whole)), leaves(track.to_snapshot(resumed))
+    for path in a:
+        np.testing.assert_array_equal(b[path], a[path], err_msg=path)
+
+
+def test_an_average_is_not_dropped_in_silence(track):
+    snapshot = track.to_snapshot(trained(track, AVERAGED)[0])
+    with pytest.raises(ValueError, match=r"the snapshot has an average .* give its decay \(ema=0.999\), or drop"):
+        trained(track, dataclasses.replace(AVERAGED, ema=None), snapshot=snapshot)
+    with pytest.raises(ValueError, match=r"ema 1\.0: the decay of an average is at least 0 and less than 1"):
+        trained(track, dataclasses.replace(CONFIG, ema=1.0))
+    del snapshot["ema"]["output"]["bias"]
+    with pytest.raises(ValueError, match=r"missing output/bias \(7,\)"):
+        trained(track, AVERAGED, snapshot=snapshot)

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from numpy_nn.tree import Tree
+from numpy_nn.tree import Tree, first_average
 from torch_nn import interop, optim
 from torch_nn.losses import LOSSES, correct
 from torch_nn.models import MODELS
@@ -35,6 +36,8 @@ class State:
 
     model: nn.Module
     forward: Callable[[Tensor], Tensor]  # the model, or its compiled form
+    average: AveragedModel | None  # of the parameters
+    infer: Callable[[Tensor], Tensor]  # the network as it is used: the average, or else the model
     optimizer: torch.optim.Optimizer
     memory: dict[str, str]
     schedule: optim.Schedule
@@ -58,6 +61,7 @@ def init_state(
     schedule: str = "constant",
     schedule_args: dict[str, Any],
     accumulate: int = 1,
+    ema: float | None = None,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     seed: int = 0,
@@ -91,9 +95,15 @@ def init_state(
     memory = optim.OPTIMIZERS[optimizer][1]
     if "opt" in snapshot:
         interop.opt_from_tree(network, torch_optimizer, memory, snapshot["opt"])
+    start = first_average(snapshot, ema)
+    average = None if ema is None else averaged(network, start, ema)
+    prepare = torch.compile if compile else lambda network: network
+    forward = prepare(network)
     return State(
         model=network,
-        forward=torch.compile(network) if compile else network,
+        forward=forward,
+        average=average,
+        infer=forward if average is None else prepare(average),
         optimizer=torch_optimizer,
         memory=memory,
         schedule=optim.SCHEDULES[schedule](**schedule_args),
@@ -104,6 +114,14 @@ def init_state(
         std=torch.tensor(std, dtype=DTYPES[precision])[:, None, None],
         step=int(snapshot.get("step", 0)),
     )
+
+
+def averaged(network: nn.Module, start: Tree, decay: float) -> AveragedModel:
+    """ema ← d ema + (1 - d) p at each ``update_parameters``; running statistics are copied from the network."""
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    interop.params_from_tree(average.module, start)
+    average.n_averaged += 1  # the very first update would replace the start
+    return average.eval()
 
 
 def to_labels(y: np.ndarray, dtype: torch.dtype) -> Tensor:
@@ -146,6 +164,8 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
         if state.clip_norm is not None:
             optim.clip_by_global_norm(state.model, state.clip_norm)
         state.optimizer.step()
+        if state.average is not None:
+            state.average.update_parameters(state.model)
 
         state.step += 1
         lrs.append(lr)
@@ -167,17 +187,18 @@ def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Tensor]:
 def logits(state: State, x: np.ndarray) -> Tensor:
     """Outputs of the network as it is used (not as it is trained)."""
     state.model.eval()
-    return state.forward(preprocess(torch.from_numpy(x), state.mean, state.std))
+    return state.infer(preprocess(torch.from_numpy(x), state.mean, state.std))
 
 
 def to_snapshot(state: State) -> Tree:
     """Copy of the training state in the form that every track reads."""
-    return {
+    snapshot = {
         "params": interop.params_to_tree(state.model),
         "stats": interop.stats_to_tree(state.model),
         "opt": interop.opt_to_tree(state.model, state.optimizer, state.memory, state.step),
         "step": np.int32(state.step),
     }
+    return snapshot if state.average is None else snapshot | {"ema": interop.params_to_tree(state.average.module)}
 
 
 def synchronize(state: State) -> None:
