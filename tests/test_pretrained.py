@@ -96,11 +96,11 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
 
 def mutate(raw: bytes, rng: random.Random) -> bytes:
     """Bytes changed, lost, added or made large, up to sixteen times."""
-    raw = bytearray(raw)
+    damaged = bytearray(raw)
     for _ in range(rng.choice([1, 1, 2, 4, 16])):
-        at = rng.randrange(len(raw) + 1)
-        raw[at : at + rng.choice([0, 1, 4, 1 << 20])] = rng.choice([b"", b"\xff\xff\xff\x7f", rng.randbytes(3)])
-    return bytes(raw)
+        at = rng.randrange(len(damaged) + 1)
+        damaged[at : at + rng.choice([0, 1, 4, 1 << 20])] = rng.choice([b"", b"\xff\xff\xff\x7f", rng.randbytes(3)])
+    return bytes(damaged)
 
 
 @pytest.mark.parametrize("how", FORMATS)
