@@ -44,8 +44,11 @@ HORIZON = 1000  # steps of the run whose first few are taken
 # one in a few million relus stands so close to zero that two tracks disagree about its sign, and then about a gradient.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "vgg": {"input_shape": (8, 8, 3), "stages": (1, 2), "channels": (4, 8)},
-    "resnet": {"input_shape": (8, 8, 3), "stages": (2, 1), "channels": (4, 8)},
-    "densenet": {"input_shape": (8, 8, 3), "blocks": (2, 2), "growth": 4},
+    "resnet": {"input_shape": (8, 8, 3), "stages": (1, 1), "channels": (4, 8)},
+    "densenet": {"input_shape": (8, 8, 3), "blocks": (2, 1), "growth": 4},
+    "rnn": {"input_shape": (9, 8, 1), "hidden": 12},
+    "lstm": {"input_shape": (9, 8, 1), "hidden": 12},
+    "vit": {"input_shape": (8, 8, 3), "patch": 4, "dim": 8, "depth": 2, "heads": 2, "mlp_dim": 12},
 }
 
 Row = dict[str, Any]
