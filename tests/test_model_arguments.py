@@ -1,0 +1,29 @@
+"""A network that cannot work says which argument is to blame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from numpy_nn.models import MODELS
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("lenet5", {"input_shape": (12, 28, 1), "padding": 0}, "a window of 5 does not fit into 4 pixels"),
+    ("vgg", {"input_shape": (28, 28, 1)}, "a window of 2 does not fit into 1 pixels"),
+    ("vgg", {"stages": (1, 1), "channels": (8,)}, r"stages \(1, 1\) and channels \(8,\): one number each"),
+    ("resnet", {"stages": (3, 0, 3)}, r"stages \(3, 0, 3\) .* from 1 up"),
+    ("resnet", {"stem": "tiny"}, "unknown stem 'tiny'; known: small"),
+    ("resnet", {"shortcut": "identity"}, "unknown shortcut 'identity'; known: pad, project"),
+    ("resnet", {"channels": (16, 33, 64)}, "zeros cannot make 33 channels of 16"),
+    ("densenet", {"blocks": ()}, r"blocks \(\): the number of layers in each block"),
+    ("densenet", {"stem": "tiny"}, "unknown stem 'tiny'; known: small"),
+    ("densenet", {"compression": 0.0}, "compression 0.0: a transition keeps more than 0"),
+    ("densenet", {"input_shape": (16, 3, 3)}, "a window of 2 does not fit into 1 pixels"),
+]
+
+
+@pytest.mark.parametrize(("model", "args", "message"), REFUSED)
+def test_what_cannot_work_is_refused_by_name(model: str, args: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        MODELS[model](**args)
