@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from compare import machine, report, tracking, workers
+from compare import machine, report, tracking, tracks, workers
 from compare.config import Config
 from compare.errors import UserError
 from compare.flops import training_flops
@@ -107,7 +107,9 @@ class Comparison:
             if self.stopping:
                 return
             configs = [dataclasses.replace(config, precision=precision).to_json() for config in first_seed.values()]
-            self.progress.note(f"Proving that the tracks are one model: {', '.join(first_seed)} in {precision}")
+            without = [name for name in self.track_names if name not in tracks.that_have(precision, self.track_names)]
+            but = f" ({', '.join(without)} has none)" if without else ""
+            self.progress.note(f"Proving that the tracks are one model: {', '.join(first_seed)} in {precision}{but}")
             try:
                 rows = workers.call("compare.parity", "--json", json.dumps(configs), "--tracks", *self.track_names)
             except RuntimeError as error:

@@ -33,7 +33,8 @@ class Config:
     lr: float = 0.1
     val_size: int | None = None  # 5,000, or a tenth of a small training set
     eval_batch_size: int = 500
-    precision: str = "float32"
+    precision: str = "float32"  # or float64, or bfloat16 for the products (not in NumPy)
+    numpy_threads: str = "batch"  # how NumPy uses several cores: a shard of the batch each, or inside its "blas"
     devices: int = 1
     seed: int = 0
 

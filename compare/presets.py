@@ -16,7 +16,15 @@ ADAMW: dict[str, Any] = {"optimizer": "adamw", "optimizer_args": {"weight_decay"
 PRESETS = {
     config.preset: config
     for config in (
-        Config(preset="mlp-mnist", model="mlp", dataset="mnist", promise="98.6 %", epochs=10, **NESTEROV),
+        Config(
+            preset="mlp-mnist",
+            model="mlp",
+            dataset="mnist",
+            promise="98.6 %",
+            epochs=10,
+            numpy_threads="blas",  # its matrices are large: 1.3 times the speed of splitting the batch
+            **NESTEROV,
+        ),
         Config(preset="cnn-mnist", model="cnn", dataset="mnist", promise="99.3 %", epochs=5, batch_size=64, **NESTEROV),
         Config(
             preset="cnn-mnist-augmented",

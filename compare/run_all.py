@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--augment", nargs="*", metavar="WHAT", help="e.g. crop:2 flip; nothing turns it off")
     options.add_argument("--data-dir", metavar="DIR", help="where Fashion-MNIST and CIFAR-10 are (or set NN_DATA_DIR)")
     options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="one run each (default: 0)")
-    options.add_argument("--precision", choices=("float32", "float64"))
+    options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
     options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/DATE_TIME)")
     options.add_argument("--no-proof", action="store_true", help="skip the parity proof; speeds are then not shown")
     options.add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")

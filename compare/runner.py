@@ -135,8 +135,11 @@ def run(
             schedule = plan(config, len(data.train_x))
         with timings.clock("set-up"):
             snapshot = first_snapshot(config)
-            arguments = tracks.state_arguments(config, steps=schedule.steps, threads=threads)
-            state = track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
+            arguments = tracks.state_arguments(config, track_name, steps=schedule.steps, threads=threads)
+            try:
+                state = track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
+            except ValueError as error:
+                raise UserError(f"{config.preset} {track_name}: {error}") from error
             track.synchronize(state)
         parameters = tree.count(snapshot["params"])
         emit({"event": "begin", "steps": schedule.steps, "chunk": schedule.chunk, "parameters": parameters})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Sequence
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -45,22 +46,27 @@ def load(name: str) -> Track:
     return cast(Track, importlib.import_module(TRACKS[name]))
 
 
-def environment(track: str, *, threads: int, precision: str) -> dict[str, str]:
+def that_have(precision: str, names: Sequence[str]) -> list[str]:
+    """Those of the named tracks that compute in this precision: NumPy has no bfloat16."""
+    return [name for name in names if not (name == "numpy" and precision == "bfloat16")]
+
+
+def environment(track: str, config: Config, *, threads: int) -> dict[str, str]:
     """Environment variables that a process needs before it imports the track.
 
     Which cores it may use is decided by CPU affinity, the one cap that binds
-    NumPy, XLA and PyTorch alike. The NumPy track splits the batch over threads
-    itself and wants a single-threaded matrix library underneath.
+    NumPy, XLA and PyTorch alike. Where the NumPy track splits the batch over
+    threads itself, it wants a single-threaded matrix library underneath.
     """
     return {
         "OMP_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": "1" if track == "numpy" else str(threads),
+        "OPENBLAS_NUM_THREADS": "1" if track == "numpy" and config.numpy_threads == "batch" else str(threads),
         "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_X64": "1" if precision == "float64" else "0",
+        "JAX_ENABLE_X64": "1" if config.precision == "float64" else "0",
     }
 
 
-def state_arguments(config: Config, *, steps: int, threads: int) -> dict[str, Any]:
+def state_arguments(config: Config, track: str, *, steps: int, threads: int) -> dict[str, Any]:
     """The keyword arguments of ``init_state`` that a Config stands for; no Config crosses into a track."""
     return {
         "model": config.model,
@@ -75,7 +81,7 @@ def state_arguments(config: Config, *, steps: int, threads: int) -> dict[str, An
         "ema": config.ema,
         "seed": config.seed,
         "devices": config.devices,
-        "threads": threads,
+        "threads": 1 if track == "numpy" and config.numpy_threads == "blas" else threads,
         "precision": config.precision,
     }
 

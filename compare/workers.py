@@ -28,7 +28,7 @@ class Worker:
 
     def __init__(self, config: Config, track: str, *, threads: int, checkpoint: Path, log: Path):
         self._job = {"config": config.to_json(), "track": track, "threads": threads, "checkpoint": str(checkpoint)}
-        self._variables = tracks.environment(track, threads=threads, precision=config.precision)
+        self._variables = tracks.environment(track, config, threads=threads)
         self._log = log
 
     def __enter__(self) -> Worker:

@@ -29,11 +29,13 @@ def convolve(x: Array, kernel: Array, strides: Sequence[int], padding: Sequence[
 def windows_times_kernel(x: Array, kernel: Array, *, stride: int, padding: int) -> Array:
     """Convolution as a matrix product per image: windows (oh, ow, kh·kw·i) times kernel (kh·kw·i, o)."""
     kh, kw, i, o = kernel.shape
+    # the kernel's gradient is added up image after image: in bfloat16 the sum would soon stand still
+    matrix = kernel.reshape(kh * kw * i, o).astype(jnp.promote_types(kernel.dtype, jnp.float32))
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
 
     def one(image: Array) -> Array:
         windows = jnp.concatenate(_window_slices(image[None], kh, kw, stride), axis=-1)[0]
-        return windows @ kernel.reshape(kh * kw * i, o)
+        return windows @ matrix.astype(windows.dtype)
 
     return lax.map(one, x)
 

@@ -36,6 +36,7 @@ from numpy_nn.tree import Tree, first_average, require_same
 Carry = dict[
     str, Any
 ]  # {"params", "stats", "opt", "step"}, and "ema" where an average is kept: all that changes from step to step
+KEPT = {"float32": "float32", "float64": "float64", "bfloat16": "float32"}  # precision: that of the kept numbers
 LossAndGrads = Callable[[Any, Any, Array, Array], Any]  # params, stats, x, y -> (loss, (stats, correct)), gradients
 
 
@@ -76,8 +77,8 @@ def init_state(
     thread pool when JAX starts, by the CPUs it may run on, so ``threads`` is for
     whoever starts the process to enforce.
     """
-    if precision not in ("float32", "float64"):
-        raise ValueError(f"unknown precision {precision!r}; known: float32, float64")
+    if precision not in KEPT:
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(KEPT)}")
     if precision == "float64" and not jax.config.jax_enable_x64:
         raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
     if devices != 1:
@@ -89,6 +90,8 @@ def init_state(
             raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
     # the modules are only shapes here: the values come from the snapshot
     network = nnx.eval_shape(lambda: MODELS[model](**(model_args or {}), rngs=nnx.Rngs(0)))
+    if precision == "bfloat16":
+        in_bfloat16(network)
     _, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     require_same(interop.names(nnx.to_pure_dict(params)), snapshot["params"])
     require_same(interop.names(nnx.to_pure_dict(stats)), snapshot.get("stats", {}), what="stats")
@@ -96,22 +99,23 @@ def init_state(
     lr = optim.SCHEDULES[schedule](**schedule_args)
     tx = optim.make(optimizer, lr, **(optimizer_args or {}))
     memory = optim.OPTIMIZERS[optimizer][1]
+    dtype = KEPT[precision]
     carry: Carry = {
-        "params": interop.to_jax(snapshot["params"], precision),
-        "stats": interop.to_jax(snapshot.get("stats", {}), precision),
+        "params": interop.to_jax(snapshot["params"], dtype),
+        "stats": interop.to_jax(snapshot.get("stats", {}), dtype),
         "step": jnp.int32(snapshot.get("step", 0)),
     }
     carry["opt"] = tx.init(carry["params"])
     if "opt" in snapshot:
         fresh = interop.to_numpy(optim.read(carry["opt"], memory))
         require_same(fresh, snapshot["opt"], what="optimizer state")
-        carry["opt"] = optim.write(carry["opt"], interop.to_jax(snapshot["opt"], precision), memory)
+        carry["opt"] = optim.write(carry["opt"], interop.to_jax(snapshot["opt"], dtype), memory)
 
     if average := first_average(snapshot, ema):
         require_same(snapshot["params"], average, what="averaged parameters")
-        carry["ema"] = interop.to_jax(average, precision)
+        carry["ema"] = interop.to_jax(average, dtype)
 
-    pixels = jnp.asarray(mean, precision), jnp.asarray(std, precision)
+    pixels = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
     loss_fn = partial(LOSSES[loss], **(loss_args or {}))
     step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema)
     forward = make_forward(network, *pixels)
@@ -127,6 +131,28 @@ def init_state(
         forward=jax.jit(forward),
         memory=memory,
     )
+
+
+def in_bfloat16(network: nnx.Module) -> None:
+    """Mixed precision: linear maps and convolutions multiply bfloat16 copies of their input and their weights.
+
+    All else is float32: the weights, what is added to a product, normalisation, softmax, loss, update.
+    """
+    for _, module in nnx.iter_modules(network):
+        if isinstance(module, nnx.Linear):
+            module.dot_general = rounded(module.dot_general)
+        if isinstance(module, nnx.Conv):
+            module.conv_general_dilated = rounded(module.conv_general_dilated)
+
+
+def rounded(product: Callable[..., Array]) -> Callable[..., Array]:
+    """The same product of bfloat16 numbers; what comes back through it is rounded likewise."""
+
+    def of_bfloat16(x: Array, kernel: Array, *arguments: Any, **how: Any) -> Array:
+        y = product(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), *arguments, **how)
+        return y.astype(x.dtype)
+
+    return of_bfloat16
 
 
 def preprocess(x: Array, mean: Array, std: Array) -> Array:

@@ -1,10 +1,7 @@
 """Optimizers and learning-rate schedules.
 
 An optimizer is the formula of one parameter: it changes ``p`` and its own
-memory ``mu``, ``nu`` in place, elementwise, given the gradient ``g``. Because
-every formula is elementwise, ``update`` may run it piece by piece over pieces
-that fit into the cache, which is several times faster than one pass per
-arithmetic operation over the whole of memory.
+memory ``mu``, ``nu`` in place, elementwise, given the gradient ``g``.
 
 A schedule is a pure function of the step: nothing of it needs saving.
 """
@@ -17,11 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from numpy_nn.parallel import run
-from numpy_nn.shapes import Array, Float
+from numpy_nn.shapes import Array
 from numpy_nn.tree import Tree, leaves, tree_map
-
-PIECE = 16_384  # numbers per piece: four float32 arrays of this length fill half of a 512 KB cache
 
 # --- optimizers -------------------------------------------------------------------------------------------------------
 # p: parameter, g: gradient, mu, nu: first and second moment, lr: learning rate η, t: this is update number t = 1, 2, …
@@ -132,10 +126,9 @@ def update(
     lr: float,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
-    threads: int = 1,
     **constants: float,
 ) -> None:
-    """One update of all parameters, in place.
+    """One update of all parameters, in place; the gradients are used up.
 
     ``weight_decay`` λ adds λ p to the gradient ("l2") or shrinks p by η λ p
     beside it ("decoupled", Loshchilov & Hutter 2019, arXiv:1711.05101).
@@ -147,26 +140,15 @@ def update(
     opt["count"] = np.int32(opt["count"] + 1)
     t = int(opt["count"])
 
-    def update_piece(path: str, p: Float[Array, " d"], g: Float[Array, " d"], *moments: Float[Array, " d"]) -> None:
+    gradients, moments = leaves(grads), [leaves(opt[slot]) for slot in memory]
+    for path, p in leaves(params).items():
+        g = gradients[path]
         if weight_decay and decays(path):
             if kind == "l2":
-                g = g + weight_decay * p
+                g += weight_decay * p
             else:
                 p *= 1 - lr * weight_decay
-        formula(p, g, *moments, lr=lr, t=t, **constants)
-
-    pieces = []
-    moments = [leaves(opt[slot]) for slot in memory]
-    for path, p in leaves(params).items():
-        arrays = [each.reshape(-1) for each in (p, leaves(grads)[path], *(moment[path] for moment in moments))]
-        for start in range(0, p.size, PIECE):
-            pieces.append((path, *(array[start : start + PIECE] for array in arrays)))
-
-    def update_share(share: list[Any]) -> None:
-        for piece in share:
-            update_piece(*piece)
-
-    run(update_share, [pieces[first::threads] for first in range(threads)], threads=threads)
+        formula(p, g, *(moment[path] for moment in moments), lr=lr, t=t, **constants)
 
 
 def average(ema: Tree, params: Tree, decay: float) -> None:

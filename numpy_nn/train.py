@@ -87,7 +87,7 @@ def init_state(
         precision: "float32" or "float64".
     """
     if precision not in ("float32", "float64"):
-        raise ValueError(f"NumPy has no {precision} arithmetic; precision is float32 or float64")
+        raise ValueError(f"NumPy has no {precision} arithmetic: choose float32 or float64, or another track")
     if devices != 1:
         raise ValueError(f"NumPy runs on one device, not {devices}; use threads for several cores")
     if accumulate < 1:
@@ -190,7 +190,7 @@ def train_steps(
     for images, labels in zip(x, y, strict=True):
         lr = state.schedule(state.step)
         loss, right, stats, grads = over_micro_batches(state, images, labels)
-        optim.update(state.params, grads, state.opt, lr=lr, threads=state.threads, **state.optimizer)
+        optim.update(state.params, grads, state.opt, lr=lr, **state.optimizer)
         optim.average(state.ema, state.params, state.decay)
         state = replace(state, stats=stats, step=state.step + 1)
         losses.append(loss)

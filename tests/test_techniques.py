@@ -1,4 +1,4 @@
-"""What is added to plain training, three times the same: soft targets, accumulation, averaged weights."""
+"""What is added to plain training, three times the same: soft targets, accumulation, averaged weights, bfloat16."""
 
 from __future__ import annotations
 
@@ -46,7 +46,8 @@ def trained(track, config: Config, *, snapshot=None, steps: slice = slice(0, 4),
     y = rng.integers(0, 7, (8, 12), dtype=np.int32)
     if snapshot is None:
         snapshot = MODELS[config.model](**config.model_args).init(np.random.default_rng(2))
-    arguments = tracks.state_arguments(config, steps=100, threads=threads)
+    name = track.__name__.removesuffix("_nn.train")
+    arguments = tracks.state_arguments(config, name, steps=100, threads=threads)
     with parity.exact_jax(config.precision):
         state = track.init_state(snapshot, **arguments, **PIXELS)
         state, metrics = track.train_steps(state, x[steps], y[steps])
@@ -149,7 +150,7 @@ def test_evaluation_is_of_the_average(track, rng):
     outputs, losses = [], []
     for config, each in ((AVERAGED, snapshot), (CONFIG, plain)):
         with parity.exact_jax("float64"):
-            state = track.init_state(each, **tracks.state_arguments(config, steps=100, threads=1), **PIXELS)
+            state = track.init_state(each, **tracks.state_arguments(config, "numpy", steps=100, threads=1), **PIXELS)
             outputs.append(np.asarray(track.logits(state, x)))
             losses.append(float(track.eval_batch(state, x, y)["loss_sum"]))
     np.testing.assert_array_equal(*outputs)
@@ -189,3 +190,64 @@ def test_an_average_is_not_dropped_in_silence(track):
     del snapshot["ema"]["output"]["bias"]
     with pytest.raises(ValueError, match=r"missing output/bias \(7,\)"):
         trained(track, AVERAGED, snapshot=snapshot)
+
+
+# --- mixed precision --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["jax", "torch"])
+def mixed(request):
+    """Each track that has bfloat16."""
+    return tracks.load(request.param)
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet", "lstm"])
+def test_bfloat16_is_near_float32_but_not_it(mixed, model):
+    args = {"mlp": {"hidden": (9,)}, "resnet": {"stages": (1, 1), "channels": (4, 8)}, "lstm": {"hidden": 5}}[model]
+    config = dataclasses.replace(
+        CONFIG, model=model, model_args={"input_shape": (8, 8, 3), "classes": 7, **args}, optimizer="adamw", lr=1e-3
+    )
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        state, metrics = trained(mixed, dataclasses.replace(config, precision=precision))
+        losses.append(metrics["loss"])
+        for path, leaf in leaves(mixed.to_snapshot(state)).items():
+            assert leaf.dtype == (np.int32 if path in ("step", "opt/count") else np.float32), path
+    distance = np.abs(losses[1] / losses[0] - 1)
+    assert 1e-5 < distance.max() < 2e-2  # observed: 2e-3
+
+
+def test_bfloat16_is_proven_without_numpy():
+    args = {"input_shape": (8, 8, 3), "classes": 7, "stages": (1, 1), "channels": (4, 8)}
+    config = dataclasses.replace(CONFIG, model="resnet", model_args=args, precision="bfloat16", ema=0.9, accumulate=2)
+    ((row, _),) = parity.prove(config, list(tracks.TRACKS), steps=3)
+    assert (row["a"], row["b"], row["passed"]) == ("jax", "torch", True), row["checks"]
+    assert parity.prove(config, ["numpy", "torch"]) == []
+
+
+def test_numpy_says_why_it_refuses_bfloat16(tmp_path):
+    with pytest.raises(ValueError, match="NumPy has no bfloat16 arithmetic: choose float32 or float64, or another"):
+        trained(tracks.load("numpy"), dataclasses.replace(CONFIG, precision="bfloat16"))
+
+
+def test_sums_of_many_products_do_not_stand_still(rng):
+    """In bfloat16 256 + 1 is 256: a bias or a kernel whose gradient were added up in it would learn from few images."""
+    x = np.full((1, 600, 8, 8, 1), 255, np.uint8)
+    y = np.zeros((1, 600), np.int32)
+    args = {"input_shape": (8, 8, 1), "channels": (2,), "kernel": 3, "padding": 1, "hidden": 4}
+    snapshot = MODELS["cnn"](**args).init(rng)
+    moments = []
+    for name, precision in (("numpy", "float32"), ("jax", "bfloat16"), ("torch", "bfloat16")):
+        state = tracks.load(name).init_state(
+            snapshot,
+            model="cnn",
+            model_args=args,
+            optimizer="momentum",
+            schedule_args={"lr": 0.1, "steps": 9},
+            precision=precision,
+        )
+        state, _ = tracks.load(name).train_steps(state, x, y)
+        moments.append(leaves(tracks.load(name).to_snapshot(state)["opt"]["mu"]))
+    for other in moments[1:]:
+        for path, expected in moments[0].items():
+            assert parity.distance(other[path], expected)[1] < 2e-2, path

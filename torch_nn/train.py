@@ -27,7 +27,8 @@ from torch_nn import interop, optim
 from torch_nn.losses import LOSSES, correct
 from torch_nn.models import MODELS
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+# precision: that of the kept numbers
+KEPT = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
 
 
 @dataclass
@@ -75,8 +76,8 @@ def init_state(
     The arguments are those of ``numpy_nn.train.init_state``; ``threads`` sizes
     PyTorch's intra-op pool, ``compile`` passes the model through torch.compile.
     """
-    if precision not in DTYPES:
-        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(DTYPES)}")
+    if precision not in KEPT:
+        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(KEPT)}")
     if devices != 1:
         raise ValueError(f"one device here, not {devices}")
     if accumulate < 1:
@@ -86,7 +87,7 @@ def init_state(
             raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
-    network = MODELS[model](**(model_args or {})).to(DTYPES[precision], memory_format=torch.channels_last)
+    network = MODELS[model](**(model_args or {})).to(KEPT[precision], memory_format=torch.channels_last)
     interop.params_from_tree(network, snapshot["params"])
     interop.stats_from_tree(network, snapshot.get("stats", {}))
     optimizer_args = dict(optimizer_args or {})
@@ -97,7 +98,11 @@ def init_state(
         interop.opt_from_tree(network, torch_optimizer, memory, snapshot["opt"])
     start = first_average(snapshot, ema)
     average = None if ema is None else averaged(network, start, ema)
-    prepare = torch.compile if compile else lambda network: network
+
+    def prepare(network: nn.Module) -> Callable[[Tensor], Tensor]:
+        forward = torch.compile(network) if compile else network
+        return in_bfloat16(forward) if precision == "bfloat16" else forward
+
     forward = prepare(network)
     return State(
         model=network,
@@ -110,10 +115,20 @@ def init_state(
         loss=partial(LOSSES[loss], **(loss_args or {})),
         clip_norm=clip_norm,
         accumulate=accumulate,
-        mean=torch.tensor(mean, dtype=DTYPES[precision])[:, None, None],
-        std=torch.tensor(std, dtype=DTYPES[precision])[:, None, None],
+        mean=torch.tensor(mean, dtype=KEPT[precision])[:, None, None],
+        std=torch.tensor(std, dtype=KEPT[precision])[:, None, None],
         step=int(snapshot.get("step", 0)),
     )
+
+
+def in_bfloat16(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Mixed precision: products and convolutions of bfloat16 copies; weights, statistics, loss, update stay float32."""
+
+    def mixed(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return forward(x).float()
+
+    return mixed
 
 
 def averaged(network: nn.Module, start: Tree, decay: float) -> AveragedModel:
