@@ -102,7 +102,7 @@ class Comparison:
         """Show that the tracks are one function: in float64 to rounding, and in the precision that is timed."""
         if not self.proof or len(self.track_names) < 2:
             return
-        first_seed = {config.preset: config for config in reversed(self.configs)}
+        first_seed = {config.preset: config for config in self.configs if config.seed == self.configs[0].seed}
         for precision in dict.fromkeys(("float64", *(config.precision for config in self.configs))):
             if self.stopping:
                 return
