@@ -193,12 +193,12 @@ def _unfairness(results: Results) -> str:
         "The runs take turns, a fresh process each, in the order in which results.json lists them: a later one meets "
         "a warmer processor and a fuller file cache, and whatever else the machine did meanwhile"
         + (f" (1-minute load: {load})." if load else "."),
-        "All cores are open to every track, and used in different ways: PyTorch and XLA have thread pools of their own; "
+        "All cores are open to every track, and used in different ways: PyTorch and XLA have thread pools; "
         "NumPy splits the batch over threads, or (mlp-mnist) leaves the cores to its matrix library, and what lies "
         "between the products then runs on one.",
-        "Convolution compares implementations, not languages: windows times kernel in NumPy and, on a CPU, in JAX, where "
-        "XLA's own convolution is slower; oneDNN in PyTorch. On an accelerator JAX takes XLA's, and the order may be "
-        "another.",
+        "Convolution compares implementations, not languages: windows times kernel in NumPy and, on a CPU, in JAX, "
+        "where XLA's own convolution is slower; oneDNN in PyTorch. On an accelerator JAX takes XLA's, and the order "
+        "may be another.",
         f"JAX runs a chunk of steps ({chunk:.0f} here) in one compiled call, PyTorch and NumPy come back to Python "
         "after each: the usual form of each, and an advantage where steps are short.",
         "A step's time is that of its chunk divided by the steps in it: the spread [p10 p90] hides single slow steps.",
