@@ -45,13 +45,14 @@ def from_leaves(named: Mapping[str, Any]) -> Tree:
 
 
 def tree_map(function: Callable[..., Any], tree: Mapping[str, Any], *others: Mapping[str, Any]) -> Tree:
-    """Apply ``function`` leaf by leaf to trees of the same structure."""
-    return {
-        key: tree_map(function, value, *(other[key] for other in others))
-        if isinstance(value, Mapping)
-        else function(value, *(other[key] for other in others))
-        for key, value in tree.items()
-    }
+    """Apply ``function`` leaf by leaf to trees of the same structure; others may lack a branch without leaves."""
+
+    def apply(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return tree_map(function, value, *(other.get(key, {}) for other in others))
+        return function(value, *(other[key] for other in others))
+
+    return {key: apply(key, value) for key, value in tree.items()}
 
 
 def cast(tree: Mapping[str, Any], dtype: Any) -> Tree:

@@ -62,6 +62,10 @@ def test_images_that_are_neither_square_nor_grey(model):
     require_equal(config(model, model_args={**SMALL, **args}, precision="float64"))
 
 
+def test_a_network_without_hidden_layers():
+    require_equal(config("mlp", model_args={**SMALL, "hidden": ()}, precision="float64"))
+
+
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations(activation):
     args = {**SMALL, "hidden": (9, 5), "activation": activation}
