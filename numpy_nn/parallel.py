@@ -32,10 +32,12 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 
 def run(function: Callable[..., Result], *arguments: Any, threads: int) -> list[Result]:
-    """``[function(a, b, …) for a, b, … in zip(*arguments)]``, on ``threads`` threads."""
+    """``[function(a, b, …) for a, b, … in zip(*arguments)]``, on ``threads`` threads, this one among them."""
+    first, *others = zip(*arguments, strict=True)
     if threads == 1:
-        return [function(*each) for each in zip(*arguments, strict=True)]
-    return list(_pool(threads).map(function, *arguments))
+        return [function(*each) for each in (first, *others)]
+    pending = [_pool(threads).submit(function, *each) for each in others]
+    return [function(*first), *(each.result() for each in pending)]
 
 
 def run_together(function: Callable[..., Result], *arguments: Any) -> list[Result]:
