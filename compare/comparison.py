@@ -29,7 +29,7 @@ from compare.results import SCHEMA, final_figures
 from compare.workers import Worker
 
 FIGURES = (
-    "steps epochs test_accuracy test_count test_loss val_accuracy val_loss val_count seconds step_ms "
+    "steps best_step epochs test_accuracy test_count test_loss val_accuracy val_loss val_count seconds step_ms "
     "images_per_second chunk parameters peak_rss_mb import_rss_mb checkpoint message"
 ).split()
 
@@ -197,7 +197,8 @@ class Comparison:
         if run["status"] == "finished":
             accuracy = f"test accuracy {run['test_accuracy']:.2%} of {run['test_count']:,} images"
             pace = f", {speed:,.0f} images/s" if speed else ""
-            self.progress.end(label, f"{accuracy}, {run['seconds']['total']:.1f} s{pace}")
+            best = f" (best validation at step {run['best_step']:,} of {run['steps']:,})" if run["best_step"] else ""
+            self.progress.end(label, f"{accuracy}{best}, {run['seconds']['total']:.1f} s{pace}")
         else:
             self.progress.end(label, f"{run['status'].upper()}: {run['message']}")
 

@@ -31,6 +31,8 @@ class Config:
     schedule: str = "one_cycle"
     schedule_args: dict[str, Any] = field(default_factory=dict)
     lr: float = 0.1
+    patience: int | None = None  # stop after so many evaluations without a better validation accuracy
+    keep_best: bool = False  # the result is the state of the best validation accuracy, not the last
     val_size: int | None = None  # 5,000, or a tenth of a small training set
     eval_batch_size: int = 500
     precision: str = "float32"  # or float64, or bfloat16 for the products (not in NumPy)

@@ -36,7 +36,7 @@ def drift(runs: Sequence[Mapping[str, Any]], directory: Path) -> list[Row]:
         common = min(first["steps"], second["steps"])  # one of them may have stopped early
         gaps = np.abs(np.subtract(first["step_loss"][:common], second["step_loss"][:common]))
         trees = [
-            checkpoint.restore((directory / run["checkpoint"]).parent, run["steps"])[0]["params"]
+            checkpoint.restore((directory / run["checkpoint"]).parent)[0]["params"]  # the last or the best, alone there
             for run in (first, second)
         ]
         found = distances(*trees)

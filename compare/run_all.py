@@ -39,6 +39,12 @@ def parser() -> argparse.ArgumentParser:
     length.add_argument("--steps", type=_positive(int), metavar="N", help="exact number of updates instead")
     options.add_argument("--batch-size", type=_positive(int), metavar="N")
     options.add_argument("--lr", type=_positive(float), metavar="X", help="peak learning rate")
+    options.add_argument(
+        "--patience",
+        type=_positive(int),
+        metavar="N",
+        help="stop after N evaluations without a better validation accuracy, and keep the best state",
+    )
     options.add_argument("--augment", nargs="*", metavar="WHAT", help="e.g. crop:2 flip; nothing turns it off")
     options.add_argument("--data-dir", metavar="DIR", help="where Fashion-MNIST and CIFAR-10 are (or set NN_DATA_DIR)")
     options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="one run each (default: 0)")
@@ -69,9 +75,11 @@ def configs(options: argparse.Namespace) -> list[Config]:
     """One Config per preset and seed, the command line's wishes over the preset's."""
     given = {
         name: value
-        for name in ("epochs", "steps", "batch_size", "lr", "augment", "data_dir", "precision")
+        for name in ("epochs", "steps", "batch_size", "lr", "augment", "data_dir", "precision", "patience")
         if (value := getattr(options, name)) is not None
     }
+    if options.patience:
+        given["keep_best"] = True
     if options.augment:
         from compare.data.augment import parse
 

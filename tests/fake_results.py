@@ -119,6 +119,7 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> dict[str, Any]:
         "checkpoint": f"checkpoints/{preset}/{track}/{seed}",
         "config": {"name": preset, "optimizer": "adam", "lr": 1e-3, "batch_size": 128},
         "status": "finished",
+        "best_step": None,
         "message": None,
     }
 

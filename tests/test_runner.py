@@ -8,10 +8,10 @@ import time
 import pytest
 
 from compare import presets
+from compare.clocks import Stopwatch, Timings
 from compare.config import CHUNK, Config, plan
 from compare.errors import UserError
 from compare.flops import training_flops
-from compare.runner import Stopwatch, Timings
 
 CONFIG = Config(preset="test", model="mlp", dataset="mnist", promise="")
 

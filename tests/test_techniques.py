@@ -1,8 +1,9 @@
-"""What is added to plain training, three times the same: soft targets, accumulation, averaged weights, bfloat16."""
+"""What is added to plain training, three times the same: soft targets, averages, bfloat16, early stopping and more."""
 
 from __future__ import annotations
 
 import dataclasses
+import threading
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +12,9 @@ import torch
 
 import jax_nn.losses
 import torch_nn.losses
-from compare import parity, tracks
+from compare import checkpoint, parity, runner, tracks, training
 from compare.config import Config, plan
+from compare.data import Data
 from compare.errors import UserError
 from numpy_nn.losses import LOSSES, correct
 from numpy_nn.models import MODELS
@@ -251,3 +253,80 @@ def test_sums_of_many_products_do_not_stand_still(rng):
     for other in moments[1:]:
         for path, expected in moments[0].items():
             assert parity.distance(other[path], expected)[1] < 2e-2, path
+
+
+# --- early stopping, best state ---------------------------------------------------------------------------------------
+
+VALIDATION = [0.5, 0.7, 0.6, 0.7, 0.8, 0.1, 0.2, 0.3]
+TEST = [0.9, 0.1, 0.8, 0.7, 0.2, 0.3, 0.95, 0.99]
+
+
+def run(monkeypatch, tmp_path, *, val_size=20, stop_after=-1, **changes):
+    """A tiny training with an evaluation after every 4 steps, the figures of which are invented."""
+    rng = np.random.default_rng(0)
+    data = Data(
+        name="noise",
+        train_x=rng.integers(0, 256, (100, 12, 10, 3), dtype=np.uint8),
+        train_y=rng.integers(0, 7, 100, dtype=np.int32),
+        test_x=np.zeros((10, 12, 10, 3), np.uint8),
+        test_y=np.zeros(10, np.int32),
+        classes=tuple("abcdefg"),
+        **PIXELS,
+    ).split(val_size, 0)
+    rows = iter(zip(VALIDATION, TEST, strict=True))
+
+    def evaluate(*_: object, **__: object) -> dict[str, float]:
+        return dict(
+            zip(("val_accuracy", "test_accuracy", "val_loss", "test_loss"), (*next(rows), 1.0, 1.0), strict=True)
+        )
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    monkeypatch.setattr(runner, "load_data", lambda *_, **__: data)
+    events, stop = [], threading.Event()
+
+    def emit(event):
+        events.append(event)
+        if event.get("step") == stop_after:
+            stop.set()
+
+    config = dataclasses.replace(CONFIG, batch_size=20, epochs=8, precision="float32", **changes)
+    runner.run(config, "numpy", threads=1, checkpoint=tmp_path, emit=emit, stop=stop)
+    return events[-1], [event for event in events if event["event"] == "eval"]
+
+
+def test_without_patience_the_last_state_is_the_result(monkeypatch, tmp_path):
+    end, rows = run(monkeypatch, tmp_path)
+    assert (end["status"], end["message"], end["steps"], end["best_step"]) == ("finished", None, 32, None)
+    assert (len(rows), end["val_accuracy"], end["test_accuracy"]) == (8, 0.3, 0.99)
+    assert end["checkpoint"] == str(tmp_path / "32")
+
+
+def test_the_first_best_validation_accuracy_is_kept(monkeypatch, tmp_path):
+    end, rows = run(monkeypatch, tmp_path, keep_best=True)
+    assert (end["status"], end["message"], end["steps"], end["best_step"]) == ("finished", None, 32, 20)
+    assert (len(rows), end["val_accuracy"], end["test_accuracy"]) == (8, 0.8, 0.2)
+    assert end["checkpoint"] == str(tmp_path / "20")
+    assert int(checkpoint.restore(tmp_path)[0]["step"]) == 20
+
+
+@pytest.mark.parametrize(("patience", "steps", "best"), [(1, 12, 8), (2, 16, 8), (3, 32, 20), (9, 32, 20)])
+def test_patience(monkeypatch, tmp_path, patience, steps, best):
+    end, rows = run(monkeypatch, tmp_path, patience=patience, keep_best=True)
+    assert (end["status"], end["steps"], end["best_step"]) == ("finished", steps, best)
+    assert end["val_accuracy"] == max(row["val_accuracy"] for row in rows)
+    early = f"stopped early: best validation accuracy at step {best}"
+    assert end["message"] == (early if steps < 32 else None)
+
+
+def test_an_interrupted_training_keeps_the_state_it_can_go_on_from(monkeypatch, tmp_path):
+    end, _ = run(monkeypatch, tmp_path, keep_best=True, stop_after=12)
+    assert (end["status"], end["message"], end["best_step"]) == ("interrupted", "stopped after step 12 of 32", None)
+    assert end["checkpoint"] == str(tmp_path / "12")
+
+
+def test_choosing_needs_something_to_choose_by(monkeypatch, tmp_path):
+    end, _ = run(monkeypatch, tmp_path, keep_best=True, val_size=0)
+    assert end["status"] == "failed"
+    assert "choose by validation images, and there are none: choose a larger val_size" in end["message"]
+    end, _ = run(monkeypatch, tmp_path, patience=0)
+    assert "patience 0: it is the number of evaluations" in end["message"]

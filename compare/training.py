@@ -1,0 +1,156 @@
+"""A training chunk by chunk: what it reports, when it ends, what its result is.
+
+It may stop early (``patience``) and may keep its best state (``keep_best``). Both go by the
+validation accuracy, the first of equals; the test images have no say in anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from compare import tracks
+from compare.clocks import Stopwatch, Timings
+from compare.config import Config, Plan
+from compare.data import Data, eval_batches
+from compare.errors import UserError
+from numpy_nn import tree
+
+Event = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Training:
+    """A training under way: how far it has come, and the best evaluation on its way."""
+
+    config: Config
+    track: tracks.Track
+    data: Data
+    schedule: Plan
+    state: Any
+    timings: Timings
+    step: int = 0
+    row: Event = dataclasses.field(default_factory=dict)  # the last evaluation
+    best: Event = dataclasses.field(default_factory=dict)  # the highest validation accuracy, the first of equals
+    best_snapshot: tree.Tree | None = None  # of the state then, if it is to be kept
+    waited: int = 0  # evaluations since then
+
+    @property
+    def early(self) -> bool:
+        """Has there been no better evaluation for as long as the config is patient?"""
+        patience = self.config.patience
+        return patience is not None and self.waited >= patience and self.step < self.schedule.steps
+
+    @property
+    def finished(self) -> bool:
+        """Is there nothing more to train?"""
+        return self.early or self.step == self.schedule.steps
+
+    @property
+    def epoch(self) -> float:
+        """Passes over the training images."""
+        return self.step * self.config.batch_size / len(self.data.train_x)
+
+    def chunk(self) -> Event:
+        """Take the next steps and report them."""
+        config, k = self.config, self.schedule.chunk
+        with self.timings.chunks.lap():
+            x, y = self.data.train_chunk(
+                config.seed, self.step, k, batch_size=config.batch_size, augment=config.augment
+            )
+            self.state, metrics = self.track.train_steps(self.state, x, y)
+            self.track.synchronize(self.state)
+        loss, correct, lr = (np.asarray(metrics[name], np.float64) for name in ("loss", "correct", "lr"))
+        require_finite(loss, self.step, config)
+        self.step += k
+        return {
+            "event": "chunk",
+            "step": self.step,
+            "loss": loss.tolist(),
+            "accuracy": correct.sum() / (k * config.batch_size),
+            "lr": float(lr[-1]),
+            "images_per_second": k * config.batch_size / self.timings.chunks.laps[-1],
+        }
+
+    def evaluation(self, chunk: Event) -> Event:
+        """Evaluate after a chunk, keep what is best, and report: a row of the history."""
+        batch_size, watch = self.config.eval_batch_size, self.timings.evaluations
+        self.row = {
+            "step": self.step,
+            "epoch": self.epoch,
+            "train_loss": float(np.mean(chunk["loss"])),
+            **evaluate(self.track, self.state, self.data, batch_size=batch_size, watch=watch),
+            "lr": chunk["lr"],
+            "seconds": self.timings.chunks.work,
+        }
+        self.waited += 1
+        if not self.best or (self.row["val_accuracy"] or 0.0) > (self.best["val_accuracy"] or 0.0):
+            self.best, self.waited = self.row, 0
+            if self.config.keep_best:
+                self.best_snapshot = self.track.to_snapshot(self.state)
+        return {"event": "eval", **self.row}
+
+    def result(self) -> tuple[tree.Tree, Event]:
+        """The trained state and the figures of its evaluation.
+
+        The best one's if it is kept; but an interrupted training hands over the state that it can go on from.
+        """
+        kept = self.best_snapshot if self.finished else None
+        row = self.row if kept is None else self.best
+        message = None
+        if self.early:
+            message = f"stopped early: best validation accuracy at step {self.best['step']:,}"
+        elif not self.finished:
+            message = f"stopped after step {self.step:,} of {self.schedule.steps:,}"
+        return self.track.to_snapshot(self.state) if kept is None else kept, {
+            **{name: row.get(name) for name in ("test_loss", "test_accuracy", "val_loss", "val_accuracy")},
+            **self.timings.figures(chunk=self.schedule.chunk, batch_size=self.config.batch_size),
+            "status": "finished" if self.finished else "interrupted",
+            "message": message,
+            "steps": self.step,
+            "best_step": None if kept is None else row["step"],
+            "epochs": self.epoch,
+            "chunk": self.schedule.chunk,
+            "test_count": len(self.data.test_y) if row else None,
+            "val_count": len(self.data.val_y) if row else None,
+        }
+
+
+def require_validation(config: Config, data: Data) -> None:
+    """Raise UserError where a best state is asked for and cannot be told."""
+    if config.patience is not None and config.patience < 1:
+        raise UserError(
+            f"patience {config.patience}: it is the number of evaluations to wait for a better one, 1 at least"
+        )
+    if (config.patience is not None or config.keep_best) and not len(data.val_y):
+        raise UserError(
+            "patience and keep_best choose by validation images, and there are none: choose a larger val_size"
+        )
+
+
+def require_finite(loss: np.ndarray, first_step: int, config: Config) -> None:
+    """Raise UserError at the first loss that is NaN or infinite."""
+    bad = np.flatnonzero(~np.isfinite(loss))
+    if len(bad):
+        raise UserError(
+            f"the loss became {loss[bad[0]]} at step {first_step + bad[0]:,}; "
+            f"try a lower learning rate than --lr {config.lr:g}"
+        )
+
+
+def evaluate(track: tracks.Track, state: Any, data: Data, *, batch_size: int, watch: Stopwatch) -> Event:
+    """Loss and accuracy over all of the validation and the test images; sums are added, and divided once."""
+    figures = {}
+    for split, x, y in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
+        sums = {"loss_sum": 0.0, "correct": 0.0, "count": 0.0}
+        for batch in eval_batches(x, y, batch_size):
+            with watch.lap():
+                metrics = track.eval_batch(state, *batch)
+                sums = {name: value + float(metrics[name]) for name, value in sums.items()}
+        if sums["count"] != len(y):
+            raise AssertionError(f"{len(y)} {split} images, but {sums['count']:.0f} were counted")
+        figures[f"{split}_loss"] = sums["loss_sum"] / len(y) if len(y) else None
+        figures[f"{split}_accuracy"] = sums["correct"] / len(y) if len(y) else None
+    return figures
