@@ -32,6 +32,7 @@ CONFIG = Config(
 )
 
 
+BATCH_NORM = {"input_shape": (8, 8, 3), "classes": 7, "stages": (1,), "channels": (4,)}  # arguments of vgg
 PIXELS = {"mean": (0.13,) * 3, "std": (0.31,) * 3}
 
 
@@ -66,9 +67,9 @@ def require_equal(config: Config, steps: int = 10) -> None:
 # --- soft targets -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("loss_args", [{}, {"label_smoothing": 0.1}])
-def test_mixed_images_and_labels(loss_args):
-    require_equal(dataclasses.replace(CONFIG, augment=("crop:2", "mixup:0.2"), loss_args=loss_args))
+def test_mixed_images_and_labels():
+    smooth = {"label_smoothing": 0.1}
+    require_equal(dataclasses.replace(CONFIG, augment=("crop:2", "mixup:0.2"), loss_args=smooth), steps=3)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
@@ -97,7 +98,7 @@ def test_a_distribution_is_answered_by_its_largest_part():
 # --- gradient accumulation --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("accumulate", [2, 3, 12])
+@pytest.mark.parametrize("accumulate", [3, 12])
 def test_accumulated_steps_are_the_steps(track, accumulate):
     a, b = (trained(track, dataclasses.replace(CONFIG, accumulate=m)) for m in (1, accumulate))
     for name in a[1]:
@@ -108,8 +109,7 @@ def test_accumulated_steps_are_the_steps(track, accumulate):
 
 
 def test_accumulation_takes_soft_targets_and_batch_norm():
-    args = {"input_shape": (8, 8, 3), "classes": 7, "stages": (1, 1), "channels": (4, 8)}
-    config = dataclasses.replace(CONFIG, model="resnet", model_args=args, augment=("mixup:0.2",), accumulate=4)
+    config = dataclasses.replace(CONFIG, model="vgg", model_args=BATCH_NORM, augment=("mixup:0.2",), accumulate=4)
     require_equal(config, steps=3)
 
 
@@ -159,10 +159,9 @@ def test_evaluation_is_of_the_average(track, rng):
     assert losses[0] == losses[1]
 
 
-@pytest.mark.parametrize("model", ["resnet", "lstm"])
+@pytest.mark.parametrize("model", ["vgg", "lstm"])
 def test_the_average_crosses_between_tracks(model):
-    args = {"resnet": {"stages": (1, 1), "channels": (4, 8)}, "lstm": {"hidden": 5}}[model]
-    args |= {"input_shape": (8, 8, 3), "classes": 7}
+    args = {"vgg": BATCH_NORM, "lstm": {"input_shape": (8, 8, 3), "classes": 7, "hidden": 5}}[model]
     config = dataclasses.replace(AVERAGED, model=model, model_args=args, accumulate=2)
     whole, _ = trained(tracks.load("numpy"), config)
     half, _ = trained(tracks.load("jax"), config, steps=slice(0, 2))
@@ -203,9 +202,9 @@ def mixed(request):
     return tracks.load(request.param)
 
 
-@pytest.mark.parametrize("model", ["mlp", "resnet", "lstm"])
+@pytest.mark.parametrize("model", ["mlp", "vgg", "lstm"])
 def test_bfloat16_is_near_float32_but_not_it(mixed, model):
-    args = {"mlp": {"hidden": (9,)}, "resnet": {"stages": (1, 1), "channels": (4, 8)}, "lstm": {"hidden": 5}}[model]
+    args = {"mlp": {"hidden": (9,)}, "vgg": BATCH_NORM, "lstm": {"hidden": 5}}[model]
     config = dataclasses.replace(
         CONFIG, model=model, model_args={"input_shape": (8, 8, 3), "classes": 7, **args}, optimizer="adamw", lr=1e-3
     )
@@ -220,16 +219,20 @@ def test_bfloat16_is_near_float32_but_not_it(mixed, model):
 
 
 def test_bfloat16_is_proven_without_numpy():
-    args = {"input_shape": (8, 8, 3), "classes": 7, "stages": (1, 1), "channels": (4, 8)}
-    config = dataclasses.replace(CONFIG, model="resnet", model_args=args, precision="bfloat16", ema=0.9, accumulate=2)
+    config = dataclasses.replace(
+        CONFIG, model="vgg", model_args=BATCH_NORM, precision="bfloat16", ema=0.9, accumulate=2
+    )
     ((row, _),) = parity.prove(config, list(tracks.TRACKS), steps=3)
     assert (row["a"], row["b"], row["passed"]) == ("jax", "torch", True), row["checks"]
     assert parity.prove(config, ["numpy", "torch"]) == []
 
 
-def test_numpy_says_why_it_refuses_bfloat16(tmp_path):
-    with pytest.raises(ValueError, match="NumPy has no bfloat16 arithmetic: choose float32 or float64, or another"):
+def test_numpy_says_why_it_refuses_bfloat16(monkeypatch, tmp_path):
+    reason = "NumPy has no bfloat16 arithmetic: choose float32 or float64, or another track"
+    with pytest.raises(ValueError, match=reason):
         trained(tracks.load("numpy"), dataclasses.replace(CONFIG, precision="bfloat16"))
+    end, _ = run(monkeypatch, tmp_path, precision="bfloat16")
+    assert (end["status"], end["message"]) == ("failed", f"small mlp numpy: {reason}")
 
 
 def test_sums_of_many_products_do_not_stand_still(rng):
@@ -289,7 +292,7 @@ def run(monkeypatch, tmp_path, *, val_size=20, stop_after=-1, **changes):
         if event.get("step") == stop_after:
             stop.set()
 
-    config = dataclasses.replace(CONFIG, batch_size=20, epochs=8, precision="float32", **changes)
+    config = dataclasses.replace(CONFIG, **{"batch_size": 20, "epochs": 8, "precision": "float32", **changes})
     runner.run(config, "numpy", threads=1, checkpoint=tmp_path, emit=emit, stop=stop)
     return events[-1], [event for event in events if event["event"] == "eval"]
 
