@@ -31,12 +31,10 @@ from jax import Array
 from jax_nn import interop, optim
 from jax_nn.losses import LOSSES, correct
 from jax_nn.models import MODELS
+from jax_nn.precision import KEPT, in_bfloat16
 from numpy_nn.tree import Tree, first_average, require_same
 
-Carry = dict[
-    str, Any
-]  # {"params", "stats", "opt", "step"}, and "ema" where an average is kept: all that changes from step to step
-KEPT = {"float32": "float32", "float64": "float64", "bfloat16": "float32"}  # precision: that of the kept numbers
+Carry = dict[str, Any]  # "params", "stats", "opt", "step", perhaps "ema": all that changes from step to step
 LossAndGrads = Callable[[Any, Any, Array, Array], Any]  # params, stats, x, y -> (loss, (stats, correct)), gradients
 
 
@@ -110,9 +108,7 @@ def init_state(
         fresh = interop.to_numpy(optim.read(carry["opt"], memory))
         require_same(fresh, snapshot["opt"], what="optimizer state")
         carry["opt"] = optim.write(carry["opt"], interop.to_jax(snapshot["opt"], dtype), memory)
-
     if average := first_average(snapshot, ema):
-        require_same(snapshot["params"], average, what="averaged parameters")
         carry["ema"] = interop.to_jax(average, dtype)
 
     pixels = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
@@ -131,28 +127,6 @@ def init_state(
         forward=jax.jit(forward),
         memory=memory,
     )
-
-
-def in_bfloat16(network: nnx.Module) -> None:
-    """Mixed precision: linear maps and convolutions multiply bfloat16 copies of their input and their weights.
-
-    All else is float32: the weights, what is added to a product, normalisation, softmax, loss, update.
-    """
-    for _, module in nnx.iter_modules(network):
-        if isinstance(module, nnx.Linear):
-            module.dot_general = rounded(module.dot_general)
-        if isinstance(module, nnx.Conv):
-            module.conv_general_dilated = rounded(module.conv_general_dilated)
-
-
-def rounded(product: Callable[..., Array]) -> Callable[..., Array]:
-    """The same product of bfloat16 numbers; what comes back through it is rounded likewise."""
-
-    def of_bfloat16(x: Array, kernel: Array, *arguments: Any, **how: Any) -> Array:
-        y = product(x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16), *arguments, **how)
-        return y.astype(x.dtype)
-
-    return of_bfloat16
 
 
 def preprocess(x: Array, mean: Array, std: Array) -> Array:

@@ -84,7 +84,7 @@ def init_state(
         seed: of whatever is random inside a step.
         devices: 1; one batch over several cores is what ``threads`` does.
         threads: cores to use; more than 1 expects a single-threaded BLAS (see ``parallel``).
-        precision: "float32" or "float64".
+        precision: "float32" or "float64"; the other tracks also multiply in "bfloat16".
     """
     if precision not in ("float32", "float64"):
         raise ValueError(f"NumPy has no {precision} arithmetic: choose float32 or float64, or another track")
@@ -106,15 +106,12 @@ def init_state(
     if "opt" in snapshot:
         require_same(opt, snapshot["opt"], what="optimizer state")
         opt = cast(snapshot["opt"], precision)
-    average = first_average(snapshot, ema)
-    if average:
-        require_same(params, average, what="averaged parameters")
     return State(
         model=network,
         params=params,
         stats=cast(ordered["stats"], precision),
         opt=opt,
-        ema=cast(average, precision),
+        ema=cast(first_average(snapshot, ema), precision),
         step=int(snapshot.get("step", 0)),
         loss=(partial(loss_forward, **(loss_args or {})), loss_backward),
         optimizer={"optimizer": optimizer, **(optimizer_args or {})},

@@ -93,4 +93,7 @@ def first_average(snapshot: Mapping[str, Any], decay: float | None) -> Tree:
         raise ValueError("the snapshot has an average of the parameters: give its decay (ema=0.999), or drop its 'ema'")
     if decay is not None and not 0 <= decay < 1:
         raise ValueError(f"ema {decay}: the decay of an average is at least 0 and less than 1")
-    return {} if decay is None else snapshot.get("ema", snapshot["params"])
+    average = {} if decay is None else snapshot.get("ema", snapshot["params"])
+    if average:
+        require_same(snapshot["params"], average, what="averaged parameters")
+    return average

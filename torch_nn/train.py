@@ -26,9 +26,7 @@ from numpy_nn.tree import Tree, first_average
 from torch_nn import interop, optim
 from torch_nn.losses import LOSSES, correct
 from torch_nn.models import MODELS
-
-# precision: that of the kept numbers
-KEPT = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.float32}
+from torch_nn.precision import KEPT, in_bfloat16
 
 
 @dataclass
@@ -119,16 +117,6 @@ def init_state(
         std=torch.tensor(std, dtype=KEPT[precision])[:, None, None],
         step=int(snapshot.get("step", 0)),
     )
-
-
-def in_bfloat16(forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Mixed precision: products and convolutions of bfloat16 copies; weights, statistics, loss, update stay float32."""
-
-    def mixed(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return forward(x).float()
-
-    return mixed
 
 
 def averaged(network: nn.Module, start: Tree, decay: float) -> AveragedModel:
