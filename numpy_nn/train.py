@@ -152,7 +152,9 @@ def loss_and_grads(
 
 def over_threads(state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0) -> LossAndGrads:
     """``loss_and_grads`` of shards of a batch, a thread each: ∇ = Σ nₛ/n ∇ₛ."""
-    whole = state.threads > 1 and bool(state.stats)  # batch norm wants the statistics of the whole batch
+    if state.threads == 1:
+        return loss_and_grads(state, x, y, dloss)
+    whole = bool(state.stats)  # batch norm wants the statistics of the whole batch
     xs, ys = (parallel.shards(array, state.threads, equal=whole) for array in (x, y))
     shares = [dloss * len(shard) / len(y) for shard in ys]
     run = parallel.run_together if whole else partial(parallel.run, threads=state.threads)

@@ -25,7 +25,7 @@ def leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             found |= leaves(value, f"{path}/")
         else:
             found[path] = value
@@ -48,7 +48,7 @@ def tree_map(function: Callable[..., Any], tree: Mapping[str, Any], *others: Map
     """Apply ``function`` leaf by leaf to trees of the same structure; others may lack a branch without leaves."""
 
     def apply(key: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             return tree_map(function, value, *(other.get(key, {}) for other in others))
         return function(value, *(other[key] for other in others))
 
