@@ -19,6 +19,10 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("densenet", {"blocks": ()}, r"blocks \(\): the number of layers in each block"),
     ("densenet", {"stem": "tiny"}, "unknown stem 'tiny'; known: small"),
     ("densenet", {"compression": 0.0}, "compression 0.0: a transition keeps more than 0"),
+    ("vit", {"patch": 5}, "patch is 5: it must divide the image's height 28"),
+    ("vit", {"heads": 3}, "heads is 3: it must divide the number of features, 64"),
+    ("vit", {"depth": 0}, "depth is 0 and mlp_dim 128: at least 1 block"),
+    ("lstm", {"hidden": 0}, "hidden is 0: the state needs at least 1 number"),
     ("densenet", {"input_shape": (16, 3, 3)}, "a window of 2 does not fit into 1 pixels"),
 ]
 

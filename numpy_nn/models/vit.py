@@ -97,8 +97,10 @@ class ViT:
         h, w, c = input_shape
         if patch < 1 or h % patch or w % patch:
             raise ValueError(f"patch is {patch}: it must divide the image's height {h} and width {w}")
-        if heads < 1 or dim % heads:
+        if heads < 1 or dim < 1 or dim % heads:
             raise ValueError(f"heads is {heads}: it must divide the number of features, {dim}")
+        if depth < 1 or mlp_dim < 1:
+            raise ValueError(f"depth is {depth} and mlp_dim {mlp_dim}: at least 1 block of at least 1 hidden number")
         self.c, self.patch, self.patches = c, patch, (h // patch) * (w // patch)
         self.dim = dim
         self.classes = classes
