@@ -35,6 +35,7 @@ class Config:
     keep_best: bool = False  # the result is the state of the best validation accuracy, not the last
     val_size: int | None = None  # 5,000, or a tenth of a small training set
     eval_batch_size: int = 500
+    lr_scale: dict[str, float] | None = None  # path prefix -> factor of the learning rate, 0 freezes
     precision: str = "float32"  # or float64, or bfloat16 for the products (not in NumPy)
     numpy_threads: str = "batch"  # how NumPy uses several cores: a shard of the batch each, or inside its "blas"
     devices: int = 1

@@ -77,6 +77,7 @@ def state_arguments(config: Config, track: str, *, steps: int, threads: int) -> 
         "optimizer_args": config.optimizer_args,
         "schedule": config.schedule,
         "schedule_args": {"lr": config.lr, "steps": steps, **config.schedule_args},
+        "lr_scale": config.lr_scale,
         "accumulate": config.accumulate,
         "ema": config.ema,
         "seed": config.seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -117,18 +117,56 @@ OPTIMIZERS: dict[str, tuple[Callable[..., optax.GradientTransformation], dict[st
 }
 
 
-def make(
-    name: str, lr: optax.Schedule, *, weight_decay: float = 0.0, clip_norm: float | None = None, **constants: float
+def per_leaf(
+    rule: optax.GradientTransformation, factors: Mapping[str, float], memory: dict[str, str]
 ) -> optax.GradientTransformation:
-    """Build an optimizer: clip by global norm, then weight decay and update rule.
+    """The same rule with a learning rate for each leaf: the update times the factor of the leaf's path.
+
+    A leaf of factor 0 is as good as absent: its gradient is 0 before anything is made of it, and its update is 0.
+    ``optax.masked`` would drop its moments, too; here they stay, so that whoever resumes finds a whole tree.
+    """
+
+    def of_each(params: Any) -> Any:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: factors["/".join(str(part.key) for part in path)], params
+        )
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        scale, zeros = of_each(grads), jax.tree.map(jnp.zeros_like, grads)
+
+        def unless_frozen(moving: Any, still: Any) -> Any:
+            return jax.tree.map(lambda factor, a, b: a if factor else b, scale, moving, still)
+
+        updates, new = rule.update(unless_frozen(grads, zeros), state, params)
+        updates = jax.tree.map(lambda factor, step: factor * step, scale, unless_frozen(updates, zeros))
+        get = optax.tree_utils.tree_get
+        moments = {field: unless_frozen(get(new, field), get(state, field)) for field in memory.values()}
+        return updates, optax.tree_utils.tree_set(new, **moments)
+
+    return optax.GradientTransformation(rule.init, update)
+
+
+def make(
+    name: str,
+    lr: optax.Schedule,
+    *,
+    factors: Mapping[str, float] | None = None,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    **constants: float,
+) -> optax.GradientTransformation:
+    """Build an optimizer: clip by global norm, then weight decay and update rule, then factors of the learning rate.
 
     ``weight_decay`` is L2 (added to the gradient) except in adamw and lion,
     where it shrinks the parameter beside the gradient step.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
-    rule = OPTIMIZERS[name][0](lr, weight_decay, **constants)
-    return rule if clip_norm is None else optax.chain(optax.clip_by_global_norm(clip_norm), rule)
+    build, memory = OPTIMIZERS[name]
+    rule = build(lr, weight_decay, **constants)
+    if clip_norm is not None:
+        rule = optax.chain(optax.clip_by_global_norm(clip_norm), rule)
+    return rule if factors is None else per_leaf(rule, factors, memory)
 
 
 def read(opt_state: Any, memory: dict[str, str]) -> Tree:

@@ -16,7 +16,7 @@ The six functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ from jax_nn import interop, optim
 from jax_nn.losses import LOSSES, correct
 from jax_nn.models import MODELS
 from jax_nn.precision import KEPT, in_bfloat16
-from numpy_nn.tree import Tree, first_average, require_same
+from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors, require_same
 
 Carry = dict[str, Any]  # "params", "stats", "opt", "step", perhaps "ema": all that changes from step to step
 LossAndGrads = Callable[[Any, Any, Array, Array], Any]  # params, stats, x, y -> (loss, (stats, correct)), gradients
@@ -60,6 +60,7 @@ def init_state(
     optimizer_args: dict[str, Any] | None = None,
     schedule: str = "constant",
     schedule_args: dict[str, Any],
+    lr_scale: Mapping[str, float] | None = None,
     accumulate: int = 1,
     ema: float | None = None,
     mean: Sequence[float] = (0.0,),
@@ -95,7 +96,9 @@ def init_state(
     require_same(interop.names(nnx.to_pure_dict(stats)), snapshot.get("stats", {}), what="stats")
 
     lr = optim.SCHEDULES[schedule](**schedule_args)
-    tx = optim.make(optimizer, lr, **(optimizer_args or {}))
+    factors = rate_factors(snapshot["params"], lr_scale)
+    frozen = frozen_norms(snapshot.get("stats", {}), factors)
+    tx = optim.make(optimizer, lr, factors=factors if lr_scale else None, **(optimizer_args or {}))
     memory = optim.OPTIMIZERS[optimizer][1]
     dtype = KEPT[precision]
     carry: Carry = {
@@ -113,7 +116,7 @@ def init_state(
 
     pixels = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
     loss_fn = partial(LOSSES[loss], **(loss_args or {}))
-    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema)
+    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema, frozen=frozen)
     forward = make_forward(network, *pixels)
 
     def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
@@ -144,9 +147,13 @@ def make_step(
     *,
     accumulate: int = 1,
     decay: float | None = None,
+    frozen: Collection[str] = (),
 ) -> Callable[[Carry, tuple[Array, Array]], tuple[Carry, dict[str, Array]]]:
-    """The training step as a pure function, ready for jit, scan or pmap."""
+    """The training step as a pure function, ready for jit, scan or pmap; norms at ``frozen`` paths stay as used."""
     network.train()
+    for path, module in nnx.iter_modules(network):
+        if "/".join(map(str, path)) in frozen:
+            module.eval()
     graphdef, *_ = nnx.split(network, nnx.Param, nnx.BatchStat)
 
     def loss_fn(params: Any, stats: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, Array]]:

@@ -7,7 +7,9 @@ directly, through the mean and through the variance; hence the three terms of dx
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,19 @@ def stats_init(c: int) -> Tree:
     return {"mean": np.zeros(c), "var": np.ones(c)}
 
 
+class Frozen(Tree):
+    """Running statistics of a norm that is not trained: they are used in training too, and stay as they are."""
+
+
+def freeze(stats: Tree, norms: Iterable[str]) -> Tree:
+    """The same running statistics, those of the norms at these paths ``Frozen``."""
+    for path in norms:
+        *parents, name = path.split("/")
+        owner = reduce(getitem, parents, stats)
+        owner[name] = Frozen(owner[name])
+    return stats
+
+
 def same(x: Array) -> Array:
     """Mean over all devices where there is but one."""
     return x
@@ -50,13 +65,14 @@ def batch_norm_forward(
     """y = γ x̂ + β,  x̂ = (x - μ)/√(σ² + ε)  (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
     In training μ and σ² = Σ (x - μ)²/N are those of the batch, and the new running statistics are
-    returned: ``mean`` follows μ, ``var`` the unbiased σ² N/(N - 1), as in PyTorch. Otherwise μ and σ²
-    are the running statistics. Where a batch lies in ``shards`` equal parts, ``all_mean`` averages an
-    array over them, so that all parts are normalised alike.
+    returned: ``mean`` follows μ, ``var`` the unbiased σ² N/(N - 1), as in PyTorch. Otherwise, and where
+    ``stats`` is ``Frozen``, μ and σ² are the running statistics. Where a batch lies in ``shards`` equal
+    parts, ``all_mean`` averages an array over them, so that all parts are normalised alike.
     """
     x_shape, c = x.shape, x.shape[-1]
     x = x.reshape(len(x), -1)  # one image is one row: arithmetic is several times faster on long rows
     pixels = x.shape[1] // c
+    train = train and not isinstance(stats, Frozen)
     if train:
         size = len(x) * pixels
         if size * shards < 2:

@@ -9,7 +9,7 @@ A schedule is a pure function of the step: nothing of it needs saving.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -124,31 +124,36 @@ def update(
     *,
     optimizer: str,
     lr: float,
+    factors: Mapping[str, float] | None = None,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     **constants: float,
 ) -> None:
     """One update of all parameters, in place; the gradients are used up.
 
+    ``factors`` of the learning rate, one for each path: where it is 0, nothing moves, neither the parameter
+    nor its memory, and its gradient does not count for ``clip_norm``.
+
     ``weight_decay`` λ adds λ p to the gradient ("l2") or shrinks p by η λ p
     beside it ("decoupled", Loshchilov & Hutter 2019, arXiv:1711.05101).
     ``constants`` go to the formula (``decay``, ``beta1``, …).
     """
     formula, memory, kind = OPTIMIZERS[optimizer]
+    parameters, moments = leaves(params), [leaves(opt[slot]) for slot in memory]
+    gradients = {path: g for path, g in leaves(grads).items() if factors is None or factors[path]}
     if clip_norm is not None:
-        clip_by_global_norm(grads, clip_norm)
+        clip_by_global_norm(gradients, clip_norm)
     opt["count"] = np.int32(opt["count"] + 1)
     t = int(opt["count"])
 
-    gradients, moments = leaves(grads), [leaves(opt[slot]) for slot in memory]
-    for path, p in leaves(params).items():
-        g = gradients[path]
+    for path, g in gradients.items():
+        p, rate = parameters[path], lr * (1.0 if factors is None else factors[path])
         if weight_decay and decays(path):
             if kind == "l2":
                 g += weight_decay * p
             else:
-                p *= 1 - lr * weight_decay
-        formula(p, g, *(moment[path] for moment in moments), lr=lr, t=t, **constants)
+                p *= 1 - rate * weight_decay
+        formula(p, g, *(moment[path] for moment in moments), lr=rate, t=t, **constants)
 
 
 def average(ema: Tree, params: Tree, decay: float) -> None:

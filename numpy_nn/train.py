@@ -12,7 +12,7 @@ The six functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,8 +22,9 @@ import numpy as np
 from numpy_nn import optim, parallel
 from numpy_nn.losses import LOSSES, Labels, correct
 from numpy_nn.models import MODELS
+from numpy_nn.norm import freeze
 from numpy_nn.shapes import Array, Float, Int, UInt8
-from numpy_nn.tree import Tree, cast, first_average, require_same, tree_map
+from numpy_nn.tree import Tree, cast, first_average, frozen_norms, rate_factors, require_same, tree_map
 
 LossAndGrads = tuple[float, int, Tree, Tree]  # loss, number of correct answers, running statistics, gradients
 
@@ -59,6 +60,7 @@ def init_state(
     optimizer_args: dict[str, Any] | None = None,
     schedule: str = "constant",
     schedule_args: dict[str, Any],
+    lr_scale: Mapping[str, float] | None = None,
     accumulate: int = 1,
     ema: float | None = None,
     mean: Sequence[float] = (0.0,),
@@ -76,6 +78,10 @@ def init_state(
         loss, loss_args: a name in ``LOSSES`` and its keyword arguments (``label_smoothing``, …).
         optimizer, optimizer_args: a name in ``optim.OPTIMIZERS``; ``weight_decay``, ``clip_norm`` and its constants.
         schedule, schedule_args: a name in ``optim.SCHEDULES``; ``lr``, ``steps`` (of the whole run) and its constants.
+        lr_scale: learning rates of parts of the network, as factors of the schedule's: ``{"convs": 0.1}``. The longest
+            prefix of a parameter's path decides, "" being a prefix of all. 0 freezes: the parameter gets no update,
+            no decay, and no say in ``clip_norm``, its moments stay; a batch norm that is frozen whole normalises
+            by its running statistics, in training too, and they stay.
         accumulate: micro-batches that a batch is cut into, computed one after the other for one update in less memory.
             Batch norm then has the statistics of each micro-batch, and is another function; all else is the same.
         ema: decay d of an average of the parameters, kept beside them and used for all but training:
@@ -102,6 +108,8 @@ def init_state(
         require_same(template[part], snapshot.get(part, {}), what=part)
     ordered = {part: tree_map(lambda _, leaf: leaf, template[part], snapshot.get(part, {})) for part in template}
     params = cast(ordered["params"], precision)
+    factors = rate_factors(params, lr_scale)
+    stats = cast(ordered["stats"], precision)
     opt = optim.init(params, optimizer)
     if "opt" in snapshot:
         require_same(opt, snapshot["opt"], what="optimizer state")
@@ -109,12 +117,12 @@ def init_state(
     return State(
         model=network,
         params=params,
-        stats=cast(ordered["stats"], precision),
+        stats=freeze(stats, frozen_norms(stats, factors)),
         opt=opt,
         ema=cast(first_average(snapshot, ema), precision),
         step=int(snapshot.get("step", 0)),
         loss=(partial(loss_forward, **(loss_args or {})), loss_backward),
-        optimizer={"optimizer": optimizer, **(optimizer_args or {})},
+        optimizer={"optimizer": optimizer, "factors": factors, **(optimizer_args or {})},
         schedule=optim.schedule(schedule, **schedule_args),
         decay=ema or 0.0,
         accumulate=accumulate,

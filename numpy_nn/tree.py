@@ -12,6 +12,7 @@ where an average of the parameters is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -97,3 +98,32 @@ def first_average(snapshot: Mapping[str, Any], decay: float | None) -> Tree:
     if average:
         require_same(snapshot["params"], average, what="averaged parameters")
     return average
+
+
+def rate_factors(params: Mapping[str, Any], lr_scale: Mapping[str, float] | None) -> dict[str, float]:
+    """What each leaf's learning rate is multiplied by: the value of its longest prefix in ``lr_scale``, else 1.
+
+    A prefix is made of whole names ("convs/1" is none of "convs/10/kernel"); the empty one is everybody's.
+    """
+    scale = dict(lr_scale or {})
+
+    def prefixes(path: str) -> list[str]:
+        names = path.split("/")
+        return ["/".join(names[:k]) for k in range(len(names), -1, -1)]
+
+    known = {path: prefixes(path) for path in leaves(params)}
+    for prefix, factor in scale.items():
+        if not any(prefix in candidates for candidates in known.values()):
+            raise ValueError(f"lr_scale {prefix!r}: no parameter is called so; known: {', '.join(params)}")
+        if not (math.isfinite(factor) and factor >= 0):
+            raise ValueError(f"lr_scale {prefix!r}: {factor} is no factor of a learning rate: give 0 (frozen) or more")
+    factors = {path: next((scale[each] for each in own if each in scale), 1.0) for path, own in known.items()}
+    if not any(factors.values()):
+        raise ValueError("lr_scale freezes every parameter: leave one to train, such as the output layer")
+    return factors
+
+
+def frozen_norms(stats: Mapping[str, Any], factors: Mapping[str, float]) -> set[str]:
+    """Paths of the batch norms (whoever has statistics) none of whose parameters is trained."""
+    norms = {path.rpartition("/")[0] for path in leaves(stats)}
+    return norms - {path.rpartition("/")[0] for path, factor in factors.items() if factor}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -37,15 +37,15 @@ class Lion(torch.optim.Optimizer):
 
 
 def _sgd(groups: Any) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=0.0, foreach=True)
+    return torch.optim.SGD(groups, lr=0.0, fused=True)
 
 
 def _momentum(groups: Any, decay: float = 0.9) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=0.0, momentum=decay, foreach=True)
+    return torch.optim.SGD(groups, lr=0.0, momentum=decay, fused=True)
 
 
 def _nesterov(groups: Any, decay: float = 0.9) -> torch.optim.Optimizer:
-    return torch.optim.SGD(groups, lr=0.0, momentum=decay, nesterov=True, foreach=True)
+    return torch.optim.SGD(groups, lr=0.0, momentum=decay, nesterov=True, fused=True)
 
 
 def _rmsprop(groups: Any, decay: float = 0.9, eps: float = 1e-8) -> torch.optim.Optimizer:
@@ -53,11 +53,11 @@ def _rmsprop(groups: Any, decay: float = 0.9, eps: float = 1e-8) -> torch.optim.
 
 
 def _adam(groups: Any, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> torch.optim.Optimizer:
-    return torch.optim.Adam(groups, lr=0.0, betas=(beta1, beta2), eps=eps, foreach=True)
+    return torch.optim.Adam(groups, lr=0.0, betas=(beta1, beta2), eps=eps, fused=True)
 
 
 def _adamw(groups: Any, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=eps, foreach=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), eps=eps, fused=True)
 
 
 def _lion(groups: Any, beta1: float = 0.9, beta2: float = 0.99) -> torch.optim.Optimizer:
@@ -81,20 +81,38 @@ def decays(path: str) -> bool:
     return path.rpartition("/")[2] in ("kernel", "embedding")
 
 
-def make(name: str, model: nn.Module, *, weight_decay: float = 0.0, **constants: float) -> torch.optim.Optimizer:
-    """Build an optimizer: two parameter groups, with and without weight decay, updated by PyTorch's foreach kernels.
+def make(
+    name: str,
+    model: nn.Module,
+    *,
+    factors: Mapping[str, float] | None = None,
+    weight_decay: float = 0.0,
+    **constants: float,
+) -> torch.optim.Optimizer:
+    """Build an optimizer: parameter groups with and without weight decay, updated by PyTorch's fused kernels.
 
+    Each factor of the learning rate has its own groups, which remember it as ``lr_scale``; frozen parameters
+    (``requires_grad`` is False) are in none.
     ``weight_decay`` is L2 (added to the gradient) except in adamw and lion,
     where it shrinks the parameter beside the gradient step.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
-    trained = {path: p for path, _, p in bindings(model) if p.requires_grad}
-    groups = [
-        {"params": [p for path, p in trained.items() if decays(path)], "weight_decay": weight_decay},
-        {"params": [p for path, p in trained.items() if not decays(path)], "weight_decay": 0.0},
-    ]
-    return OPTIMIZERS[name][0]([group for group in groups if group["params"]], **constants)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for path, _, p in bindings(model):
+        if p.requires_grad:
+            kind = (weight_decay if decays(path) else 0.0, 1.0 if factors is None else factors[path])
+            groups.setdefault(kind, []).append(p)
+    return OPTIMIZERS[name][0](
+        [{"params": params, "weight_decay": decay, "lr_scale": scale} for (decay, scale), params in groups.items()],
+        **constants,
+    )
+
+
+def freeze(model: nn.Module, factors: Mapping[str, float]) -> None:
+    """Parameters whose learning rate has the factor 0 get no gradient; autograd goes no further back than needed."""
+    for path, _, p in bindings(model):
+        p.requires_grad_(factors[path] > 0)
 
 
 @torch.no_grad()

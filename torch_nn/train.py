@@ -12,7 +12,7 @@ The six functions are the same in ``numpy_nn.train`` and ``jax_nn.train``:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from numpy_nn.tree import Tree, first_average
+from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors
 from torch_nn import interop, optim
 from torch_nn.losses import LOSSES, correct
 from torch_nn.models import MODELS
@@ -34,6 +34,7 @@ class State:
     """Everything a step needs; PyTorch updates the model and the optimizer in place."""
 
     model: nn.Module
+    frozen: list[nn.Module]  # norms that training leaves as they are used
     forward: Callable[[Tensor], Tensor]  # the model, or its compiled form
     average: AveragedModel | None  # of the parameters
     infer: Callable[[Tensor], Tensor]  # the network as it is used: the average, or else the model
@@ -59,6 +60,7 @@ def init_state(
     optimizer_args: dict[str, Any] | None = None,
     schedule: str = "constant",
     schedule_args: dict[str, Any],
+    lr_scale: Mapping[str, float] | None = None,
     accumulate: int = 1,
     ema: float | None = None,
     mean: Sequence[float] = (0.0,),
@@ -90,7 +92,9 @@ def init_state(
     interop.stats_from_tree(network, snapshot.get("stats", {}))
     optimizer_args = dict(optimizer_args or {})
     clip_norm = optimizer_args.pop("clip_norm", None)
-    torch_optimizer = optim.make(optimizer, network, **optimizer_args)
+    factors = rate_factors(snapshot["params"], lr_scale)
+    optim.freeze(network, factors)
+    torch_optimizer = optim.make(optimizer, network, factors=factors, **optimizer_args)
     memory = optim.OPTIMIZERS[optimizer][1]
     if "opt" in snapshot:
         interop.opt_from_tree(network, torch_optimizer, memory, snapshot["opt"])
@@ -104,6 +108,9 @@ def init_state(
     forward = prepare(network)
     return State(
         model=network,
+        frozen=[
+            network.get_submodule(norm.replace("/", ".")) for norm in frozen_norms(snapshot.get("stats", {}), factors)
+        ],
         forward=forward,
         average=average,
         infer=forward if average is None else prepare(average),
@@ -151,11 +158,13 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
     Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
     """
     state.model.train()
+    for norm in state.frozen:
+        norm.eval()
     losses, corrects, lrs = [], [], []
     for batch in zip(torch.from_numpy(x), to_labels(y, state.mean.dtype), strict=True):
         lr = state.schedule(state.step)
         for group in state.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_scale"]
 
         state.optimizer.zero_grad()
         for images, labels in micro_batches(*batch, state.accumulate):  # one, if not told otherwise
