@@ -1,50 +1,265 @@
-"""Checkpoints: one tree for all tracks, on disk by Orbax. The only importer of orbax."""
+"""Checkpoints: one tree for all tracks, on disk by Orbax. The only importer of orbax.
+
+A run's folder holds one folder for each checkpoint that is kept, named by its step:
+
+    cnn-mnist-jax-seed0/858/snapshot/   params, stats, opt, ema, step: arrays, as numpy_nn.tree describes them
+                            meta/       what it is: format, config, track, step, metrics, digest, ... (JSON)
+                            progress/   what a training needs to go on besides: history, losses, clocks (JSON)
+
+Each is whole or absent: Orbax writes under another name and renames at the end. There are
+arrays and JSON in it and nothing else, so nothing in it can be executed.
+
+    python -m compare.checkpoint ls DIR        every checkpoint below a folder, a line each
+    python -m compare.checkpoint show DIR      what one is
+    python -m compare.checkpoint verify DIR    read every one and check it; exit status 1 if any is damaged
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from compare.digests import array_digests, digest, not_finite
 from compare.errors import UserError
-from numpy_nn.tree import Tree, tree_map
+from numpy_nn.tree import Tree, from_leaves, leaves, tree_map
+
+FORMAT = 1
+PARTS = ("snapshot", "meta")  # without which there is no checkpoint
+OLD = "deleted"  # a folder in a run's folder for what is being deleted, so that no checkpoint is ever half there
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is absent, damaged or of something else."""
+    """A checkpoint that is absent, damaged or of something else, or that cannot be written."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint in memory, read and found whole."""
+
+    path: Path
+    snapshot: Tree
+    meta: dict[str, Any]
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """Updates that led to it."""
+        return int(self.meta["step"])
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Writes the checkpoints of one run into its folder, in the background: a context manager.
+
+    The last ``keep`` stay, and the one of the highest validation accuracy, the first of
+    equals; all if ``keep`` is None.
+    """
+
+    def __init__(self, directory: Path, *, keep: int | None = None) -> None:
+        policies = [preservation_policy.LatestN(keep), preservation_policy.BestN(n=1, get_metric_fn=_rank)]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+            best_fn=_rank,  # has the metrics written down; who stays is the policy's decision
+            todelete_subdir=OLD,
+            cleanup_tmp_directories=True,
+            save_root_metadata=False,
+        )
+        self.directory = directory
+        with self._explained():
+            shutil.rmtree(directory / OLD, ignore_errors=True)
+            self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._explained():
+            self._manager.close()
+            shutil.rmtree(self.directory / OLD, ignore_errors=True)
+
+    def save(
+        self, step: int, snapshot: Tree, meta: Mapping[str, Any], progress: Mapping[str, Any] | None = None
+    ) -> Path:
+        """Begin to write ``directory/<step>``, after the one before is done; the arrays must not change any more.
+
+        ``meta["metrics"]["val_accuracy"]`` decides which checkpoint is the best; without it, this one is not.
+        Raises CheckpointError if this checkpoint holds a NaN, or if this or the one before cannot be written.
+        """
+        path = self.directory / str(step)
+        snapshot = tree_map(np.asarray, from_leaves(leaves(snapshot)))  # Orbax has no empty branches
+        if problem := not_finite(snapshot):
+            raise CheckpointError(f"{path} is not saved: {problem}; try a lower learning rate")
+        progress = dict(progress or {})
+        meta = {**meta, "format": FORMAT, "step": step, "arrays": array_digests(snapshot)}
+        meta["digest"] = digest(meta, progress)
+        items = ocp.args.Composite(
+            snapshot=ocp.args.StandardSave(snapshot), meta=ocp.args.JsonSave(meta), progress=ocp.args.JsonSave(progress)
+        )
+        with self._explained():
+            self._manager.save(step, args=items, metrics={"step": step, **meta.get("metrics", {})}, force=True)
+            shutil.rmtree(self.directory / OLD, ignore_errors=True)
+        return path
+
+    def wait(self) -> None:
+        """Return when everything is on disk."""
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a full or vanished disk makes of two libraries and a thread
+            whole = newest_good(self.directory)
+            raise CheckpointError(
+                f"no checkpoint can be written to {self.directory} ({_reason(error)}): free some space or choose "
+                f"another folder; " + (f"whole and the newest there is {whole}" if whole else "there is none yet")
+            ) from error
 
 
 def save(directory: Path, step: int, snapshot: Tree, meta: Mapping[str, Any]) -> Path:
-    """Write ``directory/<step>``: the snapshot and what it is; whole or absent, never half.
+    """Write ``directory/<step>`` and return it: the snapshot and what it is. Nothing there is deleted."""
+    with Writer(directory) as writer:
+        return writer.save(step, snapshot, meta)
 
-    Returns the folder of the checkpoint.
+
+def _rank(metrics: Mapping[str, Any]) -> Any:
+    """What the best checkpoint has most of: validation accuracy; of equals, the first is the best."""
+    return metrics.get("val_accuracy", -1.0), -metrics["step"]
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def restore(path: Path, step: int | None = None) -> tuple[Tree, dict[str, Any]]:
+    """The snapshot and its metadata; arguments and errors are those of :func:`read`."""
+    found = read(path, step)
+    return found.snapshot, found.meta
+
+
+def read(path: Path, step: int | None = None) -> Checkpoint:
+    """Read and verify a checkpoint: its own folder, or a run's and a step in it, the newest by default.
+
+    Raises CheckpointError if it is not there or not whole, and says which good one there is instead.
     """
-    with ocp.CheckpointManager(directory.resolve(), options=ocp.CheckpointManagerOptions(max_to_keep=None)) as manager:
-        # Orbax has no empty trees: a part without leaves is left out and put back by restore
-        tree = {name: part for name, part in snapshot.items() if not (isinstance(part, Mapping) and not part)}
-        items = ocp.args.Composite(
-            snapshot=ocp.args.StandardSave(tree_map(np.asarray, tree)), meta=ocp.args.JsonSave(dict(meta))
-        )
-        manager.save(step, args=items, force=True)
-        manager.wait_until_finished()
-        return directory / str(step)
+    path = locate(path, step)
+    try:
+        return verified(path)
+    except CheckpointError as error:
+        good = newest_good(path.parent)
+        instead = f"the newest good checkpoint beside it is {good}" if good else "there is no good one beside it"
+        raise CheckpointError(f"{error}; {instead}") from error
 
 
-def restore(directory: Path, step: int | None = None) -> tuple[Tree, dict[str, Any]]:
-    """Read the snapshot and its metadata at ``step``, the newest by default.
+def locate(path: Path, step: int | None = None) -> Path:
+    """The folder of a checkpoint, given itself or its run's folder."""
+    found = steps(path)
+    if found and step is None:
+        return found[-1]
+    if found and path / str(step) in found:
+        return path / str(step)
+    if not found and path.name.isdecimal() and path.is_dir() and step in (None, int(path.name)):
+        return path
+    if found:
+        raise CheckpointError(f"{path} has no step {step}: it holds {', '.join(each.name for each in found)}")
+    below = sorted({str(each.parent) for each in find(path)})
+    if below:
+        raise CheckpointError(f"{path} holds the checkpoints of several runs: choose one of {', '.join(below)}")
+    beside = [each.name for each in steps(path.parent)] if path.name.isdecimal() else []
+    hint = f"there are steps {', '.join(beside)}" if beside else "give the folder of a run or of one of its steps"
+    raise CheckpointError(f"no checkpoint at {path}: {hint}")
 
-    Raises CheckpointError where there is none.
-    """
+
+def steps(directory: Path) -> list[Path]:
+    """The checkpoints in a run's folder, by step; not looked into."""
     if not directory.is_dir():
-        raise CheckpointError(f"no checkpoint folder at {directory}")
-    with ocp.CheckpointManager(directory.resolve()) as manager:
-        step = manager.latest_step() if step is None else step
-        if step is None or step not in manager.all_steps():
-            raise CheckpointError(f"{directory} holds steps {list(manager.all_steps())}, not {step}")
-        items = manager.restore(
-            step, args=ocp.args.Composite(snapshot=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+        return []
+    return sorted((each for each in directory.iterdir() if each.name.isdecimal()), key=lambda each: int(each.name))
+
+
+def find(directory: Path) -> list[Path]:
+    """Every checkpoint below a folder, or the folder itself if it is one; not looked into."""
+    if directory.name.isdecimal() and not steps(directory):
+        return [directory] if directory.is_dir() else []
+    parts = (part for name in PARTS for part in directory.rglob(name))
+    runs = sorted({part.parent.parent for part in parts if part.parent.name.isdecimal()})
+    return [each for run in runs for each in steps(run)]
+
+
+def newest_good(directory: Path) -> Path | None:
+    """The newest checkpoint in a run's folder that is whole."""
+    for path in reversed(steps(directory)):
+        with contextlib.suppress(CheckpointError):
+            return verified(path).path
+    return None
+
+
+def set_damaged_aside(directory: Path) -> list[str]:
+    """Rename every damaged checkpoint of a run to ``<step>.damaged``; returns what was wrong with each."""
+    problems = []
+    for path in steps(directory):
+        try:
+            verified(path)
+        except CheckpointError as error:
+            shutil.rmtree(path.with_suffix(".damaged"), ignore_errors=True)
+            path.rename(path.with_suffix(".damaged"))
+            problems.append(str(error))
+    return problems
+
+
+def verified(path: Path) -> Checkpoint:
+    """Read one checkpoint's folder; raise CheckpointError unless it is exactly what was written."""
+    missing = [name for name in PARTS if not (path / name).is_dir()]
+    empty = [str(each.relative_to(path)) for each in path.rglob("*") if each.is_file() and not each.stat().st_size]
+    if missing or empty:
+        what = [*(f"{name}/ is missing" for name in missing), *(f"{name} is empty" for name in empty)]
+        raise CheckpointError(f"{path} is damaged: {', '.join(what)}")
+    snapshot = {"params": {}, "stats": {}} | tree_map(np.asarray, _part(path, "snapshot", ocp.args.StandardRestore()))
+    meta, progress = (_part(path, name, ocp.args.JsonRestore()) for name in ("meta", "progress"))
+    if meta.get("format", 0) > FORMAT:
+        raise CheckpointError(
+            f"{path} has format {meta['format']} and this version reads {FORMAT}: update this project"
         )
-    return {"params": {}, "stats": {}} | tree_map(np.asarray, items["snapshot"]), dict(items["meta"])
+    if {"format", "digest"} & meta.keys():  # what was saved before there were formats has neither
+        found, saved = array_digests(snapshot), meta.get("arrays", {})
+        wrong = sorted(name for name in found.keys() | saved.keys() if found.get(name) != saved.get(name))
+        wrong += [] if meta.get("digest") == digest(meta, progress) else ["meta or progress"]
+        if wrong:
+            raise CheckpointError(f"{path} is damaged: not what was saved (SHA-256 differs): {', '.join(wrong)}")
+    if problem := not_finite(snapshot):
+        raise CheckpointError(f"{path} is useless: {problem}")
+    return Checkpoint(path, snapshot, meta, progress)
+
+
+def _part(path: Path, name: str, how: Any) -> dict[str, Any]:
+    """One part of a checkpoint, {} if it has no such part."""
+    if not (path / name).is_dir():
+        return {}
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            return dict(reader.restore(path.resolve(), args=ocp.args.Composite(**{name: how}))[name])
+    except Exception as error:  # whatever damage makes of the parsers of two libraries
+        raise CheckpointError(f"{path} is damaged: {name}/ cannot be read ({_reason(error)})") from error
+
+
+def _reason(error: BaseException) -> str:
+    """An error of a library on one line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) < 300 else f"{text[:150]} ... {text[-150:]}"
+
+
+if __name__ == "__main__":
+    from compare.checkpoint_cli import main
+
+    sys.exit(main())

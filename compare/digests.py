@@ -1,0 +1,40 @@
+"""What a checkpoint is recognised by: SHA-256 of its arrays and its words; and what must not be in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from numpy_nn.tree import Tree, leaves
+
+
+def array_digests(snapshot: Tree) -> dict[str, str]:
+    """SHA-256 of each array by its path; type and shape included."""
+    found = {}
+    for name, leaf in leaves(snapshot).items():
+        array = np.asarray(leaf, order="C")
+        sha = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
+        sha.update(memoryview(array.reshape(-1).view(np.uint8)))
+        found[name] = sha.hexdigest()
+    return found
+
+
+def digest(meta: Mapping[str, Any], progress: Mapping[str, Any]) -> str:
+    """SHA-256 of a checkpoint: of its metadata, which has the digests of its arrays, and of its progress."""
+    named = {name: value for name, value in meta.items() if name != "digest"}
+    return hashlib.sha256(json.dumps([named, progress], sort_keys=True).encode()).hexdigest()
+
+
+def not_finite(snapshot: Tree) -> str | None:
+    """Name the leaves with a NaN or an infinity in them."""
+    bad = [
+        name
+        for name, leaf in leaves(snapshot).items()
+        if np.issubdtype(leaf.dtype, np.inexact) and not math.isfinite(np.abs(leaf).sum(dtype=np.float64))
+    ]
+    return f"there are numbers that are not finite in {', '.join(bad)}" if bad else None
