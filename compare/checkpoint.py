@@ -84,9 +84,7 @@ class Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._explained():
-            self._manager.close()
-            shutil.rmtree(self.directory / OLD, ignore_errors=True)
+        self.close()
 
     def save(
         self, step: int, snapshot: Tree, meta: Mapping[str, Any], progress: Mapping[str, Any] | None = None
@@ -111,10 +109,11 @@ class Writer:
             shutil.rmtree(self.directory / OLD, ignore_errors=True)
         return path
 
-    def wait(self) -> None:
+    def close(self) -> None:
         """Return when everything is on disk."""
         with self._explained():
-            self._manager.wait_until_finished()
+            self._manager.close()
+            shutil.rmtree(self.directory / OLD, ignore_errors=True)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -143,8 +142,14 @@ def _rank(metrics: Mapping[str, Any]) -> Any:
 
 
 def restore(path: Path, step: int | None = None) -> tuple[Tree, dict[str, Any]]:
-    """The snapshot and its metadata; arguments and errors are those of :func:`read`."""
+    """The snapshot and its metadata; arguments and errors are those of :func:`read`.
+
+    Of a run whose result is the best state, not the last, that one is the default.
+    """
     found = read(path, step)
+    best = found.progress.get("best") or {}
+    if step is None and found.path != path and found.meta["config"].get("keep_best") and best:
+        found = read(path, best["step"])
     return found.snapshot, found.meta
 
 
@@ -225,7 +230,9 @@ def verified(path: Path) -> Checkpoint:
     if missing or empty:
         what = [*(f"{name}/ is missing" for name in missing), *(f"{name} is empty" for name in empty)]
         raise CheckpointError(f"{path} is damaged: {', '.join(what)}")
-    snapshot = {"params": {}, "stats": {}} | tree_map(np.asarray, _part(path, "snapshot", ocp.args.StandardRestore()))
+    snapshot: Tree = {"params": {}, "stats": {}} | tree_map(
+        np.asarray, _part(path, "snapshot", ocp.args.StandardRestore())
+    )
     meta, progress = (_part(path, name, ocp.args.JsonRestore()) for name in ("meta", "progress"))
     if meta.get("format", 0) > FORMAT:
         raise CheckpointError(

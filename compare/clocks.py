@@ -1,7 +1,8 @@
 """Clocks of a run. Every clock stops at a synchronised device.
 
 The first chunk and the first evaluation batch carry compilation and lazy set-up: what they take beyond
-the median of the others is compile time, and the others are the steady time.
+the median of the others is compile time, and the others are the steady time. A resumed run counts on: set-up
+and warm-up of each of its processes are added; steps that were lost with a killed process are not counted.
 """
 
 from __future__ import annotations
@@ -9,18 +10,19 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 
+@dataclasses.dataclass
 class Stopwatch:
-    """Durations of equal pieces of work; the first of them also warms up."""
+    """Durations of equal pieces of work; the first of each process also warms up."""
 
-    def __init__(self) -> None:
-        self.laps: list[float] = []
+    laps: list[float] = dataclasses.field(default_factory=list)
+    first: list[int] = dataclasses.field(default_factory=lambda: [0])  # laps of a process that had just begun
 
     @contextmanager
     def lap(self) -> Iterator[None]:
@@ -31,13 +33,16 @@ class Stopwatch:
 
     @property
     def steady(self) -> list[float]:
-        """Every lap but the first."""
-        return self.laps[1:]
+        """Every lap but the first of a process."""
+        return [lap for number, lap in enumerate(self.laps) if number not in self.first]
 
     @property
     def warm_up(self) -> float:
-        """What the first lap took beyond the median of the others."""
-        return max(self.laps[0] - statistics.median(self.steady), 0.0) if self.steady else 0.0
+        """What the first laps took beyond the median of the others."""
+        if not self.steady:
+            return 0.0
+        median = statistics.median(self.steady)
+        return sum(max(self.laps[number] - median, 0.0) for number in self.first if number < len(self.laps))
 
     @property
     def work(self) -> float:
@@ -55,10 +60,21 @@ class Timings:
 
     @contextmanager
     def clock(self, name: str) -> Iterator[None]:
-        """Time something that happens once."""
+        """Time something that happens once in a process."""
         start = time.perf_counter()
         yield
-        self.seconds[name] = time.perf_counter() - start
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def to_json(self) -> dict[str, Any]:
+        """All laps, for a checkpoint."""
+        return dataclasses.asdict(self)
+
+    def go_on(self, saved: Mapping[str, Any]) -> None:
+        """Count on from the clocks of the process before, as :meth:`to_json` gave them."""
+        for name, seconds in saved["seconds"].items():
+            self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+        for watch, laps in ((self.chunks, saved["chunks"]), (self.evaluations, saved["evaluations"])):
+            watch.laps, watch.first = list(laps["laps"]), sorted({*laps["first"], len(laps["laps"])})
 
     def figures(self, *, chunk: int, batch_size: int) -> dict[str, Any]:
         """``seconds``, ``step_ms`` and ``images_per_second`` of results.json."""

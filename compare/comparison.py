@@ -8,70 +8,62 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime
-import itertools
 import json
 import os
-import shlex
 import signal
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compare import machine, report, tracking, tracks, workers
-from compare.config import Config
+from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.flops import training_flops
+from compare.jobs import Job
 from compare.progress import Progress
-from compare.results import SCHEMA, final_figures
+from compare.results import Results, Run, final_figures, trajectory
 from compare.workers import Worker
-
-FIGURES = (
-    "steps best_step epochs test_accuracy test_count test_loss val_accuracy val_loss val_count seconds step_ms "
-    "images_per_second chunk parameters peak_rss_mb import_rss_mb checkpoint message"
-).split()
 
 
 @dataclass
 class Comparison:
     """Everything that the runs of one command share."""
 
-    configs: Sequence[Config]  # one per preset and seed
-    track_names: Sequence[str]
+    results: Results  # of planning.plan, or planning.taken_up: the runs that are not finished are done
     directory: Path
-    command: Sequence[str]
     progress: Progress
-    proof: bool = True
-    mlflow: bool = True
-    threads: int = field(default_factory=machine.cores)
     stopping: bool = False
     worker: Worker | None = None
-    results: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def configs(self) -> list[Config]:
+        """One per preset and seed."""
+        runs = {(run["preset"], run["seed"]): run for run in self.results["runs"]}
+        return [Config.from_json(run["config"]) for run in runs.values()]
+
+    @property
+    def track_names(self) -> list[str]:
+        """The tracks that are compared."""
+        return list(dict.fromkeys(run["track"] for run in self.results["runs"]))
 
     def run(self) -> int:
-        """Do it all; return the exit status: 0, 1 if a run failed or a proof did, 130 if interrupted."""
-        require_writable(self.directory)
-        self.results = {
-            "schema": SCHEMA,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "status": "interrupted",
-            "command": shlex.join(self.command),
-            "environment": machine.describe(threads=self.threads),
-            "runs": [],
-            "parity": [],
-            "proof": [],
-        }
-        tracker = tracking.Tracker(results_dir=self.directory, warn=self.progress.note, enabled=self.mlflow)
+        """Do what is not done; return the exit status: 0, 1 if a run failed or a proof did, 130 if interrupted."""
+        self.write()
+        settings, environment = self.results["settings"], self.results["environment"]
+        tracker = tracking.Tracker(results_dir=self.directory, warn=self.progress.note, enabled=settings["mlflow"])
         with self.on_interrupt(), tracker:
-            tags = tracking.environment_tags(self.results["environment"])
+            tags = tracking.environment_tags(environment)
             tracker.start("compare", self.directory.name, params={"command": self.results["command"]}, tags=tags)
-            self.prove()
+            if settings["proof"]:
+                self.prove()
             try:
-                for config, track in itertools.product(self.configs, self.track_names):
-                    self.train(config, track, tracker, tags)
-                    self.write()
+                for run in self.results["runs"]:
+                    if run["status"] == "finished":  # before this comparison was resumed
+                        tracker.log_run(run, tags=tags)
+                    elif not self.stopping:
+                        self.train(run, tracker, tags)
+                        self.write()
             except KeyboardInterrupt:  # the second Ctrl-C
                 self.stopping = True
             self.finish(tracker)
@@ -100,19 +92,22 @@ class Comparison:
 
     def prove(self) -> None:
         """Show that the tracks are one function: in float64 to rounding, and in the precision that is timed."""
-        if not self.proof or len(self.track_names) < 2:
+        if len(self.track_names) < 2:
             return
         first_seed = {config.preset: config for config in self.configs if config.seed == self.configs[0].seed}
+        proven = {row["precision"] for row in self.results["proof"]}
         for precision in dict.fromkeys(("float64", *(config.precision for config in self.configs))):
             if self.stopping:
                 return
+            if precision in proven:  # before this comparison was resumed
+                continue
             configs = [dataclasses.replace(config, precision=precision).to_json() for config in first_seed.values()]
             without = [name for name in self.track_names if name not in tracks.that_have(precision, self.track_names)]
             but = f" ({', '.join(without)} has none)" if without else ""
             self.progress.note(f"Proving that the tracks are one model: {', '.join(first_seed)} in {precision}{but}")
             try:
                 rows = workers.call("compare.parity", "--json", json.dumps(configs), "--tracks", *self.track_names)
-            except RuntimeError as error:
+            except (RuntimeError, UserError) as error:
                 if not self.stopping:
                     self.progress.note(f"The proof failed to run: {error}")
                 continue
@@ -121,27 +116,22 @@ class Comparison:
                 if not row["passed"]:
                     self.progress.note(f"NOT THE SAME: {row['preset']}, {row['a']} against {row['b']}, {precision}")
 
-    def train(self, config: Config, track: str, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
+    def train(self, run: Run, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
         """One run: started, followed, written into the results."""
-        run = self.new_run(config, track)
-        if self.stopping:
-            return
-        name = f"{config.preset}-{track}-seed{config.seed}"
-        label = f"{config.preset} {track} seed {config.seed}"
-        child = tracker.child(config.preset, track, config.seed, params=run["config"], tags=tags)
-        worker = Worker(
-            config,
-            track,
-            threads=self.threads,
-            checkpoint=self.directory / "checkpoints" / name,
-            log=self.directory / "logs" / f"{name}.log",
-        )
+        config = Config.from_json(run["config"])
+        label = f"{config.preset} {run['track']} seed {config.seed}"
+        child = tracker.child(config.preset, run["track"], config.seed, params=run["config"], tags=tags)
         run["status"] = "interrupted"
-        with worker as self.worker:
-            for event in worker.events():
+        self.write()
+        with Worker(self.job(run, config), log=self.directory / "logs" / f"{name_of(run)}.log") as self.worker:
+            for event in self.worker.events():
                 kind = event.pop("event")
-                if kind == "begin":
-                    self.progress.begin(label, event["steps"])
+                if kind == "note":
+                    self.progress.note(f"{label}: {event['text']}")
+                elif kind == "begin":
+                    run |= {name: event[name] for name in ("chunk", "history", "step_loss")}
+                    tracker.log_steps(child, trajectory(run))
+                    self.progress.begin(label, event["steps"], step=event["step"])
                 elif kind == "chunk":
                     run["step_loss"] += event["loss"]
                     chunk_loss = sum(event["loss"]) / len(event["loss"])
@@ -159,29 +149,19 @@ class Comparison:
         self.worker = None
         tracker.finish_child(child, run["status"], metrics=final_figures(run))
 
-    def new_run(self, config: Config, track: str) -> dict[str, Any]:
-        """An entry of results.json's ``runs``, as it stands before the run has begun."""
-        run: dict[str, Any] = {
-            "preset": config.preset,
-            "track": track,
-            "seed": config.seed,
-            "model": config.model,
-            "dataset": config.dataset,
-            "precision": config.precision,
-            "devices": config.devices,
-            "batch_size": config.batch_size,
-            **dict.fromkeys(FIGURES),
-            "flops_per_image": None,
-            "gflops": None,
-            "gemm_share": None,
-            "compile_note": None,
-            "history": [],
-            "step_loss": [],
-            "config": config.to_json(),
-            "status": "not started",
-        }
-        self.results["runs"].append(run)
-        return run
+    def job(self, run: Run, config: Config) -> Job:
+        """What a worker is told."""
+        settings, environment = self.results["settings"], self.results["environment"]
+        return Job(
+            config=config,
+            track=run["track"],
+            threads=machine.cores(),
+            folder=self.directory.absolute() / "checkpoints" / name_of(run),
+            resume_from=Path(settings["resume_from"]) if settings["resume_from"] else None,
+            save_every=Interval.parse(settings["save_every"]),
+            keep=settings["keep"],
+            origin={name: environment[name] for name in ("versions", "git_commit")},
+        )
 
     def end(self, run: dict[str, Any], event: dict[str, Any], config: Config, label: str) -> None:
         """Enter a run's figures, and what follows from them."""
@@ -206,7 +186,7 @@ class Comparison:
         """Measure the drift, write results and report, end the MLflow run."""
         environment = self.results["environment"]
         environment["load"].append(machine.load())
-        again = machine.gemm_gflops(threads=self.threads)  # the machine may have been busy the first time
+        again = machine.gemm_gflops(threads=environment["threads"])  # the machine may have been busy the first time
         peak = environment["gemm_gflops"] = max(environment["gemm_gflops"] or 0, again or 0) or None
         for run in self.results["runs"]:
             run["gemm_share"] = run["gflops"] / peak if run["gflops"] and peak else None
@@ -214,7 +194,7 @@ class Comparison:
         if len(self.track_names) > 1:
             try:
                 self.results["parity"] = workers.call("compare.drift", str(self.directory.absolute()))
-            except RuntimeError as error:
+            except (RuntimeError, UserError) as error:
                 self.progress.note(f"The drift between the tracks was not measured: {error}")
         self.results["status"] = "interrupted" if self.stopping else "finished"
         written = [self.write(), *report.write(self.results, self.directory)]
@@ -222,23 +202,23 @@ class Comparison:
         report.show(self.results, self.progress.console)
         for path in written:
             self.progress.note(str(path))
+        if any(run["status"] != "finished" for run in self.results["runs"]):
+            self.progress.note(f"Go on with: python compare/run_all.py --resume {self.directory}")
 
     def write(self) -> Path:
         """Write results.json: the new one whole, or the old one still."""
         path = self.directory / "results.json"
         part = path.with_suffix(".part")
-        part.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
-        part.replace(path)
+        try:
+            part.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
+            part.replace(path)
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path} ({error.strerror}): free some space, then go on with --resume {self.directory}"
+            ) from error
         return path
 
 
-def require_writable(directory: Path) -> None:
-    """Make the folder and try it, before hours of training find out; never write over another comparison."""
-    if (directory / "results.json").exists():
-        raise UserError(f"{directory} holds a comparison already; choose another folder with --out, or remove it")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to {directory} ({error.strerror}); choose another folder with --out") from error
+def name_of(run: Run) -> str:
+    """What the files of a run are called."""
+    return f"{run['preset']}-{run['track']}-seed{run['seed']}"

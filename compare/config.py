@@ -45,6 +45,14 @@ class Config:
         """Every field, as plain JSON types."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Config:
+        """Undo :meth:`to_json`; what another version wrote may lack fields, but must not have unknown ones."""
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise UserError(f"this configuration was written by another version of this project: {error}") from error
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -55,14 +63,43 @@ class Plan:
     evaluations: frozenset[int]
 
 
+@dataclass(frozen=True)
+class Interval:
+    """How often something is done: after so many steps, or after so many seconds."""
+
+    every: float
+    unit: str = "s"  # or "" for steps
+
+    @classmethod
+    def parse(cls, text: str) -> Interval:
+        """``"60s"`` is a minute, ``"500"`` are 500 steps."""
+        number, unit = text.removesuffix("s"), "s" if text.endswith("s") else ""
+        try:
+            every = float(number) if unit else int(number)
+        except ValueError:
+            every = 0
+        if not 0 < every < float("inf"):
+            raise UserError(f"{text!r} is neither a number of steps, like 500, nor of seconds, like 60s")
+        return cls(every, unit)
+
+    def passed(self, *, steps: int, seconds: float) -> bool:
+        """Have so many steps, or seconds, gone by?"""
+        return (seconds if self.unit else steps) >= self.every
+
+    def __str__(self) -> str:
+        return f"{self.every:g}{self.unit}"
+
+
 CHUNK = 64  # steps per call at most: long enough to hide the call, short enough for progress to move
 
 
-def plan(config: Config, train_size: int) -> Plan:
+def plan(config: Config, train_size: int, *, first: int = 0) -> Plan:
     """Cut a run into chunks of one length, so that one compiled program serves all of them.
 
     ``steps`` is kept exactly, its chunk being a divisor; ``epochs`` gives up to
     half a chunk at its end. Evaluated after each epoch, at a chunk's end, and at last.
+    What goes on from step ``first`` keeps the chunks of the whole, or, if that step is
+    no chunk's end, has its rest cut anew.
     """
     if config.accumulate < 1 or config.batch_size % config.accumulate:
         raise UserError(
@@ -72,11 +109,21 @@ def plan(config: Config, train_size: int) -> Plan:
     per_epoch = max(train_size // config.batch_size, 1)
     total = config.steps or max(round(config.epochs * per_epoch), 1)
     longest = min(max(total // 5, 1), CHUNK)  # five chunks at least: the first is warm-up, the others are timed
-    if config.steps:
-        chunk = max(k for k in range(1, longest + 1) if total % k == 0)
+    chunk, planned = _cut(total, longest, exactly=bool(config.steps))
+    start = 0
+    if first % chunk and first < planned:
+        start = first
+        chunk, planned = _cut(total - first, min(longest, total - first), exactly=bool(config.steps))
+        planned += first
+    epochs = range(per_epoch, planned, per_epoch)
+    at_chunk_ends = {min(start - (start - step) // chunk * chunk, planned) for step in epochs if step > start}
+    return Plan(steps=planned, chunk=chunk, evaluations=frozenset(at_chunk_ends | {planned}))
+
+
+def _cut(steps: int, longest: int, *, exactly: bool) -> tuple[int, int]:
+    """Length of the chunks, and how many steps they are together."""
+    if exactly:
+        chunk = max(k for k in range(1, longest + 1) if steps % k == 0)
     else:
-        chunk = max(range((longest + 1) // 2, longest + 1), key=lambda k: (total // k * k, k))
-        total = total // chunk * chunk
-    epochs = range(per_epoch, total, per_epoch)
-    at_chunk_ends = {min(-(-step // chunk) * chunk, total) for step in epochs}
-    return Plan(steps=total, chunk=chunk, evaluations=frozenset(at_chunk_ends | {total}))
+        chunk = max(range((longest + 1) // 2, longest + 1), key=lambda k: (steps // k * k, k))
+    return chunk, steps // chunk * chunk

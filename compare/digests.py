@@ -19,7 +19,7 @@ def array_digests(snapshot: Tree) -> dict[str, str]:
     for name, leaf in leaves(snapshot).items():
         array = np.asarray(leaf, order="C")
         sha = hashlib.sha256(f"{array.dtype} {array.shape} ".encode())
-        sha.update(memoryview(array.reshape(-1).view(np.uint8)))
+        sha.update(array.reshape(-1).view(np.uint8).data)
         found[name] = sha.hexdigest()
     return found
 

@@ -35,9 +35,8 @@ def drift(runs: Sequence[Mapping[str, Any]], directory: Path) -> list[Row]:
             continue
         common = min(first["steps"], second["steps"])  # one of them may have stopped early
         gaps = np.abs(np.subtract(first["step_loss"][:common], second["step_loss"][:common]))
-        trees = [
-            checkpoint.restore((directory / run["checkpoint"]).parent)[0]["params"]  # the last or the best, alone there
-            for run in (first, second)
+        trees = [  # of the last step, or of the best if that is the result
+            checkpoint.restore(directory / run["checkpoint"])[0]["params"] for run in (first, second)
         ]
         found = distances(*trees)
         worst = max(found, key=lambda path: found[path][1])

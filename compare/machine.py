@@ -40,6 +40,15 @@ def load() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
+def peak_rss_mb() -> float | None:
+    """Largest resident memory of this process so far, in MB (2²⁰ bytes); None where the system does not tell."""
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return round(next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024, 1)
+
+
 def gemm_gflops(*, threads: int) -> float | None:
     """GFLOP/s of the best of ten products of two float32 matrices (2048, 2048), all threads, in a fresh process."""
     program = (

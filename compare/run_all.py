@@ -3,6 +3,7 @@
 python compare/run_all.py                                 an MLP and a CNN on MNIST, all tracks
 python compare/run_all.py mlp-mnist --epochs 1            one preset, one epoch
 python compare/run_all.py cnn-mnist --tracks jax torch --seeds 0 1 2
+python compare/run_all.py --resume runs/today             what was killed or stopped goes on
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if __name__ == "__main__":  # so that `python compare/run_all.py` finds the pack
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from compare import presets
-from compare.config import Config
+from compare.config import Config, Interval
 from compare.errors import UserError
 
 TRACKS = ("numpy", "jax", "torch")
@@ -47,8 +48,26 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("--augment", nargs="*", metavar="WHAT", help="e.g. crop:2 flip; nothing turns it off")
     options.add_argument("--data-dir", metavar="DIR", help="where Fashion-MNIST and CIFAR-10 are (or set NN_DATA_DIR)")
-    options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="one run each (default: 0)")
+    options.add_argument("--seeds", type=int, nargs="+", metavar="S", help="one run each (default: 0)")
     options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
+    options.add_argument(
+        "--save-every",
+        type=Interval.parse,
+        default=Interval.parse("60s"),
+        metavar="N",
+        help="save after N steps, or after N seconds with an s behind it (default: 60s), and at the end",
+    )
+    options.add_argument(
+        "--keep",
+        type=_positive(int),
+        default=2,
+        metavar="K",
+        help="keep the last K checkpoints of a run, and the best by validation (default: 2)",
+    )
+    options.add_argument("--resume", type=Path, metavar="DIR", help="go on with every unfinished run of a comparison")
+    options.add_argument(
+        "--resume-from", type=Path, metavar="CHECKPOINT", help="start every track from this, whatever track wrote it"
+    )
     options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/DATE_TIME)")
     options.add_argument("--no-proof", action="store_true", help="skip the parity proof; speeds are then not shown")
     options.add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")
@@ -86,10 +105,23 @@ def configs(options: argparse.Namespace) -> list[Config]:
         parse(options.augment)  # a wrong name is said now
     if options.data_dir:
         options.data_dir = str(Path(options.data_dir).resolve())
+    if options.resume_from:
+        return [from_checkpoint(options, given)]
     chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
-    return [
-        dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in dict.fromkeys(options.seeds)
-    ]
+    seeds = dict.fromkeys(options.seeds or [0])
+    return [dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in seeds]
+
+
+def from_checkpoint(options: argparse.Namespace, given: dict[str, Any]) -> Config:
+    """The one Config that a checkpoint starts, checked against what was asked for."""
+    from compare import planning
+
+    if len(options.presets) > 1 or len(options.seeds or []) > 1:
+        raise UserError("--resume-from starts one training: name one preset and one seed at most")
+    if options.seeds:
+        given["seed"] = options.seeds[0]
+    wanted = presets.get(options.presets[0]) if options.presets else None
+    return planning.from_checkpoint(options.resume_from, wanted, given)
 
 
 def listing() -> str:
@@ -106,29 +138,53 @@ def listing() -> str:
     return "\n".join(f"{name:<{widths[0]}}  {what:<{widths[1]}}  {promise}" for name, what, promise in rows)
 
 
+def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """A new comparison; returns the exit status."""
+    wanted = configs(options)
+    from compare import planning
+    from compare.comparison import Comparison
+    from compare.progress import Progress
+
+    directory = options.out or Path("runs", f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    results = planning.plan(
+        directory,
+        wanted,
+        [track for track in TRACKS if track in options.tracks],
+        command=["python", "compare/run_all.py", *arguments],
+        save_every=str(options.save_every),
+        keep=options.keep,
+        resume_from=options.resume_from,
+        proof=not options.no_proof,
+        mlflow=not options.no_mlflow,
+    )
+    with Progress() as progress:
+        return Comparison(results, directory, progress).run()
+
+
+def resume(directory: Path, arguments: Sequence[str]) -> int:
+    """A comparison that was killed or stopped, or of which a run failed; returns the exit status."""
+    if len(arguments) > 2:
+        raise UserError("--resume goes on with what was planned and takes no other flag")
+    from compare import planning
+    from compare.comparison import Comparison
+    from compare.progress import Progress
+
+    results, changed = planning.taken_up(directory)
+    with Progress() as progress:
+        for what in changed:
+            progress.note(f"Not as it was, and the figures may not be those of an uninterrupted comparison: {what}")
+        return Comparison(results, directory, progress).run()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all went well, 1 if a run or a proof failed, 2 for a wrong question, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     if options.list:
         print(listing())
         return 0
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        wanted = configs(options)
-        from compare.comparison import Comparison
-        from compare.progress import Progress
-
-        directory = options.out or Path("runs", f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
-        command = ["python", "compare/run_all.py", *(sys.argv[1:] if arguments is None else arguments)]
-        with Progress() as progress:
-            return Comparison(
-                configs=wanted,
-                track_names=[track for track in TRACKS if track in options.tracks],
-                directory=directory,
-                command=command,
-                progress=progress,
-                proof=not options.no_proof,
-                mlflow=not options.no_mlflow,
-            ).run()
+        return resume(options.resume, arguments) if options.resume else start(options, arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

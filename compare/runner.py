@@ -3,7 +3,8 @@
 ``python -m compare.runner`` reads one job (JSON) from standard input and answers
 with events, one JSON line each:
 
-    {"event": "begin", "steps", "chunk", "parameters"}
+    {"event": "note", "text"}
+    {"event": "begin", "steps", "chunk", "parameters", "step", and "history", "step_loss" so far of a resumed run}
     {"event": "chunk", "step", "loss": [of each step], "accuracy", "lr", "images_per_second"}
     {"event": "eval", and a row of the history}
     {"event": "end", "status", "message", and the figures of the run}
@@ -18,74 +19,90 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compare import tracks
+from compare import machine, resuming, tracks
 from compare.clocks import Timings
 from compare.config import Config, plan
 from compare.data import load as load_data
 from compare.errors import UserError
+from compare.jobs import Job
+from compare.saving import Saver
 from compare.training import Event, Training, require_validation
 from numpy_nn import tree
 
+Emit = Callable[[Event], None]
 
-def run(
-    config: Config,
-    track_name: str,
-    *,
-    threads: int,
-    checkpoint: Path,
-    emit: Callable[[Event], None],
-    stop: threading.Event,
-) -> None:
-    """Train as configured and emit what happens; the last event says how it ended.
 
-    Args:
-        config: what to train.
-        track_name: a name in ``tracks.TRACKS``.
-        threads: cores to use.
-        checkpoint: folder for the trained state.
-        emit: receives the events.
-        stop: when set, training ends after the chunk under way; its state is saved.
+def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
+    """Train as the job says and emit what happens; the last event says how it ended.
+
+    When ``stop`` is set, training ends after the chunk under way; its state is saved.
     """
     timings = Timings()
     with timings.clock("import"):
-        track = tracks.load(track_name)
-    import_rss_mb = peak_rss_mb()
+        track = tracks.load(job.track)
+    import_rss_mb = machine.peak_rss_mb()
     try:
-        with timings.clock("data"):
-            data = load_data(config.dataset, data_dir=config.data_dir, val_size=config.val_size, seed=config.seed)
-            schedule = plan(config, len(data.train_x))
-            require_validation(config, data)
-        with timings.clock("set-up"):
-            snapshot = first_snapshot(config)
-            arguments = tracks.state_arguments(config, track_name, steps=schedule.steps, threads=threads)
+        training = begin(job, track, timings, emit)
+        training.memory.setdefault("import_rss_mb", import_rss_mb)
+        emit(
+            {
+                "event": "begin",
+                "steps": training.schedule.steps,
+                "chunk": training.schedule.chunk,
+                "parameters": training.parameters,
+                "step": training.step,
+                "history": list(training.history),
+                "step_loss": list(training.step_loss),
+            }
+        )
+        with Saver(job, training) as saver:
+            while not training.finished and not stop.is_set():
+                chunk = training.chunk()
+                emit(chunk)
+                if training.step in training.schedule.evaluations:
+                    emit(training.evaluation(chunk))
+                saver.save_if_due()
+            figures = training.result()
             try:
-                state = track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
-            except ValueError as error:
-                raise UserError(str(error)) from error
-            track.synchronize(state)
-        parameters = tree.count(snapshot["params"])
-        emit({"event": "begin", "steps": schedule.steps, "chunk": schedule.chunk, "parameters": parameters})
-        training = Training(config, track, data, schedule, state, timings)
-        while not training.finished and not stop.is_set():
-            chunk = training.chunk()
-            emit(chunk)
-            if training.step in schedule.evaluations:
-                emit(training.evaluation(chunk))
-        memory = {"import_rss_mb": import_rss_mb, "peak_rss_mb": peak_rss_mb()}  # before Orbax imports JAX
-        snapshot, figures = training.result()
-        figures |= {"parameters": parameters, **memory}
-        try:
-            figures["checkpoint"] = str(save(checkpoint, snapshot, config, track_name))
-        except (OSError, ValueError) as error:
-            figures |= {"status": "failed", "message": f"the trained state could not be saved in {checkpoint}: {error}"}
+                figures["checkpoint"] = str(saver.finish())
+            except UserError as error:
+                figures |= {"status": "failed", "message": f"the trained state could not be saved: {error}"}
+            figures |= training.memory
     except UserError as error:
-        figures = {"status": "failed", "message": f"{config.preset} {track_name}: {error}"}
+        figures = {"status": "failed", "message": f"{job.config.preset} {job.track}: {error}"}
     emit({"event": "end", **figures})
+
+
+def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit) -> Training:
+    """Data, plan and state of a training: at its first step, or where a checkpoint leaves off."""
+
+    def note(text: str) -> None:
+        emit({"event": "note", "text": text})
+
+    config = job.config
+    with timings.clock("data"):
+        data = load_data(config.dataset, data_dir=config.data_dir, val_size=config.val_size, seed=config.seed)
+        found = resuming.find(job, note)
+        schedule = plan(config, len(data.train_x), first=found.step if found else 0)
+        require_validation(config, data)
+        if found:
+            resuming.require_fit(found, job, data, steps=schedule.steps)
+    with timings.clock("set-up"):
+        snapshot = found.snapshot if found else first_snapshot(config)
+        arguments = tracks.state_arguments(config, job.track, steps=schedule.steps, threads=job.threads)
+        try:
+            state = track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
+        except ValueError as error:
+            raise UserError(f"{found.path}: {error}" if found else str(error)) from error
+        track.synchronize(state)
+    training = Training(config, track, data, schedule, state, timings, tree.count(snapshot["params"]))
+    if found:
+        resuming.go_on(training, found, job, note)
+    return training
 
 
 def first_snapshot(config: Config) -> tree.Tree:
@@ -93,23 +110,6 @@ def first_snapshot(config: Config) -> tree.Tree:
     from numpy_nn.models import MODELS
 
     return MODELS[config.model](**config.model_args).init(np.random.default_rng(config.seed))
-
-
-def save(directory: Path, snapshot: tree.Tree, config: Config, track_name: str) -> Path:
-    """Write a checkpoint. Orbax is imported this late because it brings JAX along, into every track's memory."""
-    from compare import checkpoint
-
-    step = int(snapshot["step"])
-    return checkpoint.save(directory, step, snapshot, {"config": config.to_json(), "track": track_name, "step": step})
-
-
-def peak_rss_mb() -> float | None:
-    """Largest resident memory of this process so far, in MB (2²⁰ bytes); None where the system does not tell."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
-        return None
-    return round(next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024, 1)
 
 
 def main() -> None:
@@ -125,9 +125,7 @@ def main() -> None:
         except BrokenPipeError:  # the parent is gone: nobody is left to work for
             os._exit(1)
 
-    job = json.load(sys.stdin)
-    checkpoint = Path(job.pop("checkpoint"))
-    run(Config(**job.pop("config")), job.pop("track"), **job, checkpoint=checkpoint, emit=emit, stop=stop)
+    run(Job.from_json(json.load(sys.stdin)), emit=emit, stop=stop)
 
 
 def _json(value: Any) -> Any:

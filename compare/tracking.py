@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
 
 from compare.errors import UserError
-from compare.results import final_figures, read, trajectory
+from compare.results import Run, final_figures, read, trajectory
 
 Metrics = Mapping[str, float | int | None]
 Fields = Mapping[str, Any] | None
@@ -138,6 +138,12 @@ class Tracker:
         self._end(run, status, artifacts)
         return run
 
+    def log_run(self, run: Run, *, tags: Fields = None) -> None:
+        """A training that is over, from its entry in results.json."""
+        child = self.child(run["preset"], run["track"], run["seed"], params=run.get("config"), tags=tags)
+        self.log_steps(child, trajectory(run))
+        self.finish_child(child, run["status"], metrics=final_figures(run))
+
     @_never_stops_training
     def finish(self, status: str, *, artifacts: Iterable[Path] = ()) -> str:
         """End the parent run, and every child that is still open as interrupted. A second call does nothing."""
@@ -236,9 +242,7 @@ def log(directory: Path, *, experiment: str = "compare", uri: str | None = None,
         for run in results["runs"]:
             if run["status"] == "not started":
                 continue
-            child = tracker.child(run["preset"], run["track"], run["seed"], params=run.get("config"), tags=tags)
-            tracker.log_steps(child, trajectory(run))
-            tracker.finish_child(child, run["status"], metrics=final_figures(run))
+            tracker.log_run(run, tags=tags)
         files = [directory / name for name in ("results.json", "report.md", "curves.png")]
         tracker.finish(results.get("status", "finished"), artifacts=[path for path in files if path.exists()])
     if tracker.error is not None:

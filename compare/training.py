@@ -1,4 +1,4 @@
-"""A training chunk by chunk: what it reports, when it ends, what its result is.
+"""A training chunk by chunk: what it reports, when it ends, what its result is, and what it can go on from.
 
 It may stop early (``patience``) and may keep its best state (``keep_best``). Both go by the
 validation accuracy, the first of equals; the test images have no say in anything.
@@ -21,6 +21,20 @@ from numpy_nn import tree
 Event = dict[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """What a checkpoint is made of: a copy of the state, and all that was reported on the way to it."""
+
+    snapshot: tree.Tree
+    progress: Event
+    metrics: Event  # of the evaluation at this step, if there was one
+
+    @property
+    def step(self) -> int:
+        """Updates that led to it."""
+        return int(self.snapshot["step"])
+
+
 @dataclasses.dataclass
 class Training:
     """A training under way: how far it has come, and the best evaluation on its way."""
@@ -31,11 +45,17 @@ class Training:
     schedule: Plan
     state: Any
     timings: Timings
+    parameters: int
     step: int = 0
-    row: Event = dataclasses.field(default_factory=dict)  # the last evaluation
+    history: list[Event] = dataclasses.field(default_factory=list)  # the evaluations
+    step_loss: list[float] = dataclasses.field(default_factory=list)
     best: Event = dataclasses.field(default_factory=dict)  # the highest validation accuracy, the first of equals
-    best_snapshot: tree.Tree | None = None  # of the state then, if it is to be kept
+    best_moment: Moment | None = None  # the state then, if it is to be kept
     waited: int = 0  # evaluations since then
+    seconds_before: float = 0.0  # of training, on another's clock
+    memory: Event = dataclasses.field(default_factory=dict)
+    on_disk: int = -1  # step of this run's newest checkpoint
+    resumed: list[Event] = dataclasses.field(default_factory=list)  # at which step, from which checkpoint
 
     @property
     def early(self) -> bool:
@@ -53,6 +73,11 @@ class Training:
         """Passes over the training images."""
         return self.step * self.config.batch_size / len(self.data.train_x)
 
+    @property
+    def row(self) -> Event:
+        """The last evaluation."""
+        return self.history[-1] if self.history else {}
+
     def chunk(self) -> Event:
         """Take the next steps and report them."""
         config, k = self.config, self.schedule.chunk
@@ -65,6 +90,7 @@ class Training:
         loss, correct, lr = (np.asarray(metrics[name], np.float64) for name in ("loss", "correct", "lr"))
         require_finite(loss, self.step, config)
         self.step += k
+        self.step_loss += loss.tolist()
         return {
             "event": "chunk",
             "step": self.step,
@@ -77,40 +103,66 @@ class Training:
     def evaluation(self, chunk: Event) -> Event:
         """Evaluate after a chunk, keep what is best, and report: a row of the history."""
         batch_size, watch = self.config.eval_batch_size, self.timings.evaluations
-        self.row = {
+        row = {
             "step": self.step,
             "epoch": self.epoch,
             "train_loss": float(np.mean(chunk["loss"])),
             **evaluate(self.track, self.state, self.data, batch_size=batch_size, watch=watch),
             "lr": chunk["lr"],
-            "seconds": self.timings.chunks.work,
+            "seconds": self.seconds_before + self.timings.chunks.work,
         }
+        self.history.append(row)
         self.waited += 1
-        if not self.best or (self.row["val_accuracy"] or 0.0) > (self.best["val_accuracy"] or 0.0):
-            self.best, self.waited = self.row, 0
+        if not self.best or (row["val_accuracy"] or 0.0) > (self.best["val_accuracy"] or 0.0):
+            self.best, self.waited = row, 0
             if self.config.keep_best:
-                self.best_snapshot = self.track.to_snapshot(self.state)
-        return {"event": "eval", **self.row}
+                self.best_moment = self.moment()
+        return {"event": "eval", **row}
 
-    def result(self) -> tuple[tree.Tree, Event]:
-        """The trained state and the figures of its evaluation.
+    def moment(self) -> Moment:
+        """Everything that a checkpoint of this step needs, copied."""
+        evaluated = self.row if self.row.get("step") == self.step else {}
+        kinds = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
+        progress = {
+            "history": list(self.history),
+            "step_loss": list(self.step_loss),
+            "best": self.best,
+            "waited": self.waited,
+            "clocks": self.timings.to_json(),
+            "memory": self.memory,
+            "resumed": self.resumed,
+        }
+        metrics = {name: evaluated[name] for name in kinds if evaluated.get(name) is not None}
+        return Moment(self.track.to_snapshot(self.state), progress, metrics)
 
-        The best one's if it is kept; but an interrupted training hands over the state that it can go on from.
-        """
-        kept = self.best_snapshot if self.finished else None
+    def go_on(self, progress: Event, *, own: bool) -> None:
+        """Take over what was reported before; the clocks and the memory only if they were this run's own."""
+        self.history, self.step_loss = list(progress["history"]), list(progress["step_loss"])
+        self.best, self.waited, self.resumed = progress["best"], progress["waited"], list(progress["resumed"])
+        if own:
+            self.timings.go_on(progress["clocks"])
+            self.memory = progress["memory"]
+        elif self.history:
+            self.seconds_before = self.row["seconds"]
+
+    def result(self) -> Event:
+        """The figures of the trained state: the best one's if it is kept, else the last one's."""
+        kept = self.best_moment if self.finished else None
         row = self.row if kept is None else self.best
         message = None
         if self.early:
             message = f"stopped early: best validation accuracy at step {self.best['step']:,}"
         elif not self.finished:
             message = f"stopped after step {self.step:,} of {self.schedule.steps:,}"
-        return self.track.to_snapshot(self.state) if kept is None else kept, {
+        return {
             **{name: row.get(name) for name in ("test_loss", "test_accuracy", "val_loss", "val_accuracy")},
             **self.timings.figures(chunk=self.schedule.chunk, batch_size=self.config.batch_size),
             "status": "finished" if self.finished else "interrupted",
             "message": message,
+            "parameters": self.parameters,
             "steps": self.step,
             "best_step": None if kept is None else row["step"],
+            "resumed": self.resumed,
             "epochs": self.epoch,
             "chunk": self.schedule.chunk,
             "test_count": len(self.data.test_y) if row else None,

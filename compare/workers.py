@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from compare import tracks
-from compare.config import Config
+from compare.errors import UserError
+from compare.jobs import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 Event = dict[str, Any]
@@ -26,9 +27,9 @@ class Worker:
     then asks the worker to save and leave. Leaving the ``with`` block ends it.
     """
 
-    def __init__(self, config: Config, track: str, *, threads: int, checkpoint: Path, log: Path):
-        self._job = {"config": config.to_json(), "track": track, "threads": threads, "checkpoint": str(checkpoint)}
-        self._variables = tracks.environment(track, config, threads=threads)
+    def __init__(self, job: Job, *, log: Path):
+        self._job = job.to_json()
+        self._variables = tracks.environment(job.track, job.config, threads=job.threads)
         self._log = log
 
     def __enter__(self) -> Worker:
@@ -91,7 +92,7 @@ def _last_line(words: str) -> str:
 def call(module: str, *arguments: str) -> Any:
     """Run ``python -m module arguments`` and read its standard output as JSON.
 
-    Raises RuntimeError with the process's last words if it fails.
+    Raises UserError if that is what ended it, and RuntimeError with its last words if it failed otherwise.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -101,6 +102,9 @@ def call(module: str, *arguments: str) -> Any:
         text=True,
         check=False,
     )
+    words = _last_line(done.stderr)
+    if done.returncode == 2 and words.startswith("error: "):
+        raise UserError(words.removeprefix("error: "))
     if not done.stdout.strip():
-        raise RuntimeError(f"python -m {module} ended with exit code {done.returncode}: {_last_line(done.stderr)}")
+        raise RuntimeError(f"python -m {module} ended with exit code {done.returncode}: {words}")
     return json.loads(done.stdout)

@@ -12,6 +12,7 @@ import pytest
 
 from compare import checkpoint, runner
 from compare.data import load
+from compare.jobs import Job
 from compare.presets import DEFAULT, PRESETS
 from compare.tracks import TRACKS
 
@@ -37,14 +38,8 @@ def test_two_steps(preset, track, tmp_path, monkeypatch, request):
     )
     monkeypatch.setattr(runner, "load_data", lambda *_, **__: few)
     events = []
-    runner.run(
-        dataclasses.replace(config, steps=2, batch_size=8, eval_batch_size=50),
-        track,
-        threads=1,
-        checkpoint=tmp_path,
-        emit=events.append,
-        stop=threading.Event(),
-    )
+    small = dataclasses.replace(config, steps=2, batch_size=8, eval_batch_size=50)
+    runner.run(Job(small, track, threads=1, folder=tmp_path), emit=events.append, stop=threading.Event())
     end = events[-1]
     assert (end["status"], end["message"]) == ("finished", None)
     assert (end["steps"], end["test_count"], end["val_count"]) == (2, 64, 64)

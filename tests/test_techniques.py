@@ -16,6 +16,7 @@ from compare import checkpoint, parity, runner, tracks, training
 from compare.config import Config, plan
 from compare.data import Data
 from compare.errors import UserError
+from compare.jobs import Job
 from numpy_nn.losses import LOSSES, correct
 from numpy_nn.models import MODELS
 from numpy_nn.tree import leaves, tree_map
@@ -293,7 +294,7 @@ def run(monkeypatch, tmp_path, *, val_size=20, stop_after=-1, **changes):
             stop.set()
 
     config = dataclasses.replace(CONFIG, **{"batch_size": 20, "epochs": 8, "precision": "float32", **changes})
-    runner.run(config, "numpy", threads=1, checkpoint=tmp_path, emit=emit, stop=stop)
+    runner.run(Job(config, "numpy", threads=1, folder=tmp_path), emit=emit, stop=stop)
     return events[-1], [event for event in events if event["event"] == "eval"]
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from hashlib import sha256
 
 import numpy as np
 
@@ -88,6 +89,15 @@ class Data:
         counts = f"{len(self.train_x):,} training, {len(self.val_x):,} validation and {len(self.test_x):,} test images"
         note = f" ({self.note})" if self.note else ""
         return f"{self.name}: {counts} of {h}x{w}x{c} in {len(self.classes)} classes{note}"
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all images and labels in their order: a resumed run must see the same."""
+        sha = sha256()
+        for array in (self.train_x, self.train_y, self.val_x, self.val_y, self.test_x, self.test_y):
+            sha.update(f"{array.dtype} {array.shape} ".encode())
+            sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        return sha.hexdigest()
 
     def split(self, val_size: int, seed: int) -> Data:
         """Move `val_size` training images, chosen by `seed`, to the validation set."""

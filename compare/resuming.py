@@ -1,0 +1,79 @@
+"""Going on from a checkpoint: a run's own newest good one, or one that the user names, of whatever track."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from compare.data import Data
+from compare.errors import UserError
+from compare.jobs import Job
+from compare.training import Moment, Training
+
+if TYPE_CHECKING:
+    from compare.checkpoint import Checkpoint
+
+Note = Callable[[str], None]
+
+
+def find(job: Job, note: Note) -> Checkpoint | None:
+    """Where a run begins; None is at step 0, and only then Orbax is not imported.
+
+    Damaged checkpoints of the run itself are set aside, with a note: the one before does as well, in a little
+    more time. A damaged one that the user named is refused.
+    """
+    if job.resume_from is None and not (job.folder.is_dir() and any(job.folder.iterdir())):
+        return None
+    from compare import checkpoint
+
+    for problem in checkpoint.set_damaged_aside(job.folder):
+        note(f"{problem}; set aside, and going on from what was saved before")
+    if checkpoint.steps(job.folder):
+        return checkpoint.read(job.folder)
+    return checkpoint.read(job.resume_from) if job.resume_from else None
+
+
+def is_own(found: Checkpoint, job: Job) -> bool:
+    """Is it a checkpoint of this very run?"""
+    return found.path.parent == job.folder
+
+
+def require_fit(found: Checkpoint, job: Job, data: Data, *, steps: int) -> None:
+    """Raise UserError unless one can train on from this checkpoint, with this data, to so many steps."""
+    if "step_loss" not in found.progress:
+        raise UserError(
+            f"{found.path} holds a network and no training to go on with: predict with it, or learn something new "
+            "from it with python -m compare.transfer"
+        )
+    then, now = found.meta["data"]["digest"], data.digest
+    if then != now:
+        raise UserError(
+            f"{found.path} was trained on other data: {data.name} had SHA-256 {then[:12]}… then and has {now[:12]}… "
+            "now; restore the data, or train from the start"
+        )
+    if found.step >= steps and not is_own(found, job):
+        raise UserError(f"{found.path} is after {found.step:,} steps and {steps:,} are wanted: give more with --steps")
+
+
+def go_on(training: Training, found: Checkpoint, job: Job, note: Note) -> None:
+    """Set a training, whose state is the checkpoint's already, to where that left off."""
+    own = is_own(found, job)
+    training.step, training.on_disk = found.step, found.step if own else -1
+    training.go_on(found.progress, own=own)
+    training.resumed.append({"step": found.step, "checkpoint": str(found.path)})
+    if job.config.keep_best and training.best:
+        training.best_moment = best_moment(training.best["step"], found)
+        if training.best_moment is None:
+            note(f"the best state, of step {training.best['step']:,}, is not beside {found.path}: chosen anew")
+            training.best, training.waited = {}, 0
+
+
+def best_moment(step: int, found: Checkpoint) -> Moment | None:
+    """The best state so far: the checkpoint itself, or one beside it; None if that is lost."""
+    from compare import checkpoint
+
+    try:
+        best = found if step == found.step else checkpoint.read(found.path.parent, step)
+    except checkpoint.CheckpointError:
+        return None
+    return Moment(best.snapshot, best.progress, best.meta["metrics"])
