@@ -10,7 +10,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from compare.networks import argument
+from numpy_nn.models import MODELS
 
 State = dict[str, Tensor]
 PREPARED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # how all of them saw their images
@@ -77,6 +81,18 @@ def fit_vgg(state: State, names: Mapping[str, str], args: Mapping[str, Any]) -> 
     return state
 
 
+def unfit_vgg(state: State, names: Mapping[str, str], args: Mapping[str, Any]) -> State:
+    """Undo :func:`fit_vgg`, with biases of zero."""
+    state = dict(state)
+    for ours, theirs in names.items():
+        if ours.startswith("convs"):
+            state[f"{theirs}.bias"] = torch.zeros_like(state[f"{names[ours.replace('convs', 'norms')]}.running_mean"])
+    pool, c = args["pool"], args["channels"][-1]
+    first = state["classifier.0.weight"]
+    state["classifier.0.weight"] = first.unflatten(1, (pool, pool, c)).permute(0, 3, 1, 2).flatten(1)
+    return state
+
+
 def fit_densenet(state: State, names: Mapping[str, str], args: Mapping[str, Any]) -> State:
     """Torchvision's published files still say ``norm.1`` for ``norm1``."""
     return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2", name): value for name, value in state.items()}
@@ -90,6 +106,7 @@ class Architecture:
     args: dict[str, Any]
     names: Callable[[Mapping[str, Any]], dict[str, str]] = lambda args: {}
     fit: Callable[[State, Mapping[str, str], Mapping[str, Any]], State] = lambda state, names, args: state
+    unfit: Callable[[State, Mapping[str, str], Mapping[str, Any]], State] = lambda state, names, args: state
 
 
 IMAGENET = {"input_shape": (224, 224, 3), "classes": 1000}
@@ -98,9 +115,7 @@ WIDE = {"channels": (64, 128, 256, 512), "stem": "large", "shortcut": "project"}
 VGG = {"channels": (64, 128, 256, 512, 512), "pool": 7, "hidden": (4096, 4096)}
 
 ARCHITECTURES = {
-    "mlp": Architecture("mlp", {}),
-    "cnn": Architecture("cnn", {}),
-    "lenet5": Architecture("lenet5", {}),
+    **{model: Architecture(model, {}) for model in MODELS},  # with their own defaults and our own names
     **{
         f"resnet{2 * sum(stages) + 2}": Architecture(
             "resnet", {**CIFAR, "stages": stages}, lambda args: resnet_names(args, "linear")
@@ -114,7 +129,9 @@ ARCHITECTURES = {
         for stages in ((2, 2, 2, 2), (3, 4, 6, 3))
     },
     **{
-        f"vgg{sum(stages) + 3}_bn": Architecture("vgg", {**IMAGENET, **VGG, "stages": stages}, vgg_names, fit_vgg)
+        f"vgg{sum(stages) + 3}_bn": Architecture(
+            "vgg", {**IMAGENET, **VGG, "stages": stages}, vgg_names, fit_vgg, unfit_vgg
+        )
         for stages in ((1, 1, 2, 2, 2), (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4))
     },
     **{
@@ -127,3 +144,29 @@ ARCHITECTURES = {
         for blocks in ((6, 12, 24, 16), (6, 12, 32, 32), (6, 12, 48, 32))
     },
 }
+
+
+def published_name(model: str, args: Mapping[str, Any]) -> str | None:
+    """Which published network this is, its images and classes aside; None if it is none of them."""
+    for name, known in ARCHITECTURES.items():
+        fixed = known.args.keys() - {"input_shape", "classes"}
+        if known.model == model and fixed and all(same(argument(model, args, k), known.args[k]) for k in fixed):
+            return name
+    return None
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal arguments, whether JSON has made lists of tuples or not."""
+    return tuple(a) == tuple(b) if isinstance(a, list | tuple) and isinstance(b, list | tuple) else bool(a == b)
+
+
+def to_published(state: Mapping[str, Tensor], name: str, args: Mapping[str, Any]) -> State:
+    """Our state dict by the names, and with the numbers in the places, that ``name`` was published with."""
+    known = ARCHITECTURES[name]
+    arguments = known.args | dict(args)
+    names = known.names(arguments)
+    renamed = {}
+    for ours, value in state.items():
+        module, _, leaf = ours.rpartition(".")
+        renamed[f"{names[module]}.{leaf}"] = value
+    return known.unfit(renamed, names, arguments)

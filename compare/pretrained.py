@@ -1,10 +1,12 @@
 """Weights trained elsewhere: a state dict of PyTorch becomes a checkpoint that every track reads.
 
     python -m compare.pretrained import resnet20.th --model resnet20 --out checkpoints/resnet20
+    python -m compare.pretrained import cnn-mnist.safetensors --out checkpoints/cnn
 
 The file may be pickled (.pt, .pth, .th: ``torch.save``) or safetensors; nothing in it is executed. Its names
 may be those of torchvision (``resnet18``, ``vgg11_bn``, ``densenet121``, ...), of akamaster's
-pytorch_resnet_cifar10 (``resnet20``, ...), or those of our own PyTorch networks.
+pytorch_resnet_cifar10 (``resnet20``, ...), or those of our own PyTorch networks. What ``compare.export``
+wrote, .npz too, says itself which network it is.
 """
 
 from __future__ import annotations
@@ -19,19 +21,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from compare.architectures import ARCHITECTURES, PREPARED, Architecture, State
 from compare.config import Config
 from compare.errors import UserError
+from compare.networks import CLASSES, WeightsError, describe
+from compare.networks import read as read_network
 from numpy_nn.tree import Tree, count, require_same
 from torch_nn import interop
 from torch_nn.models import MODELS
 
-
-class WeightsError(UserError):
-    """A file of weights that cannot be read, or that is of another network."""
+HEADER = "nn-three-ways"  # the entry in a file's metadata that says which network it is
 
 
 # --- file -> state dict -> tree ---------------------------------------------------------------------------------------
@@ -39,16 +42,24 @@ class WeightsError(UserError):
 
 def read(path: Path) -> State:
     """The tensors of a file by name. Pickles are read by ``torch.load(weights_only=True)``, which runs nothing."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[State, str | None]:
+    """The tensors of a file by name, and the description that :mod:`compare.export` put beside them."""
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
     try:
         with path.open("rb") as file:
             start = file.read(9)
         if start[8:] == b"{":  # safetensors: the length of the header, then the header, which is JSON
+            with safe_open(path, "pt") as opened:
+                about = (opened.metadata() or {}).get(HEADER)
             found = load_file(path)
         else:
             _require_honest_sizes(path)
             found = torch.load(path, map_location="cpu", weights_only=True)
+            about = getattr(found, "_metadata", {}).get(HEADER, {}).get("json")
     except Exception as error:  # whatever a damaged file makes of two parsers
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
         raise WeightsError(f"{path}: neither a state dict of PyTorch nor safetensors ({problem})") from error
@@ -60,7 +71,18 @@ def read(path: Path) -> State:
     if strange:
         raise WeightsError(f"{path}: these entries are no plain tensors of numbers: {', '.join(map(repr, strange))}")
     prefix = "module." if all(name.startswith("module.") for name in found) else ""  # of torch.nn.DataParallel
-    return {name.removeprefix(prefix): value for name, value in found.items()}
+    return {name.removeprefix(prefix): value for name, value in found.items()}, about
+
+
+def read_described(path: Path) -> tuple[Tree, dict[str, Any]]:
+    """Snapshot and metadata of a file that :mod:`compare.export` wrote."""
+    state, text = _read(path)
+    try:
+        meta = json.loads(text or "null")
+        config = meta["config"]
+        return convert(state, meta.get("architecture", config["model"]), config["model_args"]), meta
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise WeightsError("does not say which network it is: import it with --model NAME") from error
 
 
 def _is_plain(value: Any) -> bool:
@@ -124,24 +146,61 @@ def architecture_of(name: str) -> Architecture:
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def import_file(path: Path, architecture: str, out: Path, args: Mapping[str, Any] | None = None) -> Path:
-    """Convert a file and save it as step 0 of the checkpoint folder ``out``."""
+def import_file(
+    path: Path,
+    architecture: str | None,
+    out: Path,
+    args: Mapping[str, Any] | None = None,
+    *,
+    dataset: str = "elsewhere",
+) -> Path:
+    """Convert a file and save it in the checkpoint folder ``out``: as step 0, or as the step that it was exported at.
+
+    ``architecture`` of None takes the file's own word for what it is; ``dataset`` names what the images were.
+    """
     from compare import checkpoint
 
-    if (out / "0").exists():
-        raise WeightsError(f"{out / '0'} exists: remove it or choose another folder")
+    if architecture is None:
+        try:
+            snapshot, meta = read_network(path)
+            describe(snapshot, meta)
+        except WeightsError as error:
+            raise WeightsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    else:
+        snapshot, meta = convert(read(path), architecture, args), metadata(path, architecture, args or {}, dataset)
+    step = int(meta.get("step") or 0)
+    if (out / str(step)).exists():
+        raise WeightsError(f"{out / str(step)} exists: remove it or choose another folder")
+    what = architecture or meta["config"]["model"]
+    print(f"{what}: {count(snapshot['params']):,} parameters, {count(snapshot['stats']):,} running statistics")
+    return checkpoint.save(out, step, {**snapshot, "step": np.int32(step)}, meta)
+
+
+def metadata(path: Path, architecture: str, args: Mapping[str, Any], dataset: str) -> dict[str, Any]:
+    """What a checkpoint says of weights from elsewhere."""
     known = architecture_of(architecture)
-    snapshot = convert(read(path), architecture, args)
     config = Config(
         preset=architecture,
         model=known.model,
-        model_args=known.args | dict(args or {}),
-        dataset="elsewhere",
+        model_args=known.args | dict(args),
+        dataset=dataset,
         promise=f"imported from {path.name}",
     )
-    meta = {"config": config.to_json(), "track": "torch", "step": 0} | (PREPARED if known.args else {})
-    print(f"{architecture}: {count(snapshot['params']):,} parameters, {count(snapshot['stats']):,} running statistics")
-    return checkpoint.save(out, 0, snapshot, meta)
+    meta: dict[str, Any] = {"config": config.to_json(), "track": "torch", "step": 0}
+    if dataset == "elsewhere" and known.args:
+        meta |= PREPARED | {"classes": class_names(config.model_args["classes"])}
+    return meta
+
+
+def class_names(count: int) -> Sequence[str]:
+    """Of the published networks: CIFAR-10's or ImageNet's; none for a network of another size."""
+    if count == len(CLASSES["cifar10"]):
+        return CLASSES["cifar10"]
+    if count == 1000:
+        from torchvision.models import ResNet18_Weights
+
+        return list(ResNet18_Weights.DEFAULT.meta["categories"])
+    return ()
 
 
 def _object(text: str) -> dict[str, Any]:
@@ -160,11 +219,16 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m compare.pretrained", description="Take over weights that were trained elsewhere."
     )
     command = options.add_subparsers(dest="command", required=True).add_parser("import", help="file -> checkpoint")
-    command.add_argument("file", type=Path, help="pickled state dict (.pt, .pth, .th) or .safetensors")
-    command.add_argument("--model", required=True, metavar="NAME", help=f"one of {', '.join(ARCHITECTURES)}")
+    command.add_argument("file", type=Path, help="pickled state dict (.pt, .pth, .th), .safetensors, or exported .npz")
+    command.add_argument(
+        "--model", metavar="NAME", help=f"if the file does not say it: one of {', '.join(ARCHITECTURES)}"
+    )
     command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the new checkpoint")
     command.add_argument(
         "--args", type=_object, default={}, metavar="JSON", help='changed arguments of the network: {"classes": 100}'
+    )
+    command.add_argument(
+        "--dataset", default="elsewhere", metavar="NAME", help="what the images were: sets their scaling and classes"
     )
     return options
 
@@ -173,7 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if the checkpoint was written, 2 if the file or the question is wrong."""
     options = parser().parse_args(arguments)
     try:
-        print(f"saved {import_file(options.file, options.model, options.out, options.args)}")
+        saved = import_file(options.file, options.model, options.out, options.args, dataset=options.dataset)
+        print(f"saved {saved}")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -57,5 +57,5 @@ class Tokens(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (n, t, d) -> (n, t + 1, d)."""
-        class_token = self.class_token.expand(len(x), -1, -1)
+        class_token = self.class_token.expand(x.shape[0], -1, -1)
         return torch.cat([class_token, x], dim=1) + self.pos_embedding

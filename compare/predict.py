@@ -1,0 +1,143 @@
+"""What does a trained network see in this picture?
+
+    python -m compare.predict seven.png
+    python -m compare.predict *.jpg --checkpoint runs/first/checkpoints/cnn-mnist-jax-seed0 --track all
+
+The same from Python:
+
+    from compare.predict import load, load_image
+
+    network = load()
+    image = load_image("seven.png")
+    print(network(image))
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from compare import images, tracks
+from compare.errors import UserError
+from compare.networks import Network, open_network
+
+SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "shipped"
+DEFAULT = SHIPPED / "cnn-mnist.npz"
+
+Answer = list[tuple[str, float]]  # classes and their probabilities, the likeliest first
+
+
+class Predictor:
+    """A network that takes pictures of any size and answers in names and probabilities."""
+
+    def __init__(self, network: Network):
+        self.network = network
+
+    def __call__(self, image: Image.Image, *, track: str = "numpy") -> Answer:
+        """Every class with its probability, the likeliest first."""
+        return ranked(self.probabilities(image, track=track), self.network.classes)
+
+    def probabilities(self, image: Image.Image, *, track: str = "numpy") -> np.ndarray:
+        """Softmax of the logits, float64 (v,)."""
+        logits = self.network.logits(self.prepare(image)[None], track)[0].astype(np.float64)
+        exponentials = np.exp(logits - logits.max())
+        return exponentials / exponentials.sum()
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """The picture as the network's dataset has it, uint8 (h, w, c): see ``images.to_digit`` and ``to_square``."""
+        h, w, c = self.network.input_shape
+        if self.network.dataset == "mnist":
+            return images.to_digit(image)
+        if h != w:
+            raise UserError(f"this network sees images of {h} x {w}; only square ones are cut out of pictures")
+        return images.to_square(image, size=h, channels=c)
+
+
+def load(path: str | Path = DEFAULT) -> Predictor:
+    """A network from a checkpoint folder or an exported file; the CNN that ships, if nothing is said."""
+    return Predictor(open_network(Path(path)))
+
+
+def load_image(path: str | Path) -> Image.Image:
+    """A picture from a PNG or JPEG file (or GIF, WEBP, BMP, PPM), turned upright."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: there is no such file")
+    try:
+        return images.open_image(Path(path))
+    except images.ImageError as error:
+        raise images.ImageError(f"{path}: {error}. Give it as a PNG or JPEG file.") from error
+
+
+def ranked(probabilities: np.ndarray, classes: Sequence[str]) -> Answer:
+    """Classes and probabilities (v,), the likeliest first."""
+    order = np.argsort(-probabilities, kind="stable")
+    return [(classes[k], float(probabilities[k])) for k in order]
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int) -> str:
+    """The lines to print for one picture."""
+    image = load_image(path)
+    try:
+        answers = {name: predictor.probabilities(image, track=name) for name in track_names}
+    except images.ImageError as error:
+        raise images.ImageError(f"{path} {error}") from error
+    lines = [str(path)]
+    for name, probabilities in answers.items():
+        best = ranked(probabilities, predictor.network.classes)[:top]
+        lines.append(
+            f"  {name:6}" + "".join(f"  {label}  {probability:7.3%}  " for label, probability in best).rstrip()
+        )
+    if len(answers) > 1:
+        gap = max(float(np.abs(a - b).max()) for a, b in itertools.combinations(answers.values(), 2))
+        lines.append(f"  largest difference of a probability between the tracks: {gap:.1e}")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.predict``."""
+    options = argparse.ArgumentParser(
+        prog="python -m compare.predict", description="Ask a trained network what it sees in pictures."
+    )
+    options.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG or JPEG, any size and colours")
+    options.add_argument(
+        "--checkpoint", type=Path, default=DEFAULT, metavar="C", help="checkpoint folder or exported file (the CNN)"
+    )
+    options.add_argument("--track", default="numpy", choices=[*tracks.TRACKS, "all"])
+    options.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to print (3)")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if every picture was answered, 2 if a file or the question is wrong; the others are answered still."""
+    options = parser().parse_args(arguments)
+    if options.top < 1:
+        parser().error(f"--top {options.top}: at least 1 class")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    names = list(tracks.TRACKS) if options.track == "all" else [options.track]
+    status = 0
+    try:
+        predictor = load(options.checkpoint)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for path in options.images:
+        try:
+            print(tell(predictor, path, names, options.top))
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
