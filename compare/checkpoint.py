@@ -1,5 +1,7 @@
 """Checkpoints: one tree for all tracks, on disk by Orbax. The only importer of orbax.
 
+Orbax writes them; they are read without it, see ``stored``.
+
 A run's folder holds one folder for each checkpoint that is kept, named by its step:
 
     cnn-mnist-jax-seed0/858/snapshot/   params, stats, opt, ema, step: arrays, as numpy_nn.tree describes them
@@ -19,15 +21,14 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from compare import stored
 from compare.digests import array_digests, digest, not_finite
 from compare.errors import UserError
 from numpy_nn.tree import Tree, from_leaves, leaves, tree_map
@@ -67,6 +68,10 @@ class Writer:
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None) -> None:
+        import orbax.checkpoint as ocp  # and with it JAX: a second, and memory
+        from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+        self.directory, self._kinds = directory, ocp.args
         policies = [preservation_policy.LatestN(keep), preservation_policy.BestN(n=1, get_metric_fn=_rank)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
@@ -75,7 +80,6 @@ class Writer:
             cleanup_tmp_directories=True,
             save_root_metadata=False,
         )
-        self.directory = directory
         with self._explained():
             shutil.rmtree(directory / OLD, ignore_errors=True)
             self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
@@ -101,8 +105,10 @@ class Writer:
         progress = dict(progress or {})
         meta = {**meta, "format": FORMAT, "step": step, "arrays": array_digests(snapshot)}
         meta["digest"] = digest(meta, progress)
-        items = ocp.args.Composite(
-            snapshot=ocp.args.StandardSave(snapshot), meta=ocp.args.JsonSave(meta), progress=ocp.args.JsonSave(progress)
+        items = self._kinds.Composite(
+            snapshot=self._kinds.StandardSave(snapshot),
+            meta=self._kinds.JsonSave(meta),
+            progress=self._kinds.JsonSave(progress),
         )
         with self._explained():
             self._manager.save(step, args=items, metrics={"step": step, **meta.get("metrics", {})}, force=True)
@@ -230,10 +236,8 @@ def verified(path: Path) -> Checkpoint:
     if missing or empty:
         what = [*(f"{name}/ is missing" for name in missing), *(f"{name} is empty" for name in empty)]
         raise CheckpointError(f"{path} is damaged: {', '.join(what)}")
-    snapshot: Tree = {"params": {}, "stats": {}} | tree_map(
-        np.asarray, _part(path, "snapshot", ocp.args.StandardRestore())
-    )
-    meta, progress = (_part(path, name, ocp.args.JsonRestore()) for name in ("meta", "progress"))
+    snapshot: Tree = {"params": {}, "stats": {}} | _part(path, "snapshot", stored.arrays)
+    meta, progress = (_part(path, name, stored.words) for name in ("meta", "progress"))
     if meta.get("format", 0) > FORMAT:
         raise CheckpointError(
             f"{path} has format {meta['format']} and this version reads {FORMAT}: update this project"
@@ -249,14 +253,13 @@ def verified(path: Path) -> Checkpoint:
     return Checkpoint(path, snapshot, meta, progress)
 
 
-def _part(path: Path, name: str, how: Any) -> dict[str, Any]:
+def _part(path: Path, name: str, how: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
     """One part of a checkpoint, {} if it has no such part."""
     if not (path / name).is_dir():
         return {}
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            return dict(reader.restore(path.resolve(), args=ocp.args.Composite(**{name: how}))[name])
-    except Exception as error:  # whatever damage makes of the parsers of two libraries
+        return how(path / name)
+    except Exception as error:  # whatever damage makes of two parsers
         raise CheckpointError(f"{path} is damaged: {name}/ cannot be read ({_reason(error)})") from error
 
 

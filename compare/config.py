@@ -87,7 +87,7 @@ class Interval:
         return (seconds if self.unit else steps) >= self.every
 
     def __str__(self) -> str:
-        return f"{self.every:g}{self.unit}"
+        return f"{self.every}{self.unit}"
 
 
 CHUNK = 64  # steps per call at most: long enough to hide the call, short enough for progress to move

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
+from compare import checkpoint
+from compare.checkpoint import Checkpoint, CheckpointError
 from compare.data import Data
 from compare.errors import UserError
 from compare.jobs import Job
 from compare.training import Moment, Training
 
-if TYPE_CHECKING:
-    from compare.checkpoint import Checkpoint
-
 Note = Callable[[str], None]
 
 
 def find(job: Job, note: Note) -> Checkpoint | None:
-    """Where a run begins; None is at step 0, and only then Orbax is not imported.
+    """Where a run begins; None is at step 0.
 
     Damaged checkpoints of the run itself are set aside, with a note: the one before does as well, in a little
     more time. A damaged one that the user named is refused.
     """
-    if job.resume_from is None and not (job.folder.is_dir() and any(job.folder.iterdir())):
-        return None
-    from compare import checkpoint
-
     for problem in checkpoint.set_damaged_aside(job.folder):
         note(f"{problem}; set aside, and going on from what was saved before")
     if checkpoint.steps(job.folder):
@@ -70,10 +64,8 @@ def go_on(training: Training, found: Checkpoint, job: Job, note: Note) -> None:
 
 def best_moment(step: int, found: Checkpoint) -> Moment | None:
     """The best state so far: the checkpoint itself, or one beside it; None if that is lost."""
-    from compare import checkpoint
-
     try:
         best = found if step == found.step else checkpoint.read(found.path.parent, step)
-    except checkpoint.CheckpointError:
+    except CheckpointError:
         return None
     return Moment(best.snapshot, best.progress, best.meta["metrics"])

@@ -178,12 +178,12 @@ def resume(directory: Path, arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all went well, 1 if a run or a proof failed, 2 for a wrong question, 130 after Ctrl-C."""
-    options = parser().parse_args(arguments)
-    if options.list:
-        print(listing())
-        return 0
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        options = parser().parse_args(arguments)
+        if options.list:
+            print(listing())
+            return 0
         return resume(options.resume, arguments) if options.resume else start(options, arguments)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

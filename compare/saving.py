@@ -11,15 +11,13 @@ import contextlib
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compare import machine
+from compare.checkpoint import Writer
 from compare.errors import UserError
 from compare.jobs import Job
 from compare.training import Event, Moment, Training
-
-if TYPE_CHECKING:
-    from compare.checkpoint import Writer
 
 
 @dataclass
@@ -74,11 +72,9 @@ class Saver:
         self.training.on_disk = moment.step
 
     def open(self) -> Writer:
-        """Import Orbax and open the folder; what memory the training needs is looked up before."""
-        if not self.training.resumed:
-            self.training.memory["peak_rss_mb"] = machine.peak_rss_mb()
-        from compare.checkpoint import Writer
-
+        """Open the folder; what memory the training needs is looked up before, because Orbax brings JAX along."""
+        memory, peak = self.training.memory, machine.peak_rss_mb()
+        memory["peak_rss_mb"] = max(filter(None, (memory.get("peak_rss_mb"), peak)), default=None)
         return Writer(self.job.folder, keep=self.job.keep)
 
     def close(self) -> None:
