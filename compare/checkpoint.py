@@ -264,9 +264,8 @@ def _part(path: Path, name: str, how: Callable[[Path], dict[str, Any]]) -> dict[
 
 
 def _reason(error: BaseException) -> str:
-    """An error of a library on one line."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) < 300 else f"{text[:150]} ... {text[-150:]}"
+    """An error of a library on one line, without what it adds for its own developers."""
+    return " ".join(str(error).partition("[tensorstore_spec")[0].split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -1,0 +1,264 @@
+"""What is killed goes on as if nothing had been: within a track bit for bit, across tracks within rounding."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+import resource
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from compare import checkpoint, runner
+from compare.checkpoint import Checkpoint
+from compare.config import Config, Interval, plan
+from compare.data import Data
+from compare.errors import UserError
+from compare.jobs import Job
+from compare.parity import distance
+from compare.tracks import TRACKS
+from compare.workers import Worker
+from numpy_nn.tree import leaves
+
+# Everything that a step may depend on: moments, a schedule, an average, distorted images, the best state.
+CONFIG = Config(
+    preset="small",
+    model="mlp",
+    model_args={"hidden": (16,), "input_shape": (8, 8, 1), "classes": 3},
+    dataset="mnist",
+    promise="",
+    augment=("crop:1", "flip"),
+    steps=60,
+    batch_size=20,
+    eval_batch_size=50,
+    optimizer="adamw",
+    optimizer_args={"weight_decay": 1e-2, "clip_norm": 1.0},
+    ema=0.9,
+    lr=1e-2,
+    keep_best=True,
+)
+OFTEN = Interval.parse("1")
+
+
+@pytest.fixture
+def data(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Data:
+    """A few images that can be told apart."""
+    y = rng.integers(0, 3, 300).astype(np.int32)
+    x = (rng.integers(0, 160, (300, 8, 8, 1)) + 30 * y[:, None, None, None]).astype(np.uint8)
+    parts = {"train_x": x[:200], "train_y": y[:200], "val_x": x[200:250], "val_y": y[200:250]}
+    made = Data(
+        name="made up", **parts, test_x=x[250:], test_y=y[250:], classes=("a", "b", "c"), mean=(0.4,), std=(0.2,)
+    )
+    monkeypatch.setattr(runner, "load_data", lambda *_, **__: made)
+    return made
+
+
+def train(
+    folder: Path, track: str, *, stop_after: int | None = None, resume_from: Path | None = None, **changes: Any
+) -> list[dict[str, Any]]:
+    """All events of a run in this process, asked to stop after a step."""
+    events: list[dict[str, Any]] = []
+    stop = threading.Event()
+
+    def emit(event: dict[str, Any]) -> None:
+        events.append(event)
+        if (event["event"], event.get("step")) == ("chunk", stop_after):
+            stop.set()
+
+    config = dataclasses.replace(CONFIG, **changes)
+    job = Job(config, track, threads=1, folder=folder, resume_from=resume_from, save_every=OFTEN)
+    runner.run(job, emit=emit, stop=stop)
+    return events
+
+
+def assert_same(resumed: Checkpoint, whole: Checkpoint) -> None:
+    """Bit for bit: state, losses, evaluations; only the clocks differ."""
+    ours, theirs = leaves(resumed.snapshot), leaves(whole.snapshot)
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        np.testing.assert_array_equal(ours[path], theirs[path], err_msg=path, strict=True)
+    assert resumed.progress["step_loss"] == whole.progress["step_loss"]
+    assert len(whole.progress["step_loss"]) == whole.step
+    rows = [[row | {"seconds": 0} for row in found.progress["history"]] for found in (resumed, whole)]
+    assert rows[0] == rows[1]
+    assert [resumed.progress[name] for name in ("waited",)] == [whole.progress[name] for name in ("waited",)]
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_resumed_is_uninterrupted_bit_for_bit(track, data, tmp_path):
+    whole = train(tmp_path / "whole", track)[-1]
+    assert whole["status"] == "finished", whole["message"]
+    for stop_after in (12, 36):
+        stopped = train(tmp_path / "run", track, stop_after=stop_after)[-1]
+        assert (stopped["status"], stopped["steps"]) == ("interrupted", stop_after)
+        assert stopped["checkpoint"] == str(tmp_path / "run" / str(stop_after))
+    begin, *_, end = train(tmp_path / "run", track)
+    assert (begin["step"], len(begin["step_loss"])) == (36, 36)
+    assert_same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
+    assert [each["step"] for each in end["resumed"]] == [12, 36]
+    same = "status steps best_step test_accuracy val_accuracy val_loss test_loss epochs chunk parameters".split()
+    assert {name: end[name] for name in same} == {name: whole[name] for name in same}
+    assert Path(end["checkpoint"]).name == Path(whole["checkpoint"]).name == str(end["best_step"])
+    snapshots = [checkpoint.restore(tmp_path / name)[0] for name in ("run", "whole")]  # the best
+    assert int(snapshots[0]["step"]) == end["best_step"]
+    for path, leaf in leaves(snapshots[0]).items():
+        np.testing.assert_array_equal(leaf, leaves(snapshots[1])[path])
+
+
+def test_a_run_goes_from_track_to_track_on_one_curve(data, tmp_path):
+    with jax.enable_x64(True):
+        train(tmp_path / "whole", "numpy", precision="float64")
+        source = None
+        for track, stop_after in (("torch", 24), ("jax", 36), ("numpy", 48), ("jax", None)):
+            events = train(
+                tmp_path / f"{track}{stop_after}",
+                track,
+                stop_after=stop_after,
+                resume_from=source,
+                precision="float64",
+            )
+            source = tmp_path / f"{track}{stop_after}"
+            assert events[-1]["status"] == ("interrupted" if stop_after else "finished"), events[-1]["message"]
+    whole, handed_on = checkpoint.read(tmp_path / "whole"), checkpoint.read(source)
+    assert handed_on.progress["step_loss"] == pytest.approx(whole.progress["step_loss"], rel=1e-11)
+    for path, leaf in leaves(handed_on.snapshot).items():
+        assert distance(leaf, leaves(whole.snapshot)[path])[1] < 1e-11, path
+    assert [row["step"] for row in handed_on.progress["history"]] == [row["step"] for row in whole.progress["history"]]
+    assert [each["step"] for each in handed_on.progress["resumed"]] == [24, 36, 48]
+
+
+def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch):
+    train(tmp_path / "run", "numpy", stop_after=24)
+    source = tmp_path / "run"
+
+    def message(**changes: Any) -> str:
+        end = train(tmp_path / "other", "torch", resume_from=source, **changes)[-1]
+        assert end["status"] == "failed"
+        return end["message"]
+
+    wider = message(model_args=CONFIG.model_args | {"hidden": (8, 4)})
+    for part in (f"{source}/24: ", "missing hidden/1/kernel (8, 4)", "misshapen hidden/0/kernel: (64, 16)", "output"):
+        assert part in wider
+    assert "is after 24 steps and 24 are wanted" in message(steps=24)
+    assert "no checkpoint at" in train(tmp_path / "other", "jax", resume_from=tmp_path / "none")[-1]["message"]
+    monkeypatch.setattr(runner, "load_data", lambda *_, **__: dataclasses.replace(data, train_y=data.train_y[::-1]))
+    assert "was trained on other data: made up had SHA-256" in message()
+    checkpoint.save(tmp_path / "weights", 0, {"params": {"w": np.ones(3)}}, {})
+    source = tmp_path / "weights"
+    assert "holds a network and no training to go on with" in message()
+
+
+def test_a_damaged_newest_checkpoint_costs_time_only(data, tmp_path):
+    train(tmp_path / "whole", "numpy")
+    train(tmp_path / "run", "numpy", stop_after=36)
+    (tmp_path / "run" / "36" / "meta" / "metadata").write_text("{")
+    note, *_, end = train(tmp_path / "run", "numpy")
+    assert "36 is damaged: meta/ cannot be read" in note["text"]
+    assert [each["step"] for each in end["resumed"]] == [24]
+    assert_same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
+
+
+def test_a_full_disk_stops_with_a_clear_error(data, tmp_path, monkeypatch):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written = runner.Saver.write
+
+    def write(saver: Any, moment: Any) -> None:
+        if moment.step == 36:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        written(saver, moment)
+
+    monkeypatch.setattr(runner.Saver, "write", write)
+    try:
+        end = train(tmp_path / "run", "numpy")[-1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    monkeypatch.undo()
+    assert end["status"] == "failed"
+    assert "free some space or choose another folder; whole and the newest there is" in end["message"]
+    monkeypatch.setattr(runner, "load_data", lambda *_, **__: data)
+    train(tmp_path / "whole", "numpy")
+    assert train(tmp_path / "run", "numpy")[-1]["resumed"][0]["step"] == 24
+    assert_same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("done", [0, 1, 24, 50, 59])
+@pytest.mark.parametrize("length", [{"steps": 60}, {"epochs": 6.0, "steps": None}])
+def test_the_rest_of_a_plan_is_cut_into_whole_chunks(done, length):
+    config = dataclasses.replace(CONFIG, **length)
+    whole, rest = plan(config, 200), plan(config, 200, first=done)
+    assert (rest.steps - done) % rest.chunk == 0
+    assert rest.chunk == whole.chunk or done % whole.chunk
+    assert max(rest.evaluations) == rest.steps
+    assert all((step - done) % rest.chunk == 0 for step in rest.evaluations if step > done)
+
+
+@pytest.mark.parametrize("text", ["0", "s", "-1s", "1.5", "soon", "infs", "nans"])
+def test_an_interval_is_steps_or_seconds(text):
+    assert Interval.parse("60s").passed(steps=0, seconds=60)
+    assert not Interval.parse("500").passed(steps=499, seconds=1e9)
+    assert str(Interval.parse(str(Interval.parse("2000000")))) == "2000000"
+    with pytest.raises(UserError, match="neither a number of steps, like 500, nor of seconds, like 60s"):
+        Interval.parse(text)
+
+
+# --- SIGKILL ----------------------------------------------------------------------------------------------------------
+
+
+def lives(job: Job, log: Path, *, kills: int, seed: int) -> Iterator[tuple[int, bool]]:
+    """Start real workers and kill each, by SIGKILL, a random moment after a random chunk; the last one may live.
+
+    Yields how many steps each had reached, and whether it was killed in the middle of a save.
+    """
+    generator = random.Random(seed)
+    for number in itertools.count():
+        chunks = generator.randint(1, 4) if number < kills else None
+        last: dict[str, Any] = {}
+        with Worker(job, log=log) as worker:
+            for event in worker.events():
+                last = event if "step" in event else last
+                if event["event"] == "end":
+                    assert event["status"] == "finished", event["message"]
+                    return
+                if event["event"] == "chunk" and chunks:
+                    chunks -= 1
+                    if not chunks:
+                        time.sleep(generator.uniform(0, 0.15))
+                        break
+        yield last["step"], any(job.folder.glob("*tmp*"))
+
+
+def killed_and_whole(track: str, folder: Path, *, kills: int, seed: int, **changes: Any) -> list[tuple[int, bool]]:
+    """Kill a run again and again, train another without interruption, and compare them; returns the lives."""
+    config = dataclasses.replace(CONFIG, augment=(), **changes)
+    interrupted, whole = (
+        Job(config, track, threads=1, folder=folder / name, save_every=every)
+        for name, every in (("run", OFTEN), ("whole", Interval.parse("60s")))
+    )
+    found = list(lives(interrupted, folder / "log", kills=kills, seed=seed))
+    assert len(found) == kills
+    assert not list(lives(whole, folder / "log", kills=0, seed=seed))
+    assert_same(checkpoint.read(folder / "run"), checkpoint.read(folder / "whole"))
+    assert len(checkpoint.read(folder / "run").progress["resumed"]) == kills
+    return found
+
+
+def test_a_killed_worker_goes_on_bit_for_bit(tmp_path):
+    mlp = {"model_args": {"hidden": (16,)}, "steps": 640, "batch_size": 8, "eval_batch_size": 500}
+    killed_and_whole("numpy", tmp_path, kills=2, seed=0, **mlp)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("track", TRACKS)
+def test_many_kills_cost_time_only(track, tmp_path):
+    cnn = {"model": "cnn", "model_args": {"channels": (4, 8), "hidden": 16}, "steps": 64 * 50, "batch_size": 8}
+    found = killed_and_whole(track, tmp_path, kills=10, seed=1, **cnn)
+    print(f"{track}: killed after {[step for step, _ in found]}, in a save {sum(inside for _, inside in found)} times")
+    assert any(inside for _, inside in found)
