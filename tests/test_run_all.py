@@ -179,6 +179,11 @@ def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared):
         (["--lr", "fast"], "'fast' is not a positive number"),
         (["--epochs", "1", "--steps", "1"], "not allowed with argument"),
         (["--out", "pyproject.toml/folder"], "cannot write to pyproject.toml/folder"),
+        (["--save-every", "soon"], "'soon' is neither a number of steps, like 500, nor of seconds, like 60s"),
+        (["--resume", "nowhere"], "nowhere is not there: give the folder of a comparison"),
+        (["--resume", "nowhere", "--epochs", "1"], "--resume goes on with what was planned and takes no other flag"),
+        (["--resume-from", "nowhere"], "nowhere: give the folder of a run or of one of its steps"),
+        (["mlp-mnist", "cnn-mnist", "--resume-from", "nowhere"], "starts one training: name one preset"),
     ],
 )
 def test_wrong_questions_are_answered_at_once(arguments, message, capsys, monkeypatch):
@@ -240,7 +245,7 @@ def test_ctrl_c_loses_nothing(tmp_path):
     assert {each.info.status for each in runs} == {"KILLED"}
 
 
-def test_a_worker_that_is_killed_is_mourned_and_the_rest_goes_on(tmp_path):
+def test_a_worker_that_is_killed_is_mourned_the_rest_goes_on_and_resuming_mends_it(tmp_path):
     out = tmp_path / "out"
     flags = ("--tracks", "numpy", "torch", "--steps", 200, "--no-proof", "--no-mlflow", "--out", out)
     with started("mlp-mnist", *flags, store=tmp_path) as process:
@@ -250,9 +255,30 @@ def test_a_worker_that_is_killed_is_mourned_and_the_rest_goes_on(tmp_path):
             os.kill(pid, signal.SIGKILL)
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 1, printed
-    statuses = [entry["status"] for entry in json.loads((out / "results.json").read_text())["runs"]]
-    assert statuses == ["failed", "finished"]
+    killed, other = json.loads((out / "results.json").read_text())["runs"]
+    assert (killed["status"], other["status"]) == ("failed", "finished")
     assert "was killed by SIGKILL (out of memory?)" in printed
+    assert f"Go on with: python compare/run_all.py --resume {out}" in printed
+
+    code, printed = run("--resume", out, store=tmp_path)
+    assert code == 0, printed
+    assert "torch" not in printed.partition("largest gap")[0]  # it was finished
+    mended, same = json.loads((out / "results.json").read_text())["runs"]
+    assert (mended["status"], mended["steps"], len(mended["step_loss"])) == ("finished", 200, 200)
+    assert same == other | {"gemm_share": same["gemm_share"]}
+
+    checkpoint = out / mended["checkpoint"]
+    wrong = ("cnn-mnist", "--seeds", 3, "--resume-from", checkpoint, "--out", tmp_path / "new")
+    code, printed = run(*wrong, store=tmp_path)
+    assert code == 2
+    for part in ("model is 'mlp', not 'cnn'", "batch_size is 128, not 64", "seed is 0, not 3"):
+        assert part in printed
+    longer = ("--tracks", "torch", "--steps", 240, "--resume-from", checkpoint, "--no-proof", "--no-mlflow")
+    code, printed = run(*longer, "--out", tmp_path / "new", store=tmp_path)
+    assert code == 0, printed
+    (entry,) = json.loads((tmp_path / "new" / "results.json").read_text())["runs"]
+    assert (entry["steps"], len(entry["step_loss"]), entry["resumed"][0]["step"]) == (240, 240, 200)
+    assert entry["step_loss"][:200] == mended["step_loss"]
 
 
 def test_losses_fall_alike_in_every_track(compared):
