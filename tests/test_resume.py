@@ -95,14 +95,13 @@ def assert_same(resumed: Checkpoint, whole: Checkpoint) -> None:
 def test_resumed_is_uninterrupted_bit_for_bit(track, data, tmp_path):
     whole = train(tmp_path / "whole", track)[-1]
     assert whole["status"] == "finished", whole["message"]
-    for stop_after in (12, 36):
-        stopped = train(tmp_path / "run", track, stop_after=stop_after)[-1]
-        assert (stopped["status"], stopped["steps"]) == ("interrupted", stop_after)
-        assert stopped["checkpoint"] == str(tmp_path / "run" / str(stop_after))
+    stopped = train(tmp_path / "run", track, stop_after=36)[-1]
+    assert (stopped["status"], stopped["steps"]) == ("interrupted", 36)
+    assert stopped["checkpoint"] == str(tmp_path / "run" / "36")
     begin, *_, end = train(tmp_path / "run", track)
     assert (begin["step"], len(begin["step_loss"])) == (36, 36)
     assert_same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
-    assert [each["step"] for each in end["resumed"]] == [12, 36]
+    assert [each["step"] for each in end["resumed"]] == [36]
     same = "status steps best_step test_accuracy val_accuracy val_loss test_loss epochs chunk parameters".split()
     assert {name: end[name] for name in same} == {name: whole[name] for name in same}
     assert Path(end["checkpoint"]).name == Path(whole["checkpoint"]).name == str(end["best_step"])
@@ -116,7 +115,7 @@ def test_a_run_goes_from_track_to_track_on_one_curve(data, tmp_path):
     with jax.enable_x64(True):
         train(tmp_path / "whole", "numpy", precision="float64")
         source = None
-        for track, stop_after in (("torch", 24), ("jax", 36), ("numpy", 48), ("jax", None)):
+        for track, stop_after in (("torch", 12), ("jax", 36), ("numpy", None)):
             events = train(
                 tmp_path / f"{track}{stop_after}",
                 track,
@@ -131,7 +130,7 @@ def test_a_run_goes_from_track_to_track_on_one_curve(data, tmp_path):
     for path, leaf in leaves(handed_on.snapshot).items():
         assert distance(leaf, leaves(whole.snapshot)[path])[1] < 1e-11, path
     assert [row["step"] for row in handed_on.progress["history"]] == [row["step"] for row in whole.progress["history"]]
-    assert [each["step"] for each in handed_on.progress["resumed"]] == [24, 36, 48]
+    assert [each["step"] for each in handed_on.progress["resumed"]] == [12, 36]
 
 
 def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch):
@@ -165,12 +164,15 @@ def test_a_damaged_newest_checkpoint_costs_time_only(data, tmp_path):
     assert_same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
 
 
+# Orbax leaves writes under way when one fails, and they complain that nobody listens any more.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_full_disk_stops_with_a_clear_error(data, tmp_path, monkeypatch):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     written = runner.Saver.write
 
     def write(saver: Any, moment: Any) -> None:
         if moment.step == 36:
+            saver.close()  # what was begun is on disk
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
         written(saver, moment)
 
