@@ -1,0 +1,161 @@
+"""``python -m compare.transfer``: one process per track after another, watched, and what they found written down."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from compare import machine, transfer, transfer_report
+from compare.config import Config
+from compare.data import DATASETS
+from compare.errors import UserError
+from compare.progress import Progress
+from compare.results import name_of
+from compare.tracks import TRACKS, environment
+from compare.workers import ROOT
+
+Event = dict[str, Any]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        prog="python -m compare.transfer", description="Learn a new task from few labels, with and without an old one."
+    )
+    tasks = options.add_subparsers(dest="task", required=True)
+    digits = tasks.add_parser("digits", help="MNIST: the digits 0 to 4 first, then 5 to 9 (offline, about 2 minutes)")
+    digits.add_argument("--labels", type=int, default=10, metavar="N", help="per class (default: %(default)s)")
+    to = tasks.add_parser("to", help="a network of others, and few labels of a dataset")
+    to.add_argument("dataset", metavar="DATASET", help=f"{', '.join(DATASETS)} or folder:PATH")
+    to.add_argument("--pretrained", required=True, metavar="NAME", help="torchvision:resnet18, or resnet20:FILE")
+    to.add_argument("--fraction", type=float, default=0.01, metavar="X", help="of all labels (default: %(default)s)")
+    to.add_argument("--size", type=int, metavar="PIXELS", help="of the images, instead of the network's own")
+    to.add_argument("--data-dir", metavar="DIR", help="where the dataset is (or set NN_DATA_DIR)")
+    for task, seeds in ((digits, range(5)), (to, range(1))):
+        text = " ".join(map(str, seeds))
+        task.add_argument("--tracks", nargs="+", choices=list(TRACKS), default=list(TRACKS), metavar="TRACK")
+        task.add_argument("--seeds", type=int, nargs="+", default=list(seeds), metavar="S", help=f"default: {text}")
+        task.add_argument("--steps", type=int, metavar="N", help="of each training, instead of the recipe's")
+        task.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/transfer-DATE_TIME)")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if all went well, 2 for a wrong question, 130 after Ctrl-C: what is complete is reported then, too."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given == ["--work"]:
+        return work()
+    options = vars(parser().parse_args(given))
+    task, seeds, out = (options.pop(name) for name in ("task", "seeds", "out"))
+    names = [track for track in TRACKS if track in options["tracks"]]
+    del options["tracks"]
+    if options.get("data_dir"):
+        options["data_dir"] = str(Path(options["data_dir"]).resolve())
+    out = out or Path("runs", f"transfer-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    threads = machine.cores()
+    rows: list[Event] = []
+    status = 0
+    with Progress() as progress, tempfile.TemporaryDirectory() as cache:
+        try:
+            for track in names:
+                job = {"task": task, "track": track, "seeds": list(dict.fromkeys(seeds)), "threads": threads}
+                with worker(job | {"options": options}, Path(cache)) as events:
+                    for row in watch(events, progress):
+                        rows.append(row)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+        except KeyboardInterrupt:
+            progress.note("Stopped; what is complete is reported.")
+            status = 130
+        if rows:
+            command = ["python", "-m", "compare.transfer", *given]
+            results = transfer_report.results(rows, task=task, options=options, command=command, threads=threads)
+            transfer_report.write(results, out)
+            progress.note(transfer_report.text(results))
+            progress.note(f"written: {', '.join(str(out / name) for name in transfer_report.FILES)}")
+    return status
+
+
+def watch(events: Iterator[Event], progress: Progress) -> Iterator[Event]:
+    """Show the events of a worker and yield the rows of each seed that is done."""
+    label, step = "", 0
+    for event in events:
+        if event["event"] == "begin":
+            label, step = event["label"], 0
+            progress.begin(label, event["steps"])
+        elif event["event"] == "chunk":
+            step += event["steps"]
+            progress.update(step, loss=event["loss"])
+        elif event["event"] == "rows":
+            last = {row["method"]: row["accuracy"] for row in event["rows"]}
+            progress.end(label, ", ".join(f"{method} {100 * value:.2f} %" for method, value in last.items()))
+            yield from event["rows"]
+        else:
+            raise UserError(event["message"])
+
+
+# --- the worker and its parent ----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def worker(job: Event, cache: Path) -> Iterator[Iterator[Event]]:
+    """A process for the trainings of one track: its events. Leaving the ``with`` block ends it.
+
+    It is in a process group of its own, so that Ctrl-C reaches the parent alone. JAX keeps what it compiled
+    in the folder ``cache``: the five seeds run the same programs.
+    """
+    config = Config(preset="", model="", dataset="", promise="")
+    variables = environment(job["track"], config, threads=job["threads"]) | {
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "compare.transfer", "--work"],
+        env=os.environ | variables | {"PYTHONPATH": str(ROOT)},
+        process_group=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin
+    assert process.stdout
+    try:
+        process.stdin.write(json.dumps(job))
+        process.stdin.close()
+        yield (json.loads(line) for line in process.stdout)
+        if code := process.wait():
+            raise UserError(f"the {name_of(job['track'])} worker ended with exit code {code}; its words are above")
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def work() -> int:
+    """Do the job on standard input; events go to what was standard output, prints of libraries to stderr."""
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(event: Event) -> None:
+        print(json.dumps(event), file=events, flush=True)
+
+    job = json.load(sys.stdin)
+    try:
+        for seed in job["seeds"]:
+            steps = transfer.total_steps(job["task"], job["options"]["steps"])
+            emit({"event": "begin", "label": f"{name_of(job['track'])}, seed {seed}", "steps": steps})
+            how = {"seed": seed, "threads": job["threads"], "emit": emit}
+            emit({"event": "rows", "rows": transfer.TASKS[job["task"]](job["track"], **how, **job["options"])})
+    except UserError as error:
+        emit({"event": "error", "message": str(error)})
+    return 0
