@@ -21,40 +21,19 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compare import stored
 from compare.digests import array_digests, digest, not_finite
-from compare.errors import UserError
+from compare.stored import FORMAT, PARTS, reason, verified
+from compare.stored import Checkpoint as Checkpoint
+from compare.stored import CheckpointError as CheckpointError
 from numpy_nn.tree import Tree, from_leaves, leaves, tree_map
 
-FORMAT = 1
-PARTS = ("snapshot", "meta")  # without which there is no checkpoint
 OLD = "deleted"  # a folder in a run's folder for what is being deleted, so that no checkpoint is ever half there
-
-
-class CheckpointError(UserError):
-    """A checkpoint that is absent, damaged or of something else, or that cannot be written."""
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint in memory, read and found whole."""
-
-    path: Path
-    snapshot: Tree
-    meta: dict[str, Any]
-    progress: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def step(self) -> int:
-        """Updates that led to it."""
-        return int(self.meta["step"])
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -96,9 +75,11 @@ class Writer:
         """Begin to write ``directory/<step>``, after the one before is done; the arrays must not change any more.
 
         ``meta["metrics"]["val_accuracy"]`` decides which checkpoint is the best; without it, this one is not.
-        Raises CheckpointError if this checkpoint holds a NaN, or if this or the one before cannot be written.
+        Raises CheckpointError if it is there already, or holds a NaN, or if it or the one before cannot be written.
         """
         path = self.directory / str(step)
+        if path.exists():
+            raise CheckpointError(f"{path} exists: remove it, or choose another folder")
         snapshot = tree_map(np.asarray, from_leaves(leaves(snapshot)))  # Orbax has no empty branches
         if problem := not_finite(snapshot):
             raise CheckpointError(f"{path} is not saved: {problem}; try a lower learning rate")
@@ -128,7 +109,7 @@ class Writer:
         except Exception as error:  # whatever a full or vanished disk makes of two libraries and a thread
             whole = newest_good(self.directory)
             raise CheckpointError(
-                f"no checkpoint can be written to {self.directory} ({_reason(error)}): free some space or choose "
+                f"no checkpoint can be written to {self.directory} ({reason(error)}): free some space or choose "
                 f"another folder; " + (f"whole and the newest there is {whole}" if whole else "there is none yet")
             ) from error
 
@@ -154,7 +135,7 @@ def restore(path: Path, step: int | None = None) -> tuple[Tree, dict[str, Any]]:
     """
     found = read(path, step)
     best = found.progress.get("best") or {}
-    if step is None and found.path != path and found.meta["config"].get("keep_best") and best:
+    if best and step is None and found.path != path and found.meta["config"].get("keep_best"):
         found = read(path, best["step"])
     return found.snapshot, found.meta
 
@@ -227,45 +208,6 @@ def set_damaged_aside(directory: Path) -> list[str]:
             path.rename(path.with_suffix(".damaged"))
             problems.append(str(error))
     return problems
-
-
-def verified(path: Path) -> Checkpoint:
-    """Read one checkpoint's folder; raise CheckpointError unless it is exactly what was written."""
-    missing = [name for name in PARTS if not (path / name).is_dir()]
-    empty = [str(each.relative_to(path)) for each in path.rglob("*") if each.is_file() and not each.stat().st_size]
-    if missing or empty:
-        what = [*(f"{name}/ is missing" for name in missing), *(f"{name} is empty" for name in empty)]
-        raise CheckpointError(f"{path} is damaged: {', '.join(what)}")
-    snapshot: Tree = {"params": {}, "stats": {}} | _part(path, "snapshot", stored.arrays)
-    meta, progress = (_part(path, name, stored.words) for name in ("meta", "progress"))
-    if meta.get("format", 0) > FORMAT:
-        raise CheckpointError(
-            f"{path} has format {meta['format']} and this version reads {FORMAT}: update this project"
-        )
-    if {"format", "digest"} & meta.keys():  # what was saved before there were formats has neither
-        found, saved = array_digests(snapshot), meta.get("arrays", {})
-        wrong = sorted(name for name in found.keys() | saved.keys() if found.get(name) != saved.get(name))
-        wrong += [] if meta.get("digest") == digest(meta, progress) else ["meta or progress"]
-        if wrong:
-            raise CheckpointError(f"{path} is damaged: not what was saved (SHA-256 differs): {', '.join(wrong)}")
-    if problem := not_finite(snapshot):
-        raise CheckpointError(f"{path} is useless: {problem}")
-    return Checkpoint(path, snapshot, meta, progress)
-
-
-def _part(path: Path, name: str, how: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """One part of a checkpoint, {} if it has no such part."""
-    if not (path / name).is_dir():
-        return {}
-    try:
-        return how(path / name)
-    except Exception as error:  # whatever damage makes of two parsers
-        raise CheckpointError(f"{path} is damaged: {name}/ cannot be read ({_reason(error)})") from error
-
-
-def _reason(error: BaseException) -> str:
-    """An error of a library on one line, without what it adds for its own developers."""
-    return " ".join(str(error).partition("[tensorstore_spec")[0].split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compare.checkpoint import CheckpointError, find, read, verified
+from compare.checkpoint import find, read
 from compare.errors import UserError
+from compare.stored import CheckpointError, verified
 from numpy_nn.tree import count, leaves
 
 

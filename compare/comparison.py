@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compare import machine, report, tracking, tracks, workers
+from compare import machine, planning, report, tracking, tracks, workers
 from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.flops import training_flops
@@ -49,10 +49,10 @@ class Comparison:
 
     def run(self) -> int:
         """Do what is not done; return the exit status: 0, 1 if a run failed or a proof did, 130 if interrupted."""
-        self.write()
         settings, environment = self.results["settings"], self.results["environment"]
         tracker = tracking.Tracker(results_dir=self.directory, warn=self.progress.note, enabled=settings["mlflow"])
-        with self.on_interrupt(), tracker:
+        with planning.alone(self.directory), self.on_interrupt(), tracker:
+            self.write()
             tags = tracking.environment_tags(environment)
             tracker.start("compare", self.directory.name, params={"command": self.results["command"]}, tags=tags)
             if settings["proof"]:

@@ -6,13 +6,15 @@ whatever kills the program, ``--resume`` knows what is left to do.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import itertools
 import json
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +138,14 @@ def require_writable(directory: Path) -> None:
             pass
     except OSError as error:
         raise UserError(f"cannot write to {directory} ({error.strerror}); choose another folder with --out") from error
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep any other process from working on this comparison; the lock goes with the process, however it ends."""
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{directory} is being worked on by another process: wait for it, or stop it") from error
+        yield

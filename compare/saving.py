@@ -1,8 +1,7 @@
 """When a run is saved, and what a checkpoint says of it.
 
 Saving happens between the timed chunks: the state is copied, checked and handed to Orbax, which
-writes it while the training goes on. Orbax is imported at the first save, at the end of a short
-run, because it brings JAX along, into every track's memory.
+writes it while the training goes on.
 """
 
 from __future__ import annotations
