@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import random
 import resource
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ import jax
 import numpy as np
 import pytest
 
-from compare import checkpoint, runner
+from compare import checkpoint, planning, runner
 from compare.checkpoint import Checkpoint
 from compare.config import Config, Interval, plan
 from compare.data import Data
@@ -24,7 +27,7 @@ from compare.errors import UserError
 from compare.jobs import Job
 from compare.parity import distance
 from compare.tracks import TRACKS
-from compare.workers import Worker
+from compare.workers import ROOT, Worker
 from numpy_nn.tree import leaves
 
 # Everything that a step may depend on: moments, a schedule, an average, distorted images, the best state.
@@ -264,3 +267,47 @@ def test_many_kills_cost_time_only(track, tmp_path):
     found = killed_and_whole(track, tmp_path, kills=10, seed=1, **cnn)
     print(f"{track}: killed after {[step for step, _ in found]}, in a save {sum(inside for _, inside in found)} times")
     assert any(inside for _, inside in found)
+
+
+# --- comparisons ------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_killed_comparison_left_is_taken_up(tmp_path):
+    folder = tmp_path / "new"
+    results = planning.plan(folder, [CONFIG], ["numpy", "jax", "torch"], command=["compare"], save_every="5s")
+    results["runs"][0] |= {"status": "finished", "test_accuracy": 0.9}
+    results["runs"][1] |= {"status": "interrupted", "history": [{"step": 12}], "step_loss": [1.0]}
+    results["environment"]["threads"] = 64
+    (folder / "results.json").write_text(json.dumps(results))
+    taken_up, changed = planning.taken_up(folder)
+    assert [run["status"] for run in taken_up["runs"]] == ["finished", "not started", "not started"]
+    assert taken_up["runs"][1] == json.loads(json.dumps(planning.planned(CONFIG, "jax")))
+    assert taken_up["settings"]["save_every"] == "5s"
+    assert [what.partition(" ")[0] for what in changed] == ["threads"]
+    with planning.alone(folder), pytest.raises(UserError, match="is being worked on by another process"):
+        planning.alone(folder).__enter__()
+
+
+@pytest.mark.slow
+def test_a_comparison_that_is_killed_as_a_whole_ends_as_if_nothing_had_been(tmp_path):
+    command = [sys.executable, "compare/run_all.py"]
+    length = ["mlp-mnist", "--tracks", "numpy", "torch", "--steps", "640", "--save-every", "1", "--no-mlflow"]
+    begun = [*command, *length, "--no-proof", "--out", str(tmp_path / "run")]
+    generator = random.Random(0)
+    for number in range(4):
+        again = [*command, "--resume", str(tmp_path / "run")]
+        process = subprocess.Popen(again if number else begun, cwd=ROOT, stdout=subprocess.DEVNULL)
+        time.sleep(generator.uniform(8, 20))
+        process.kill()
+        process.wait()
+    assert subprocess.run(again, cwd=ROOT, check=False, stdout=subprocess.DEVNULL).returncode == 0
+    subprocess.run([*begun[:-1], str(tmp_path / "whole")], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    for track in ("numpy", "torch"):
+        run, whole = (
+            checkpoint.read(tmp_path / n / "checkpoints" / f"mlp-mnist-{track}-seed0") for n in ("run", "whole")
+        )
+        assert_same(run, whole)
+    found, uninterrupted = (json.loads((tmp_path / n / "results.json").read_text())["runs"] for n in ("run", "whole"))
+    for ours, theirs in zip(found, uninterrupted, strict=True):
+        assert (ours["status"], ours["step_loss"]) == ("finished", theirs["step_loss"])
+        assert ours["test_accuracy"] == theirs["test_accuracy"]
