@@ -96,7 +96,7 @@ def text(results: Results) -> str:
         *(
             f"| {name_of(track)} | "
             + " | ".join(spread(list(final(rows, track, method).values()), unit="%") for method in shown)
-            + f" | {spread(gains(rows, track), '+.2f', unit='points')} |"
+            + f" | {signed(gains(rows, track))} |"
             for track in tracks_of(rows)
         ),
         "",
@@ -112,6 +112,12 @@ def text(results: Results) -> str:
         gap, where = largest_gap(rows)
         lines.append(f"Largest difference between tracks in one seed and method: {gap:.2f} points ({where or 'none'}).")
     return "\n".join(lines)
+
+
+def signed(differences: list[float]) -> str:
+    """Mean with its sign, and standard deviation."""
+    text = spread(differences, unit="points")
+    return text if text.startswith("-") else f"+{text}"
 
 
 def verdict(track: str, differences: list[float]) -> str:

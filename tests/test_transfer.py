@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from compare import hub, transfer, transfer_command, transfer_report
 from compare.architectures import ARCHITECTURES
@@ -193,13 +194,11 @@ def test_what_is_not_known_is_said(source, message):
         hub.get(source)
 
 
-def test_a_file_by_name_takes_the_way_to_another_dataset(weights, tmp_path, monkeypatch, rng):
+def test_a_file_by_name_takes_the_way_to_another_dataset(weights, tmp_path, rng):
     for name in "ab":
         for k in range(5):
-            folder = tmp_path / "photos" / "train" / name
+            folder = tmp_path / "photos" / name
             folder.mkdir(parents=True, exist_ok=True)
-            from PIL import Image
-
             Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{k}.png")
     events: list[dict] = []
     rows = transfer.elsewhere(
