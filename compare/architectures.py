@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -148,16 +149,12 @@ ARCHITECTURES = {
 
 def published_name(model: str, args: Mapping[str, Any]) -> str | None:
     """Which published network this is, its images and classes aside; None if it is none of them."""
+    fixed = inspect.signature(MODELS[model]).parameters.keys() - {"input_shape", "classes"}
     for name, known in ARCHITECTURES.items():
-        fixed = known.args.keys() - {"input_shape", "classes"}
-        if known.model == model and fixed and all(same(argument(model, args, k), known.args[k]) for k in fixed):
+        same = known.model == model and all(argument(model, args, k) == argument(model, known.args, k) for k in fixed)
+        if same and known.args:
             return name
     return None
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal arguments, whether JSON has made lists of tuples or not."""
-    return tuple(a) == tuple(b) if isinstance(a, list | tuple) and isinstance(b, list | tuple) else bool(a == b)
 
 
 def to_published(state: Mapping[str, Tensor], name: str, args: Mapping[str, Any]) -> State:

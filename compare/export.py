@@ -14,6 +14,7 @@ bit. The numbers are those that the network is used with: of averaged weights, t
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import io
 import json
 import sys
@@ -115,10 +116,8 @@ def to_onnx(network: Network, names: str) -> bytes:
     """The whole computation, for any number n of images; the description is in the model's metadata."""
     if names != "ours":
         raise WeightsError("ONNX holds a computation, and no names to choose: leave out --names")
-    try:
-        import onnxscript  # noqa: F401  (torch.onnx wants it, and says so less clearly)
-    except ImportError as error:
-        raise UserError("ONNX needs onnx and onnxscript: pip install '.[export]'") from error
+    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"ONNX needs {' and '.join(missing)}: pip install '.[export]'")
     images = torch.zeros((2, *network.input_shape), dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch.export about PyTorch's own recurrent modules

@@ -12,15 +12,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from compare.data.folder import FORMATS, PIXEL_LIMIT, PIXELS_PER_BYTE
 from compare.errors import UserError
 
-FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP",
-    ".ppm": "PPM", ".pgm": "PPM",
-}  # fmt: skip
 MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # with at most 8 bits per channel
-PIXEL_LIMIT = 40_000_000
-PIXELS_PER_BYTE = 10_000  # flat PNGs reach 8,000: a header that claims more is lying, and is given no memory
 
 SIDE, BOX = 28, 20  # of MNIST: the image, and the box that the digit was fitted into
 WORKING_SIDE = 1024  # pixels of a larger picture are averaged before anything is looked for in it
@@ -34,7 +29,8 @@ class ImageError(UserError):
 def open_image(path: Path) -> Image.Image:
     """The picture in a file, turned upright (EXIF), of kind L, RGB or RGBA; of an animation the first image.
 
-    Raises ImageError with what is wrong; the caller knows what the file was wanted for, and names it.
+    Of 16 bits per pixel the upper 8 are kept. Raises ImageError with what is wrong; the caller knows what
+    the file was wanted for, and names it.
     """
     try:
         with Image.open(path, formats=tuple(set(FORMATS.values()))) as image:

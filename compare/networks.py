@@ -110,7 +110,7 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     if not isinstance(config, Mapping) or config.get("model") not in MODELS:
         known = ", ".join(MODELS)
         raise WeightsError(f"does not say which network this is: its metadata need a config with a model ({known})")
-    model, args, dataset = config["model"], dict(config.get("model_args") or {}), config.get("dataset", "elsewhere")
+    model, args, dataset = config["model"], tuples(config.get("model_args") or {}), config.get("dataset", "elsewhere")
     params, stats = snapshot.get("ema") or snapshot.get("params", {}), snapshot.get("stats", {})
     if bad := [path for path, leaf in leaves({"params": params, "stats": stats}).items() if not is_finite(leaf)]:
         raise WeightsError(f"holds numbers that are not finite, in {', '.join(bad)}: take an earlier checkpoint")
@@ -125,6 +125,11 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     names = meta.get("classes") or CLASSES.get(dataset) or ()
     classes = tuple(map(str, names)) if len(names) == count else tuple(f"class {k}" for k in range(count))
     return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta))
+
+
+def tuples(args: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments as they were before JSON made lists of their tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
 
 
 def is_finite(leaf: Any) -> bool:

@@ -28,7 +28,7 @@ from torch import Tensor
 from compare.architectures import ARCHITECTURES, PREPARED, Architecture, State
 from compare.config import Config
 from compare.errors import UserError
-from compare.networks import CLASSES, WeightsError, describe
+from compare.networks import CLASSES, WeightsError, describe, tuples
 from compare.networks import read as read_network
 from numpy_nn.tree import Tree, count, require_same
 from torch_nn import interop
@@ -80,7 +80,7 @@ def read_described(path: Path) -> tuple[Tree, dict[str, Any]]:
     try:
         meta = json.loads(text or "null")
         config = meta["config"]
-        return convert(state, meta.get("architecture", config["model"]), config["model_args"]), meta
+        return convert(state, meta.get("architecture", config["model"]), tuples(config["model_args"])), meta
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise WeightsError("does not say which network it is: import it with --model NAME") from error
 

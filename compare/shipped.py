@@ -90,7 +90,7 @@ python -m compare.shipped
 
 ## How good it is
 
-**{accuracy:.2%}** of the {count:,} test images are recognised, {wrong:,} are taken for another digit.
+**{accuracy}** of the {count:,} test images are recognised, {wrong:,} are taken for another digit.
 
 | digit | test images | recognised | right when it says so |
 | --- | --- | --- | --- |
@@ -119,7 +119,7 @@ def card(name: str, network: Network, x: np.ndarray, y: np.ndarray) -> str:
     """The model card in Markdown, its figures counted on the test images x (n, h, w, c) with labels y (n,)."""
     config, seen = CONFIGS[name], answers(network, x)
     digits = [
-        f"| {label} | {(y == k).sum():,} | {(seen == y)[y == k].mean():.2%} | {(y == k)[seen == k].mean():.2%} |"
+        f"| {label} | {(y == k).sum():,} | {percent((seen == y)[y == k])} | {percent((y == k)[seen == k])} |"
         for k, label in enumerate(network.classes)
     ]
     wrong = Counter(zip(y[seen != y].tolist(), seen[seen != y].tolist(), strict=True))
@@ -142,12 +142,17 @@ def card(name: str, network: Network, x: np.ndarray, y: np.ndarray) -> str:
         settings=", ".join(f"{key} {value:g}" for key, value in config.optimizer_args.items()),
         schedule=config.schedule,
         lr=config.lr,
-        accuracy=(seen == y).mean(),
+        accuracy=percent(seen == y),
         count=len(y),
         wrong=(seen != y).sum(),
         digits="\n".join(digits),
         mistakes="\n".join(mistakes),
     )
+
+
+def percent(right: np.ndarray) -> str:
+    """The share of what is true: bool (n,)."""
+    return f"{100 * right.mean():.2f} %"
 
 
 def write_cards() -> list[Path]:

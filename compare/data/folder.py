@@ -4,7 +4,7 @@ Classes   the sub-folders in alphabetical order; hidden ones are passed over.
 Images    every file with a known suffix directly in a class folder; other files are passed over.
 Size      the largest centred square is cut out and scaled to `image_size` (bilinear, antialiased).
 Channels  3: colour (grey images get three equal channels); 1: grey (ITU-R 601 luma of colour
-          images). 8 bits per channel; transparent pixels become black; images with more bits are refused.
+          images). Of 16 bits per pixel the upper 8 are kept; transparent pixels become black.
           The orientation that a camera notes in EXIF is applied; of an animation, the first image counts.
 Test set  a sixth of each class, at least one image: those whose names have the smallest md5. It
           depends on nothing but the names, and stays the same for every seed.
@@ -76,26 +76,12 @@ def class_images(folder: Path) -> list[Path]:
 
 def read_image(path: Path, *, image_size: int, channels: int) -> np.ndarray:
     """One image, uint8 (h, w, c)."""
-    from PIL import Image, ImageOps
+    from compare.images import ImageError, open_image, to_square
 
     try:
-        with Image.open(path, formats=tuple(set(FORMATS.values()))) as image:
-            limit = min(PIXEL_LIMIT, PIXELS_PER_BYTE * path.stat().st_size)
-            if image.width * image.height > limit:
-                raise DataError(f"claims {image.width} x {image.height} pixels, more than the {limit:,} it may have")
-            if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"):
-                raise DataError(f"has pixels of the kind {image.mode}; convert it to 8 bits per channel")
-            upright = ImageOps.exif_transpose(image)
-            if "A" in upright.mode or "transparency" in upright.info:
-                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "black"), upright.convert("RGBA"))
-            side = min(upright.size)
-            left, top = (upright.width - side) // 2, (upright.height - side) // 2
-            square = upright.convert("RGB" if channels == 3 else "L").crop((left, top, left + side, top + side))
-            scaled = square.resize((image_size, image_size), Image.Resampling.BILINEAR)
-        return np.asarray(scaled).reshape(image_size, image_size, channels)
-    except Exception as error:  # Pillow's decoders raise what they like on a broken file
-        problem = str(error) if isinstance(error, DataError) else f"is not a readable image ({error})"
-        where = f"{path}: {problem}. md5: {md5_of_file(path)}"
+        return to_square(open_image(path), size=image_size, channels=channels)
+    except ImageError as error:
+        where = f"{path}: {error}. md5: {md5_of_file(path)}"
         raise DataError(f"{where}. Repair the file or take it out of the folder.") from error
 
 
