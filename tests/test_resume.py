@@ -167,32 +167,6 @@ def test_a_damaged_newest_checkpoint_costs_time_only(data, tmp_path):
     assert_same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
 
 
-# Orbax leaves writes under way when one fails, and they complain that nobody listens any more.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_full_disk_stops_with_a_clear_error(data, tmp_path, monkeypatch):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    written = runner.Saver.write
-
-    def write(saver: Any, moment: Any) -> None:
-        if moment.step == 36:
-            saver.close()  # what was begun is on disk
-            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-        written(saver, moment)
-
-    monkeypatch.setattr(runner.Saver, "write", write)
-    try:
-        end = train(tmp_path / "run", "numpy")[-1]
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    monkeypatch.undo()
-    assert end["status"] == "failed"
-    assert "free some space or choose another folder; whole and the newest there is" in end["message"]
-    monkeypatch.setattr(runner, "load_data", lambda *_, **__: data)
-    train(tmp_path / "whole", "numpy")
-    assert train(tmp_path / "run", "numpy")[-1]["resumed"][0]["step"] == 24
-    assert_same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
-
-
 @pytest.mark.parametrize("done", [0, 1, 24, 50, 59])
 @pytest.mark.parametrize("length", [{"steps": 60}, {"epochs": 6.0, "steps": None}])
 def test_the_rest_of_a_plan_is_cut_into_whole_chunks(done, length):
@@ -257,6 +231,26 @@ def killed_and_whole(track: str, folder: Path, *, kills: int, seed: int, **chang
 def test_a_killed_worker_goes_on_bit_for_bit(tmp_path):
     mlp = {"model_args": {"hidden": (16,)}, "steps": 640, "batch_size": 8, "eval_batch_size": 500}
     killed_and_whole("numpy", tmp_path, kills=2, seed=0, **mlp)
+
+
+def test_a_full_disk_stops_with_a_clear_error(tmp_path):
+    """No file may be longer than a kilobyte, for a while."""
+    mlp = {"model_args": {"hidden": (16,)}, "augment": (), "steps": 320, "batch_size": 8, "eval_batch_size": 500}
+    job = Job(dataclasses.replace(CONFIG, **mlp), "numpy", 1, tmp_path / "run", save_every=OFTEN)
+    next(lives(job, tmp_path / "log", kills=1, seed=0))
+    before = checkpoint.steps(job.folder)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with Worker(job, log=tmp_path / "log") as worker:
+            *_, end = worker.events()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert end["status"] == "failed"
+    assert "free some space or choose another folder" in end["message"]
+    assert checkpoint.steps(job.folder) == before
+    assert all(checkpoint.verified(path) for path in before)
+    assert not list(lives(job, tmp_path / "log", kills=0, seed=0))
 
 
 @pytest.mark.slow
