@@ -61,7 +61,7 @@ def test_the_tracks_agree_on_what_ships(name: str) -> None:
     logits = {track: network.logits(x, track) for track in TRACKS}
     for track in ("jax", "torch"):
         np.testing.assert_array_equal(logits[track].argmax(axis=1), logits["numpy"].argmax(axis=1))
-        np.testing.assert_allclose(logits[track], logits["numpy"], atol=1e-4)  # 2e-5, of logits up to 30
+        np.testing.assert_allclose(logits[track], logits["numpy"], atol=1e-4)  # 1.1e-5, of logits up to 28
 
 
 def distort(x: np.ndarray, how: str) -> Image.Image:
@@ -70,7 +70,7 @@ def distort(x: np.ndarray, how: str) -> Image.Image:
     if how == "dark on light":
         return ImageOps.invert(image)
     if how == "large":
-        return image.resize((700, 700), Image.Resampling.BICUBIC)
+        return image.resize((400, 400), Image.Resampling.BICUBIC)
     if how == "small":
         return image.resize((17, 17), Image.Resampling.BOX)
     if how == "in a corner":
@@ -92,9 +92,9 @@ def distort(x: np.ndarray, how: str) -> Image.Image:
 )
 def test_pictures_of_digits_are_recognised(how: str) -> None:
     test, predictor = data.load("mnist"), load()
-    x = np.stack([predictor.prepare(distort(image, how)) for image in test.test_x[:200]])
-    right = (shipped.answers(predictor.network, x) == test.test_y[:200]).sum()
-    assert right >= (190 if how == "small" else 197)  # 196; 200 of the others
+    x = np.stack([predictor.prepare(distort(image, how)) for image in test.test_x[:100]])
+    right = (shipped.answers(predictor.network, x) == test.test_y[:100]).sum()
+    assert right >= 98  # 100
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------
