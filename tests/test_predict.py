@@ -56,7 +56,7 @@ def test_the_card_says_what_the_network_does(name: str) -> None:
 
 @pytest.mark.parametrize("name", shipped.CONFIGS)
 def test_the_tracks_agree_on_what_ships(name: str) -> None:
-    x = data.load("mnist").test_x[:2_000]
+    x = data.load("mnist").test_x[:500]
     network = open_network(SHIPPED / f"{name}.npz")
     logits = {track: network.logits(x, track) for track in TRACKS}
     for track in ("jax", "torch"):
@@ -92,9 +92,9 @@ def distort(x: np.ndarray, how: str) -> Image.Image:
 )
 def test_pictures_of_digits_are_recognised(how: str) -> None:
     test, predictor = data.load("mnist"), load()
-    x = np.stack([predictor.prepare(distort(image, how)) for image in test.test_x[:100]])
-    right = (shipped.answers(predictor.network, x) == test.test_y[:100]).sum()
-    assert right >= 98  # 100
+    x = np.stack([predictor.prepare(distort(image, how)) for image in test.test_x[:40]])
+    right = (shipped.answers(predictor.network, x) == test.test_y[:40]).sum()
+    assert right >= 39  # 40
 
 
 # --- from Python ------------------------------------------------------------------------------------------------------
