@@ -123,7 +123,8 @@ class Comparison:
         child = tracker.child(config.preset, run["track"], config.seed, params=run["config"], tags=tags)
         run["status"] = "interrupted"
         self.write()
-        with Worker(self.job(run, config), log=self.directory / "logs" / f"{name_of(run)}.log") as self.worker:
+        log = self.directory / "logs" / f"{name_of(run)}.log"
+        with workers.trainer(self.job(run, config), log=log) as self.worker:
             for event in self.worker.events():
                 kind = event.pop("event")
                 if kind == "note":

@@ -72,11 +72,9 @@ def to_square(image: Image.Image, *, size: int, channels: int) -> np.ndarray:
 def to_digit(image: Image.Image) -> np.ndarray:
     """One digit in whatever colours on whatever plain ground, as MNIST has its digits: uint8 (28, 28, 1).
 
-    "The original black and white (bilevel) images from NIST were size normalized to fit in a 20x20 pixel
-    box while preserving their aspect ratio. The resulting images contain grey levels as a result of the
-    anti-aliasing technique used by the normalization algorithm. The images were centered in a 28x28 image
-    by computing the center of mass of the pixels, and translating the image so as to position this point
-    at the center of the 28x28 field." (LeCun, Cortes and Burges, yann.lecun.com/exdb/mnist)
+    Those are fitted into a box of 20 x 20 pixels, keeping their proportions, antialiased, and set into
+    28 x 28 so that the centre of mass of the ink lies in the middle (LeCun, Cortes & Burges, "The MNIST
+    database of handwritten digits").
 
     A test image of MNIST itself comes out as it was, its brightest pixel made 255.
     """

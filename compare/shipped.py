@@ -110,7 +110,7 @@ Its most frequent mistakes:
   across it are strokes to it.
 - MNIST was written by employees of the US Census Bureau and American high-school students around 1990.
   The continental 1 with a long upstroke and the crossed 7 are rare in it; printed digits are not in it.
-- Its probabilities are not calibrated: of the answers given with 99 %, not one in a hundred need be wrong.
+- Its probabilities are not calibrated: an answer given with 99 % may be wrong more often than once in a hundred.
 - It is for learning and for trying things out, not for reading cheques.
 """
 

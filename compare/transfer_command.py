@@ -6,11 +6,9 @@ import argparse
 import datetime
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from compare.errors import UserError
 from compare.progress import Progress
 from compare.results import name_of
 from compare.tracks import TRACKS, environment
-from compare.workers import ROOT
+from compare.workers import Worker
 
 Event = dict[str, Any]
 
@@ -68,8 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             for track in names:
                 job = {"task": task, "track": track, "seeds": list(dict.fromkeys(seeds)), "threads": threads}
-                with worker(job | {"options": options}, Path(cache)) as events:
-                    for row in watch(events, progress):
+                log = out / "logs" / f"{track}.log"
+                with worker(job | {"options": options}, cache=Path(cache), log=log) as at_work:
+                    for row in watch(at_work.events(), progress):
                         rows.append(row)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -100,45 +99,24 @@ def watch(events: Iterator[Event], progress: Progress) -> Iterator[Event]:
             last = {row["method"]: row["accuracy"] for row in event["rows"]}
             progress.end(label, ", ".join(f"{method} {100 * value:.2f} %" for method, value in last.items()))
             yield from event["rows"]
-        else:
+        elif event["status"] == "failed":
             raise UserError(event["message"])
 
 
 # --- the worker and its parent ----------------------------------------------------------------------------------------
 
 
-@contextmanager
-def worker(job: Event, cache: Path) -> Iterator[Iterator[Event]]:
-    """A process for the trainings of one track: its events. Leaving the ``with`` block ends it.
+def worker(job: Event, *, cache: Path, log: Path) -> Worker:
+    """A process for the trainings of one track.
 
-    It is in a process group of its own, so that Ctrl-C reaches the parent alone. JAX keeps what it compiled
-    in the folder ``cache``: the five seeds run the same programs.
+    JAX keeps what it compiled in the folder ``cache``: the five seeds run the same programs.
     """
     config = Config(preset="", model="", dataset="", promise="")
     variables = environment(job["track"], config, threads=job["threads"]) | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "compare.transfer", "--work"],
-        env=os.environ | variables | {"PYTHONPATH": str(ROOT)},
-        process_group=0,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin
-    assert process.stdout
-    try:
-        process.stdin.write(json.dumps(job))
-        process.stdin.close()
-        yield (json.loads(line) for line in process.stdout)
-        if code := process.wait():
-            raise UserError(f"the {name_of(job['track'])} worker ended with exit code {code}; its words are above")
-    finally:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    return Worker("compare.transfer", "--work", job=job, variables=variables, log=log)
 
 
 def work() -> int:
@@ -156,6 +134,7 @@ def work() -> int:
             emit({"event": "begin", "label": f"{name_of(job['track'])}, seed {seed}", "steps": steps})
             how = {"seed": seed, "threads": job["threads"], "emit": emit}
             emit({"event": "rows", "rows": transfer.TASKS[job["task"]](job["track"], **how, **job["options"])})
+        emit({"event": "end", "status": "finished"})
     except UserError as error:
-        emit({"event": "error", "message": str(error)})
+        emit({"event": "end", "status": "failed", "message": str(error)})
     return 0

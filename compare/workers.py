@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,21 @@ Event = dict[str, Any]
 
 
 class Worker:
-    """One training (``python -m compare.runner``) as a process of its own: a context manager.
+    """``python -m module ...``, given a job and telling of events, one JSON line each: a context manager.
 
-    In a process group of its own, so that Ctrl-C reaches the parent alone, which
-    then asks the worker to save and leave. Leaving the ``with`` block ends it.
+    In a process group of its own, so that Ctrl-C reaches the parent alone, which may then ask
+    the worker to save and leave. Leaving the ``with`` block ends it.
     """
 
-    def __init__(self, job: Job, *, log: Path):
-        self._job = job.to_json()
-        self._variables = tracks.environment(job.track, job.config, threads=job.threads)
-        self._log = log
+    def __init__(self, *module: str, job: Mapping[str, Any], variables: Mapping[str, str], log: Path):
+        self._module, self._job, self._variables, self._log = module, job, variables, log
 
     def __enter__(self) -> Worker:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("w", encoding="utf-8") as words:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "compare.runner"],
-                env=os.environ | self._variables,
+                [sys.executable, "-m", *self._module],
+                env={**os.environ, **self._variables},
                 cwd=ROOT,
                 process_group=0,
                 stdin=subprocess.PIPE,
@@ -76,6 +74,12 @@ class Worker:
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(text)
             self._process.stdin.close()
+
+
+def trainer(job: Job, *, log: Path) -> Worker:
+    """The worker of one training; what its libraries print goes to ``log``."""
+    variables = tracks.environment(job.track, job.config, threads=job.threads)
+    return Worker("compare.runner", job=job.to_json(), variables=variables, log=log)
 
 
 def _obituary(code: int, log: Path) -> str:

@@ -27,7 +27,7 @@ from compare.errors import UserError
 from compare.jobs import Job
 from compare.parity import distance
 from compare.tracks import TRACKS
-from compare.workers import ROOT, Worker
+from compare.workers import ROOT
 from numpy_nn.tree import leaves
 
 # Everything that a step may depend on: moments, a schedule, an average, distorted images, the best state.
@@ -199,7 +199,7 @@ def lives(job: Job, log: Path, *, kills: int, seed: int) -> Iterator[tuple[int, 
     for number in itertools.count():
         chunks = generator.randint(1, 4) if number < kills else None
         last: dict[str, Any] = {}
-        with Worker(job, log=log) as worker:
+        with trainer(job, log=log) as worker:
             for event in worker.events():
                 last = event if "step" in event else last
                 if event["event"] == "end":
@@ -242,7 +242,7 @@ def test_a_full_disk_stops_with_a_clear_error(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        with Worker(job, log=tmp_path / "log") as worker:
+        with trainer(job, log=tmp_path / "log") as worker:
             *_, end = worker.events()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
