@@ -59,6 +59,7 @@ class Recipe:
     optimizer: str = "adamw"
     optimizer_args: dict[str, float] = field(default_factory=lambda: {"weight_decay": 1e-2})
     schedule: str = "cosine"
+    augment: tuple[str, ...] = ()  # see compare.data.augment
     evaluations: int = 1  # at equal distances, the last of them at the end
 
 
@@ -122,7 +123,7 @@ def learn(
     chunk, rows = chunk_of(recipe), []
     batch_size = min(recipe.batch_size, len(data.train_x))
     for step in range(chunk, recipe.steps + 1, chunk):
-        x, y = data.train_chunk(seed, step - chunk, chunk, batch_size=batch_size)
+        x, y = data.train_chunk(seed, step - chunk, chunk, batch_size=batch_size, augment=recipe.augment)
         state, metrics = track.train_steps(state, x, y)
         loss = float(np.asarray(metrics["loss"], np.float64).mean())
         if not np.isfinite(loss):
@@ -169,12 +170,12 @@ def three_ways(
 # --- two tasks --------------------------------------------------------------------------------------------------------
 
 CNN = {"classes": 5}
-PRETRAINING = Recipe(steps=300, batch_size=64, lr=3e-3)
+PRETRAINING = Recipe(steps=600, batch_size=64, lr=3e-3, augment=("affine:10:2",))
 # the learning rates were chosen on other seeds, by training images that were not learned from
 DIGITS = {
     "scratch": Recipe(steps=100, batch_size=50, lr=3e-3, evaluations=4),
     "linear probe": Recipe(steps=100, batch_size=50, lr=3e-2, evaluations=4),
-    "fine-tuning": Recipe(steps=100, batch_size=50, lr=1e-2, evaluations=4),
+    "fine-tuning": Recipe(steps=100, batch_size=50, lr=5e-3, evaluations=4),
 }
 ELSEWHERE = {
     "scratch": Recipe(steps=300, batch_size=32, lr=3e-3),

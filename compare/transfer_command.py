@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m compare.transfer", description="Learn a new task from few labels, with and without an old one."
     )
     tasks = options.add_subparsers(dest="task", required=True)
-    digits = tasks.add_parser("digits", help="MNIST: the digits 0 to 4 first, then 5 to 9 (offline, about 2 minutes)")
+    digits = tasks.add_parser("digits", help="MNIST: the digits 0 to 4 first, then 5 to 9 (offline, about 3 minutes)")
     digits.add_argument("--labels", type=int, default=10, metavar="N", help="per class (default: %(default)s)")
     to = tasks.add_parser("to", help="a network of others, and few labels of a dataset")
     to.add_argument("dataset", metavar="DATASET", help=f"{', '.join(DATASETS)} or folder:PATH")
