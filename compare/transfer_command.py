@@ -97,8 +97,8 @@ def watch(events: Iterator[Event], progress: Progress) -> Iterator[Event]:
             progress.update(step, loss=event["loss"])
         elif event["event"] == "rows":
             last = {row["method"]: row["accuracy"] for row in event["rows"]}
+            yield from event["rows"]  # first: whoever is interrupted on seeing the line below has them
             progress.end(label, ", ".join(f"{method} {100 * value:.2f} %" for method, value in last.items()))
-            yield from event["rows"]
         elif event["status"] == "failed":
             raise UserError(event["message"])
 

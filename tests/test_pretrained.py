@@ -22,7 +22,7 @@ from torch_nn import interop
 from torch_nn.models import MODELS as TORCH_MODELS
 
 SMALL = {"input_shape": (8, 8, 3), "stages": (1, 1), "channels": (2, 4)}  # a ResNet
-TORCHVISIONS = [name for name in ARCHITECTURES if hasattr(models, name)]
+TORCHVISIONS = [name for name in ARCHITECTURES if callable(getattr(models, name, None))]
 
 
 def small_state() -> dict[str, torch.Tensor]:

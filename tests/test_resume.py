@@ -27,7 +27,7 @@ from compare.errors import UserError
 from compare.jobs import Job
 from compare.parity import distance
 from compare.tracks import TRACKS
-from compare.workers import ROOT
+from compare.workers import ROOT, trainer
 from numpy_nn.tree import leaves
 
 # Everything that a step may depend on: moments, a schedule, an average, distorted images, the best state.

@@ -19,6 +19,7 @@ import pytest
 
 from compare import run_all
 
+pytestmark = pytest.mark.xdist_group("run_all")  # one process, so that the comparison they look at is made once
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = {
     "top": "schema created environment runs parity proof status command settings",
@@ -300,7 +301,7 @@ def workers_left(out: Path) -> list[int]:
     found = []
     for folder in Path("/proc").glob("[0-9]*/fd"):
         try:
-            if any(str(out) in os.readlink(link) for link in folder.iterdir()):
+            if any(str(out / "logs") in os.readlink(link) for link in folder.iterdir()):
                 found.append(int(folder.parent.name))
         except OSError:
             continue

@@ -289,7 +289,7 @@ def test_a_wrong_question_is_answered_without_a_traceback(arguments, message, tm
     err = capfd.readouterr().err
     assert message in err
     assert "Traceback" not in err
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_ctrl_c_reports_what_is_complete(tmp_path):
