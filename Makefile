@@ -21,7 +21,7 @@ compare: $(READY) ## train the presets in NumPy, JAX and PyTorch and report   AR
 	@$(RUN) compare.run_all $(ARGS)
 
 test: $(READY) ## run the tests on two cores   ARGS="-k conv"   the slow ones: ARGS="-m slow"
-	@$(RUN) pytest -n 2 --dist loadgroup $(ARGS)
+	@$(RUN) pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(READY) ## ruff, formatting and mypy over the whole project: the pre-commit hooks
 	@$(RUN) pre_commit run --all-files

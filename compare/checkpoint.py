@@ -186,6 +186,7 @@ def find(directory: Path) -> list[Path]:
         return [directory] if directory.is_dir() else []
     parts = (part for name in PARTS for part in directory.rglob(name))
     runs = sorted({part.parent.parent for part in parts if part.parent.name.isdecimal()})
+    runs = [run for run in runs if run.name != OLD]  # a process was killed while it deleted something
     return [each for run in runs for each in steps(run)]
 
 
