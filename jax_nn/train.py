@@ -37,6 +37,14 @@ from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors, requi
 Carry = dict[str, Any]  # "params", "stats", "opt", "step", perhaps "ema": all that changes from step to step
 LossAndGrads = Callable[[Any, Any, Array, Array], Any]  # params, stats, x, y -> (loss, (stats, correct)), gradients
 
+KNOWN: dict[str, Collection[str]] = {
+    "model": MODELS,
+    "loss": LOSSES,
+    "optimizer": optim.OPTIMIZERS,
+    "schedule": optim.SCHEDULES,
+    "precision": KEPT,
+}
+
 
 @dataclass(frozen=True)
 class State:
@@ -76,31 +84,55 @@ def init_state(
     thread pool when JAX starts, by the CPUs it may run on, so ``threads`` is for
     whoever starts the process to enforce.
     """
-    if precision not in KEPT:
-        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(KEPT)}")
+    require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
     if precision == "float64" and not jax.config.jax_enable_x64:
         raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
     if devices != 1:
         raise ValueError(f"one device here, not {devices}")
     if accumulate < 1:
         raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
-    for name, known in ((model, MODELS), (loss, LOSSES), (schedule, optim.SCHEDULES), (optimizer, optim.OPTIMIZERS)):
-        if name not in known:
-            raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
-    # the modules are only shapes here: the values come from the snapshot
-    network = nnx.eval_shape(lambda: MODELS[model](**(model_args or {}), rngs=nnx.Rngs(0)))
+    network = shapes_only(model, model_args or {}, snapshot, precision)
+    lr = optim.SCHEDULES[schedule](**schedule_args)
+    factors = rate_factors(snapshot["params"], lr_scale)
+    tx = optim.make(optimizer, lr, factors=factors if lr_scale else None, **(optimizer_args or {}))
+    memory = optim.OPTIMIZERS[optimizer][1]
+    dtype = KEPT[precision]
+    pixels = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
+    loss_fn = partial(LOSSES[loss], **(loss_args or {}))
+    frozen = frozen_norms(snapshot.get("stats", {}), factors)
+    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema, frozen=frozen)
+    forward = make_forward(network, *pixels)
+    return State(
+        carry=first_carry(snapshot, tx, memory, dtype, ema),
+        train_chunk=jax.jit(lambda carry, x, y: jax.lax.scan(step, carry, (x, y)), donate_argnums=0),
+        evaluate=jax.jit(make_evaluate(forward, loss_fn)),
+        forward=jax.jit(forward),
+        memory=memory,
+    )
+
+
+def require_known(**names: str) -> None:
+    """Raise ValueError for a name that is not in the table of its kind, with the names that are."""
+    for kind, name in names.items():
+        if name not in KNOWN[kind]:
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(KNOWN[kind])}")
+
+
+def shapes_only(model: str, model_args: Mapping[str, Any], snapshot: Tree, precision: str) -> nnx.Module:
+    """The network without values, which come from the snapshot: ValueError if that has other names or shapes."""
+    network = nnx.eval_shape(lambda: MODELS[model](**model_args, rngs=nnx.Rngs(0)))
     if precision == "bfloat16":
         in_bfloat16(network)
     _, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     require_same(interop.names(nnx.to_pure_dict(params)), snapshot["params"])
     require_same(interop.names(nnx.to_pure_dict(stats)), snapshot.get("stats", {}), what="stats")
+    return network
 
-    lr = optim.SCHEDULES[schedule](**schedule_args)
-    factors = rate_factors(snapshot["params"], lr_scale)
-    frozen = frozen_norms(snapshot.get("stats", {}), factors)
-    tx = optim.make(optimizer, lr, factors=factors if lr_scale else None, **(optimizer_args or {}))
-    memory = optim.OPTIMIZERS[optimizer][1]
-    dtype = KEPT[precision]
+
+def first_carry(
+    snapshot: Tree, tx: optax.GradientTransformation, memory: dict[str, str], dtype: str, ema: float | None
+) -> Carry:
+    """What the snapshot says, on the device; what it does not say (optimizer state, step, average) as at step 0."""
     carry: Carry = {
         "params": interop.to_jax(snapshot["params"], dtype),
         "stats": interop.to_jax(snapshot.get("stats", {}), dtype),
@@ -113,23 +145,7 @@ def init_state(
         carry["opt"] = optim.write(carry["opt"], interop.to_jax(snapshot["opt"], dtype), memory)
     if average := first_average(snapshot, ema):
         carry["ema"] = interop.to_jax(average, dtype)
-
-    pixels = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
-    loss_fn = partial(LOSSES[loss], **(loss_args or {}))
-    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema, frozen=frozen)
-    forward = make_forward(network, *pixels)
-
-    def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
-        outputs, count = forward(carry, x), (y >= 0).sum()
-        return {"loss_sum": loss_fn(outputs, y) * count, "correct": correct(outputs, y), "count": count}
-
-    return State(
-        carry=carry,
-        train_chunk=jax.jit(lambda carry, x, y: jax.lax.scan(step, carry, (x, y)), donate_argnums=0),
-        evaluate=jax.jit(evaluate),
-        forward=jax.jit(forward),
-        memory=memory,
-    )
+    return carry
 
 
 def preprocess(x: Array, mean: Array, std: Array) -> Array:
@@ -211,6 +227,18 @@ def make_forward(network: nnx.Module, mean: Array, std: Array) -> Callable[[Carr
         return nnx.merge(graphdef, params, carry["stats"], copy=True)(preprocess(x, mean, std))
 
     return forward
+
+
+def make_evaluate(
+    forward: Callable[[Carry, Array], Array], loss: Callable[[Array, Array], Array]
+) -> Callable[[Carry, Array, Array], dict[str, Array]]:
+    """Sums over a batch, as a pure function of the state, the images and the labels."""
+
+    def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
+        outputs, count = forward(carry, x), (y >= 0).sum()
+        return {"loss_sum": loss(outputs, y) * count, "correct": correct(outputs, y), "count": count}
+
+    return evaluate
 
 
 def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Array]]:

@@ -26,6 +26,7 @@ from numpy_nn.norm import freeze
 from numpy_nn.shapes import Array, Float, Int, UInt8
 from numpy_nn.tree import Tree, cast, first_average, frozen_norms, rate_factors, require_same, tree_map
 
+KNOWN = {"model": MODELS, "loss": LOSSES, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}
 LossAndGrads = tuple[float, int, Tree, Tree]  # loss, number of correct answers, running statistics, gradients
 
 
@@ -92,15 +93,13 @@ def init_state(
         threads: cores to use; more than 1 expects a single-threaded BLAS (see ``parallel``).
         precision: "float32" or "float64"; the other tracks also multiply in "bfloat16".
     """
+    require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule)
     if precision not in ("float32", "float64"):
         raise ValueError(f"NumPy has no {precision} arithmetic: choose float32 or float64, or another track")
     if devices != 1:
         raise ValueError(f"NumPy runs on one device, not {devices}; use threads for several cores")
     if accumulate < 1:
         raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
-    for name, known in ((model, MODELS), (loss, LOSSES), (optimizer, optim.OPTIMIZERS)):
-        if name not in known:
-            raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
     loss_forward, loss_backward = LOSSES[loss]
     network = MODELS[model](**(model_args or {}))
     template = network.init(np.random.default_rng(0))
@@ -130,6 +129,13 @@ def init_state(
         std=np.asarray(std, precision),
         threads=threads,
     )
+
+
+def require_known(**names: str) -> None:
+    """Raise ValueError for a name that is not in the table of its kind, with the names that are."""
+    for kind, name in names.items():
+        if name not in KNOWN[kind]:
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(KNOWN[kind])}")
 
 
 def preprocess(

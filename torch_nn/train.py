@@ -12,7 +12,7 @@ The six functions are the same in ``numpy_nn.train`` and ``jax_nn.train``:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,6 +27,14 @@ from torch_nn import interop, optim
 from torch_nn.losses import LOSSES, correct
 from torch_nn.models import MODELS
 from torch_nn.precision import KEPT, in_bfloat16
+
+KNOWN: dict[str, Collection[str]] = {
+    "model": MODELS,
+    "loss": LOSSES,
+    "optimizer": optim.OPTIMIZERS,
+    "schedule": optim.SCHEDULES,
+    "precision": KEPT,
+}
 
 
 @dataclass
@@ -76,15 +84,11 @@ def init_state(
     The arguments are those of ``numpy_nn.train.init_state``; ``threads`` sizes
     PyTorch's intra-op pool, ``compile`` passes the model through torch.compile.
     """
-    if precision not in KEPT:
-        raise ValueError(f"unknown precision {precision!r}; known: {', '.join(KEPT)}")
+    require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
     if devices != 1:
         raise ValueError(f"one device here, not {devices}")
     if accumulate < 1:
         raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
-    for name, known in ((model, MODELS), (loss, LOSSES), (schedule, optim.SCHEDULES), (optimizer, optim.OPTIMIZERS)):
-        if name not in known:
-            raise ValueError(f"unknown name {name!r}; known: {', '.join(known)}")
     torch.manual_seed(seed)
     torch.set_num_threads(threads)
     network = MODELS[model](**(model_args or {})).to(KEPT[precision], memory_format=torch.channels_last)
@@ -98,19 +102,13 @@ def init_state(
     memory = optim.OPTIMIZERS[optimizer][1]
     if "opt" in snapshot:
         interop.opt_from_tree(network, torch_optimizer, memory, snapshot["opt"])
-    start = first_average(snapshot, ema)
-    average = None if ema is None else averaged(network, start, ema)
-
-    def prepare(network: nn.Module) -> Callable[[Tensor], Tensor]:
-        forward = torch.compile(network) if compile else network
-        return in_bfloat16(forward) if precision == "bfloat16" else forward
-
+    average = averaged(network, first_average(snapshot, ema), ema)
+    frozen = frozen_norms(snapshot.get("stats", {}), factors)
+    prepare = partial(prepared, compile=compile, precision=precision)
     forward = prepare(network)
     return State(
         model=network,
-        frozen=[
-            network.get_submodule(norm.replace("/", ".")) for norm in frozen_norms(snapshot.get("stats", {}), factors)
-        ],
+        frozen=[network.get_submodule(path.replace("/", ".")) for path in frozen],
         forward=forward,
         average=average,
         infer=forward if average is None else prepare(average),
@@ -126,12 +124,27 @@ def init_state(
     )
 
 
-def averaged(network: nn.Module, start: Tree, decay: float) -> AveragedModel:
+def require_known(**names: str) -> None:
+    """Raise ValueError for a name that is not in the table of its kind, with the names that are."""
+    for kind, name in names.items():
+        if name not in KNOWN[kind]:
+            raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(KNOWN[kind])}")
+
+
+def averaged(network: nn.Module, start: Tree, decay: float | None) -> AveragedModel | None:
     """ema ← d ema + (1 - d) p at each ``update_parameters``; running statistics are copied from the network."""
+    if decay is None:
+        return None
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay))
     interop.params_from_tree(average.module, start)
     average.n_averaged += 1  # the very first update would replace the start
     return average.eval()
+
+
+def prepared(network: nn.Module, *, compile: bool, precision: str) -> Callable[[Tensor], Tensor]:
+    """The network as the steps call it: compiled or not, with products of bfloat16 numbers or not."""
+    forward = torch.compile(network) if compile else network
+    return in_bfloat16(forward) if precision == "bfloat16" else forward
 
 
 def to_labels(y: np.ndarray, dtype: torch.dtype) -> Tensor:
