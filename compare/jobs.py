@@ -22,6 +22,8 @@ class Job:
     save_every: Interval = field(default_factory=lambda: Interval.parse("60s"))
     keep: int = 2  # checkpoints: the last so many, and the best
     origin: Mapping[str, Any] = field(default_factory=dict)  # versions and git commit, for the checkpoints
+    chunk: int | None = None  # steps per call, if not as planned
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # further ones of the track's init_state
 
     def to_json(self) -> dict[str, Any]:
         """Every field, as plain JSON types."""

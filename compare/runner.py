@@ -12,6 +12,7 @@ with events, one JSON line each:
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -26,8 +27,10 @@ import numpy as np
 from compare import machine, resuming, tracks
 from compare.clocks import Timings
 from compare.config import Config, plan
+from compare.data import Data
 from compare.data import load as load_data
 from compare.errors import UserError
+from compare.insight import insight
 from compare.jobs import Job
 from compare.saving import Saver
 from compare.training import Event, Training, require_validation
@@ -72,6 +75,8 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
             except UserError as error:
                 figures |= {"status": "failed", "message": f"the trained state could not be saved: {error}"}
             figures |= training.memory
+        if training.finished:
+            figures["insight"] = look_into(training, job)
     except UserError as error:
         figures = {"status": "failed", "message": f"{job.config.preset} {job.track}: {error}"}
     emit({"event": "end", **figures})
@@ -88,12 +93,15 @@ def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit) -> Traini
         data = load_data(config.dataset, data_dir=config.data_dir, val_size=config.val_size, seed=config.seed)
         found = resuming.find(job, note)
         schedule = plan(config, len(data.train_x), first=found.step if found else 0)
+        if job.chunk:
+            schedule = dataclasses.replace(schedule, chunk=job.chunk)
         require_validation(config, data)
         if found:
             resuming.require_fit(found, job, data, steps=schedule.steps)
     with timings.clock("set-up"):
         snapshot = found.snapshot if found else first_snapshot(config)
         arguments = tracks.state_arguments(config, job.track, steps=schedule.steps, threads=job.threads)
+        arguments |= job.arguments
         try:
             state = track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
         except ValueError as error:
@@ -103,6 +111,22 @@ def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit) -> Traini
     if found:
         resuming.go_on(training, found, job, note)
     return training
+
+
+def set_up(track: tracks.Track, snapshot: tree.Tree, job: Job, data: Data, *, steps: int) -> Any:
+    """The track's state of a snapshot, as the job wants it."""
+    arguments = tracks.state_arguments(job.config, job.track, steps=steps, threads=job.threads)
+    return track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
+
+
+def look_into(training: Training, job: Job) -> Event:
+    """The run's ``insight``: of the state that is the result, after every clock has stopped."""
+    track, data, state = training.track, training.data, training.state
+    if best := training.best_moment:
+        state = set_up(track, best.snapshot, job, data, steps=training.schedule.steps)
+    snapshot = track.to_snapshot(state)
+    params, batch_size = snapshot.get("ema") or snapshot["params"], job.config.eval_batch_size
+    return insight(lambda x: track.logits(state, x), params, data, batch_size=batch_size)
 
 
 def first_snapshot(config: Config) -> tree.Tree:
