@@ -100,10 +100,8 @@ def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit) -> Traini
             resuming.require_fit(found, job, data, steps=schedule.steps)
     with timings.clock("set-up"):
         snapshot = found.snapshot if found else first_snapshot(config)
-        arguments = tracks.state_arguments(config, job.track, steps=schedule.steps, threads=job.threads)
-        arguments |= job.arguments
         try:
-            state = track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
+            state = set_up(track, snapshot, job, data, steps=schedule.steps)
         except ValueError as error:
             raise UserError(f"{found.path}: {error}" if found else str(error)) from error
         track.synchronize(state)
@@ -116,6 +114,7 @@ def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit) -> Traini
 def set_up(track: tracks.Track, snapshot: tree.Tree, job: Job, data: Data, *, steps: int) -> Any:
     """The track's state of a snapshot, as the job wants it."""
     arguments = tracks.state_arguments(job.config, job.track, steps=steps, threads=job.threads)
+    arguments |= job.arguments
     return track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
 
 
