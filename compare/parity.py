@@ -176,6 +176,11 @@ def compare(
         "b": b,
         "passed": all(check["passed"] for check in checks),
         "checks": checks,
+        "leaves": {  # max_rel of each: losses of every step left out
+            what: {path: float(f"{rel:.2e}") for path, (_, rel) in found.items()}
+            for what, found in details.items()
+            if what != "losses"
+        },
     }
     return row, details
 
