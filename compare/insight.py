@@ -74,7 +74,7 @@ def first_layer(params: Tree, image_shape: tuple[int, ...]) -> dict[str, Any] | 
     windows = {h * w * c: (h, w, c), w * c: (1, w, c)}
     for path, leaf in leaves(params).items():
         kernel = np.asarray(leaf, np.float64)
-        if not path.endswith("kernel") or not (kernel.ndim == 4 or kernel.ndim == 2 and len(kernel) in windows):
+        if not path.endswith("kernel") or not (kernel.ndim == 4 or (kernel.ndim == 2 and len(kernel) in windows)):
             continue
         shape = kernel.shape[:-1] if kernel.ndim == 4 else windows[len(kernel)]
         units = np.unique(np.linspace(0, kernel.shape[-1] - 1, UNITS).round().astype(int))
