@@ -8,28 +8,24 @@ lines around their mean.
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import statistics
 import textwrap
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compare.results import NAMES, Results, Run, groups, name_of, numbers, speed_withheld, tested
-from compare.style import FAINT, INK, PAIR, RC, Style, track_styles
+from compare import traces
+from compare.results import NAMES, Results, groups, name_of, numbers, speed_withheld, tested
+from compare.style import FAINT, INK, RC, Style, track_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEAD, ROW, DPI = 18.0, 1.1, 3.9, 110  # inches, heading and preset rows; dots per inch
-FEW = 30  # so many steps or epochs are shown as points, not smoothed
-ROUNDING = {"float32": 2.0**-23, "float64": 2.0**-52}  # of a loss near 1: no gap means anything below it
+    from compare.traces import Curve, Tracks
 
-Tracks = dict[str, list[Run]]
-Curve = tuple[np.ndarray, np.ndarray]  # x, y
+WIDTH, HEAD, ROW, DPI = 18.0, 1.1, 3.9, 110  # inches, heading and preset rows; dots per inch
 
 
 def figure(results: Results) -> bytes:
@@ -57,32 +53,6 @@ def figure(results: Results) -> bytes:
         buffer = io.BytesIO()
         drawn.savefig(buffer, format="png", facecolor="white")
     return buffer.getvalue()
-
-
-def smooth(values: Sequence[float] | np.ndarray, memory: float) -> np.ndarray:
-    """Running mean over about `memory` values, its start corrected as Adam corrects its moments.
-
-    m_t = b m_{t-1} + (1 - b) x_t, shown is m_t / (1 - b^t), b = 1 - 1 / memory.
-    """
-    keep = 1 - 1 / max(1.0, memory)
-    shown, mean = np.empty(len(values)), 0.0
-    for t, value in enumerate(values):
-        mean = keep * mean + (1 - keep) * value
-        shown[t] = mean / (1 - keep ** (t + 1))
-    return shown
-
-
-def step_losses(run: Run) -> np.ndarray:
-    """The loss of every training step, shape (t,); NaN where it was not finite."""
-    losses = np.array(run.get("step_loss") or [], dtype=np.float64)  # null becomes NaN
-    return np.where(np.isfinite(losses), losses, np.nan)
-
-
-def loss_gap(run: Run, other: Run) -> np.ndarray:
-    """|loss of one run - loss of the other| at each step both made, no less than the rounding of a loss near 1."""
-    a, b = step_losses(run), step_losses(other)
-    steps = min(len(a), len(b))
-    return np.maximum(np.abs(a[:steps] - b[:steps]), ROUNDING.get(run.get("precision") or "", 2.0**-23))
 
 
 def _heading(drawn: Figure, results: Results, styles: dict[str, Style]) -> None:
@@ -115,35 +85,21 @@ def _heading(drawn: Figure, results: Results, styles: dict[str, Style]) -> None:
 
 def _draw(axes: Axes, curves: list[Curve], style: Style, zorder: float) -> None:
     """One seed as a line in the track's style; several as thin lines with their mean in that style."""
-    curves = [(x, y) for x, y in curves if len(x)]
-    if len(curves) > 1:
-        for x, y in curves:
-            axes.plot(x, y, color=style.color, lw=0.9, alpha=0.4, zorder=zorder)
-        longest = max(len(x) for x, _ in curves)
-        whole = [(x, y) for x, y in curves if len(x) == longest and np.isfinite(y).all()]
-        curves = [(x, np.mean([y for _, y in whole], axis=0)) for x, _ in whole[:1]]
-    if not curves:
+    several = [(x, y) for x, y in curves if len(x)]
+    for x, y in several if len(several) > 1 else []:
+        axes.plot(x, y, color=style.color, lw=0.9, alpha=0.4, zorder=zorder)
+    curve = traces.mean(several)
+    if curve is None:
         return
-    x, y = curves[0]
-    dots: dict[str, Any] = {"marker": "o", "ms": style.width + 2} if len(x) <= FEW else {}
+    x, y = curve
+    dots: dict[str, Any] = {"marker": "o", "ms": style.width + 2} if len(x) <= traces.FEW else {}
     axes.plot(x, y, color=style.color, lw=style.width, ls=style.dashes, zorder=zorder + 10, **dots)
-
-
-def _by_step(values: np.ndarray, memory: float) -> Curve:
-    return np.arange(1, len(values) + 1), np.exp(smooth(np.log(values), memory))
-
-
-def _memory(tracks: Tracks) -> float:
-    """Steps to smooth over: 1/40 of the longest run, the same for all, and none of a run shown as points."""
-    longest = max((len(run.get("step_loss") or []) for runs in tracks.values() for run in runs), default=0)
-    return longest / 40 if longest > FEW else 1.0
 
 
 def _loss(axes: Axes, preset: str, tracks: Tracks, styles: dict[str, Style]) -> None:
     """Training loss at every step, smoothed on the log scale on which it is drawn."""
     for zorder, (track, runs) in enumerate(tracks.items(), start=2):
-        losses = [np.maximum(step_losses(run), 1e-12) for run in runs]
-        _draw(axes, [_by_step(loss, _memory(tracks)) for loss in losses], styles[track], zorder)
+        _draw(axes, [traces.loss_curve(run, tracks) for run in runs], styles[track], zorder)
     axes.set_title(f"{preset}:  training loss", weight="bold")
     _finish(axes, "step", log=True)
 
@@ -152,11 +108,7 @@ def _accuracy(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
     """Validation accuracy as training went on, and in words what counts in the end: the test set."""
     words = []
     for zorder, (track, runs) in enumerate(tracks.items(), start=2):
-        curves = []
-        for run in runs:
-            rows = [row for row in run.get("history") or [] if row.get("val_accuracy") is not None]
-            curves.append(tuple(np.array([row[key] for row in rows]) for key in ("epoch", "val_accuracy")))
-        _draw(axes, [(x, 100 * y) for x, y in curves], styles[track], zorder)
+        _draw(axes, [traces.accuracy_curve(run) for run in runs], styles[track], zorder)
         tested = numbers(runs, "test_accuracy")
         words += [(f"{100 * statistics.fmean(tested):.2f} %", styles[track].color)] if tested else []
     axes.set_title("validation accuracy, %")
@@ -171,14 +123,9 @@ def _accuracy(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
 def _gaps(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
     """How far two tracks' losses are apart on the same batch, having started from the same weights."""
     words = []
-    reference = list(tracks)[: 2 if len(tracks) < 4 else 1]  # every pair of three; of more, those with the first
-    pairs = [(a, b) for a, b in itertools.combinations(tracks, 2) if a in reference]
-    for zorder, (a, b) in enumerate(pairs, start=2):
-        style = styles[b] if a == "numpy" else PAIR
-        others = {run["seed"]: run for run in tracks[b]}
-        gaps = [loss_gap(run, others[run["seed"]]) for run in tracks[a] if run["seed"] in others]
-        _draw(axes, [_by_step(gap, _memory(tracks)) for gap in gaps], style, zorder)
-        words += [(f"{name_of(b)} vs {name_of(a)}", style.color)] if any(len(gap) for gap in gaps) else []
+    for zorder, gap in enumerate(traces.gaps(tracks, styles), start=2):
+        _draw(axes, gap.curves, gap.style, zorder)
+        words += [(gap.name, gap.style.color)] if gap.curves else []
     axes.set_title("gap between training losses")
     if words:
         _words(axes, words, where="best")

@@ -17,10 +17,11 @@ from PIL import Image
 from rich.console import Console
 
 from compare import report
-from compare.curves import DPI, HEAD, ROW, WIDTH, figure, loss_gap, smooth
+from compare.curves import DPI, HEAD, ROW, WIDTH, figure
 from compare.errors import UserError
 from compare.results import cold_seconds, groups, proof_problem, spread, target_accuracy
 from compare.sections import COLUMNS, document, row
+from compare.traces import loss_gap, smooth
 from compare.verdict import ratio
 
 
