@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
+
+from compare.caveats import one_line, unfairness, unfinished
 from compare.results import (
     Results,
     Run,
@@ -36,20 +39,27 @@ COLUMNS = (  # a line break is where a narrow table may break a cell
 
 def document(results: Results) -> str:
     """The whole of report.md."""
-    sections = {
+    found = sections(results)
+    found["Curves"] = "![Loss, accuracy, gaps and speed](curves.png)"
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in found.items() if text)
+    return f"# The same networks, track by track\n\n{body}\n"
+
+
+def sections(results: Results) -> dict[str, str]:
+    """Titles and texts in Markdown, in their order; a text is empty where there is nothing to say."""
+    return {
         "Verdict": verdict(results),
         "Results": _results(results),
-        "Curves": "![Loss, accuracy, gaps and speed](curves.png)",
+        "Curves": "",
         "The same model: the proof": _proof(results),
         "Drift: the end of training": _drift(results),
         "Where the time goes": _time(results),
-        "Known unfairness": _unfairness(results),
-        "What did not finish": _unfinished(results),
+        "What they get wrong": _errors(results),
+        "Known unfairness": unfairness(results),
+        "What did not finish": unfinished(results),
         "Machine": _machine(results),
         "To reproduce": f"```\n{results.get('command') or 'the command was not recorded'}\n```",
     }
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
-    return f"# The same networks, track by track\n\n{body}\n"
 
 
 def row(results: Results, preset: str, track: str, runs: list[Run]) -> list[str]:
@@ -98,7 +108,7 @@ def _speed(results: Results, runs: list[Run]) -> tuple[str, str, str]:
 def _results(results: Results) -> str:
     lines = [row(results, preset, track, runs) for preset, track, runs in _each(results)]
     notes = [
-        f"- {run['preset']} {run['track']} seed {run['seed']}: {_one_line(run['compile_note'])}"
+        f"- {run['preset']} {run['track']} seed {run['seed']}: {one_line(run['compile_note'])}"
         for run in results["runs"]
         if run.get("compile_note")
     ]
@@ -174,49 +184,23 @@ def _time(results: Results) -> str:
     return f"{markdown(('preset', 'track', *clocks, 'cold to accuracy'), lines)}\n\n{note}"
 
 
-def _unfairness(results: Results) -> str:
-    environment, runs = results["environment"], results["runs"]
-    load = ", ".join(
-        f"{value:.1f} {when}"
-        for value, when in zip(environment.get("load") or [], ("before", "after"), strict=False)
-        if value is not None
-    )
-    seeds = len({run["seed"] for run in runs})
-    repeats = (
-        "one run: its spread is unknown, so a small difference shows nothing"
-        if seeds == 1
-        else f"{seeds} runs, the seeds: a difference within their spread shows nothing"
-    )
-    chunk = max(numbers(runs, "chunk"), default=0)
-    lines = [
-        f"Each figure rests on {repeats}.",
-        "The runs take turns, a fresh process each, in the order in which results.json lists them: a later one meets "
-        "a warmer processor and a fuller file cache, and whatever else the machine did meanwhile"
-        + (f" (1-minute load: {load})." if load else "."),
-        "All cores are open to every track, and used in different ways: PyTorch and XLA have thread pools; "
-        "NumPy splits the batch over threads, or (mlp-mnist) leaves the cores to its matrix library, and what lies "
-        "between the products then runs on one.",
-        "Convolution compares implementations, not languages: windows times kernel in NumPy and, on a CPU, in JAX, "
-        "where XLA's own convolution is slower; oneDNN in PyTorch. On an accelerator JAX takes XLA's, and the order "
-        "may be another.",
-        f"JAX runs a chunk of steps ({chunk:.0f} here) in one compiled call, PyTorch and NumPy come back to Python "
-        "after each: the usual form of each, and an advantage where steps are short.",
-        "A step's time is that of its chunk divided by the steps in it: the spread [p10 p90] hides single slow steps.",
-        "Peak memory is that of the process: libraries, data and buffers that a framework keeps for later are in it.",
-        "The matmul peak was measured through NumPy's BLAS before the first run and after the last; another library, "
-        "or a cooler processor, can exceed it.",
-        "The proof covers the first steps at the seed it was made with, not the whole training: see the drift.",
-    ]
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _unfinished(results: Results) -> str:
-    return "\n".join(
-        f"- {run['preset']} {run['track']} seed {run['seed']}: {run['status']}"
-        + (f" after {len(run['step_loss']):,} steps" if run.get("step_loss") else "")
-        + (f": {_one_line(run['message'])}" if run.get("message") else "")
-        for run in results["runs"]
-        if run["status"] != "finished"
+def _errors(results: Results) -> str:
+    """Mistakes per track, and which digit is taken for which."""
+    lines = []
+    for preset, track, runs in _each(results):
+        looked_into = [run["insight"] for run in runs if (run.get("insight") or {}).get("confusion")]
+        if not looked_into:
+            continue
+        counts = np.sum([found["confusion"] for found in looked_into], axis=0)
+        np.fill_diagonal(counts, 0)
+        classes, seeds = looked_into[0]["classes"], len(looked_into)
+        often = [divmod(int(place), len(counts)) for place in np.argsort(-counts, axis=None, kind="stable")[:3]]
+        named = [f"{classes[a]} as {classes[b]} ({counts[a, b] / seeds:.3g})" for a, b in often if counts[a, b]]
+        lines.append([preset, track, f"{counts.sum() / seeds:,.4g}", ", ".join(named) or "-"])
+    if not lines:
+        return ""
+    return "Of all test images, by the state whose accuracy is reported; of several seeds the mean.\n\n" + markdown(
+        ("preset", "track", "mistakes", "most often"), lines
     )
 
 
@@ -234,11 +218,6 @@ def _peak(results: Results) -> str:
 
 def _each(results: Results) -> Iterable[tuple[str, str, list[Run]]]:
     return [(preset, track, runs) for preset, tracks in groups(results).items() for track, runs in tracks.items()]
-
-
-def _one_line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 400 else f"{line[:400]}..."
 
 
 def markdown(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
