@@ -25,7 +25,7 @@ from typing import Any
 
 from compare import machine, presets, tracks, workers
 from compare.config import CHUNK, Config
-from compare.errors import UserError
+from compare.errors import UserError, command_line
 
 SCHEMA = 1
 STEPS = 10 * CHUNK  # of a trial: one chunk warms up, nine are timed
@@ -185,32 +185,29 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+@command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all went well, 1 if a trial or proof failed or a row became slower, 2 for a wrong question."""
     from compare import bench_report
 
     options = parser().parse_args(arguments)
-    try:
-        if options.repeats < 1:
-            raise UserError(f"--repeats {options.repeats}: at least 1")
-        if options.threads not in ("1", "all"):
-            raise UserError(f"--threads {options.threads}: it is 1 or all")
-        before = bench_report.read(options.against) if options.against else None
-        configs = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
-        out = options.out or Path("runs", f"benchmark-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
-        out.mkdir(parents=True, exist_ok=True)
-        results = run(
-            configs,
-            [variant for variant in VARIANTS if variant.track in options.tracks],
-            repeats=options.repeats,
-            threads=machine.cores() if options.threads == "all" else 1,
-            target=options.target,
-            path=out / "benchmark.json",
-            note=lambda text: print(text, flush=True),
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.repeats < 1:
+        raise UserError(f"--repeats {options.repeats}: at least 1")
+    if options.threads not in ("1", "all"):
+        raise UserError(f"--threads {options.threads}: it is 1 or all")
+    before = bench_report.read(options.against) if options.against else None
+    configs = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
+    out = options.out or Path("runs", f"benchmark-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    out.mkdir(parents=True, exist_ok=True)
+    results = run(
+        configs,
+        [variant for variant in VARIANTS if variant.track in options.tracks],
+        repeats=options.repeats,
+        threads=machine.cores() if options.threads == "all" else 1,
+        target=options.target,
+        path=out / "benchmark.json",
+        note=lambda text: print(text, flush=True),
+    )
     slower = bench_report.show(results, before)
     bench_report.write(results, out)
     print(f"\n{out / 'benchmark.json'}\n{out / 'benchmark.md'}")

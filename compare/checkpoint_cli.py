@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compare.checkpoint import find, read
-from compare.errors import UserError
+from compare.errors import command_line
 from compare.stored import CheckpointError, verified
 from numpy_nn.tree import count, leaves
 
@@ -32,21 +30,15 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+@command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0, 1 if verify found damage, 2 for a wrong question."""
     options = parser().parse_args(arguments)
-    try:
-        if options.command == "show":
-            found = read(options.directory)
-            print(json.dumps(found.meta) if options.json else described(found.meta, leaves(found.snapshot)))
-            return 0
-        return listing(options.directory, quiet=options.command == "ls")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # whoever reads has seen enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if options.command == "show":
+        found = read(options.directory)
+        print(json.dumps(found.meta) if options.json else described(found.meta, leaves(found.snapshot)))
         return 0
+    return listing(options.directory, quiet=options.command == "ls")
 
 
 def listing(directory: Path, *, quiet: bool) -> int:

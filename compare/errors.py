@@ -1,6 +1,14 @@
-"""Errors that the person at the keyboard can mend."""
+"""Errors that the person at the keyboard can mend, and how a command line tells of them."""
 
 from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+Arguments = ParamSpec("Arguments")
 
 
 class UserError(Exception):
@@ -9,3 +17,33 @@ class UserError(Exception):
     The message names the thing and says what to do about it; the command line
     prints it without a traceback and exits with status 2.
     """
+
+
+def told(error: UserError) -> int:
+    """Print what is wrong; returns the exit status for it, 2."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2
+
+
+def command_line(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """A ``main`` that ends without a traceback where none would help.
+
+    Status 2 for what the user can mend, 130 after Ctrl-C, and 141, as other programs have it, where whoever reads has
+    seen enough (``| head``).
+    """
+
+    @functools.wraps(main)
+    def ending_well(*arguments: Arguments.args, **options: Arguments.kwargs) -> int:
+        try:
+            status = main(*arguments, **options)
+            sys.stdout.flush()
+            return status
+        except UserError as error:
+            return told(error)
+        except KeyboardInterrupt:
+            return 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more when it ends
+            return 141
+
+    return ending_well

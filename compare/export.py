@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from compare.architectures import ARCHITECTURES, published_name, to_published
-from compare.errors import UserError
+from compare.errors import UserError, command_line
 from compare.networks import Network, WeightsError, open_network, write_npz, write_whole
 from compare.pretrained import HEADER
 from numpy_nn.tree import leaves
@@ -178,14 +178,11 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+@command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if the file was written, 2 if the question is wrong."""
     options = parser().parse_args(arguments)
-    try:
-        path = export(options.checkpoint, options.how, options.out, options.names)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    path = export(options.checkpoint, options.how, options.out, options.names)
     print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
 

@@ -29,6 +29,7 @@ import numpy as np
 from compare import tracks
 from compare.config import Config
 from compare.data.augment import augment
+from compare.errors import UserError, command_line
 from numpy_nn.tree import Tree, leaves
 
 # Relative L2 distance per leaf that each quantity may have, by precision.
@@ -233,6 +234,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+@command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all tracks agree, 1 if not, 2 if the question is wrong."""
     from numpy_nn.models import MODELS
@@ -245,8 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     unknown = [model for model in options.models if model not in MODELS]
     if unknown:
-        print(f"error: unknown model {unknown[0]!r}; known: {', '.join(MODELS)}", file=sys.stderr)
-        return 2
+        raise UserError(f"unknown model {unknown[0]!r}; known: {', '.join(MODELS)}")
     passed = True
     for model in options.models or MODELS:
         for optimizer in options.optimizer:

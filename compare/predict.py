@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from compare import images, tracks
-from compare.errors import UserError
+from compare.errors import UserError, command_line, told
 from compare.networks import Network, open_network
 
 SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "shipped"
@@ -117,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+@command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if every picture was answered, 2 if a file or the question is wrong; the others are answered still."""
     options = parser().parse_args(arguments)
@@ -125,17 +126,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     names = list(tracks.TRACKS) if options.track == "all" else [options.track]
     status = 0
-    try:
-        predictor = load(options.checkpoint)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    predictor = load(options.checkpoint)
     for path in options.images:
         try:
             print(tell(predictor, path, names, options.top))
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
+            status = told(error)
     return status
 
 

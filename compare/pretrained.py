@@ -27,7 +27,7 @@ from torch import Tensor
 
 from compare.architectures import ARCHITECTURES, PREPARED, Architecture, State
 from compare.config import Config
-from compare.errors import UserError
+from compare.errors import command_line
 from compare.networks import CLASSES, WeightsError, describe, tuples
 from compare.networks import read as read_network
 from numpy_nn.tree import Tree, count, require_same
@@ -233,15 +233,12 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+@command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if the checkpoint was written, 2 if the file or the question is wrong."""
     options = parser().parse_args(arguments)
-    try:
-        saved = import_file(options.file, options.model, options.out, options.args, dataset=options.dataset)
-        print(f"saved {saved}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    saved = import_file(options.file, options.model, options.out, options.args, dataset=options.dataset)
+    print(f"saved {saved}")
     return 0
 
 

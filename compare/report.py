@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from compare.errors import UserError
+from compare.errors import UserError, command_line
 from compare.results import Results, groups, read
 from compare.sections import COLUMNS, document, row
 
@@ -69,19 +69,16 @@ def write(results: Results, out_dir: Path | str) -> list[Path]:
     return written
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """`python -m compare.report DIR...`"""
     parser = argparse.ArgumentParser(prog="python -m compare.report", description="Write report.md and curves.png.")
     parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a folder with a results.json")
-    try:
-        for directory in parser.parse_args(arguments).directories:
-            results = read(directory)
-            show(results)
-            for path in write(results, directory if directory.is_dir() else directory.parent):
-                print(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for directory in parser.parse_args(arguments).directories:
+        results = read(directory)
+        show(results)
+        for path in write(results, directory if directory.is_dir() else directory.parent):
+            print(path)
     return 0
 
 

@@ -21,7 +21,7 @@ if __name__ == "__main__":  # so that `python compare/run_all.py` finds the pack
 
 from compare import presets
 from compare.config import Config, Interval
-from compare.errors import UserError
+from compare.errors import UserError, command_line
 
 TRACKS = ("numpy", "jax", "torch")
 
@@ -176,20 +176,15 @@ def resume(directory: Path, arguments: Sequence[str]) -> int:
         return Comparison(results, directory, progress).run()
 
 
+@command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all went well, 1 if a run or a proof failed, 2 for a wrong question, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        options = parser().parse_args(arguments)
-        if options.list:
-            print(listing())
-            return 0
-        return resume(options.resume, arguments) if options.resume else start(options, arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    options = parser().parse_args(arguments)
+    if options.list:
+        print(listing())
+        return 0
+    return resume(options.resume, arguments) if options.resume else start(options, arguments)
 
 
 if __name__ == "__main__":

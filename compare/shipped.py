@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from compare import data, presets
-from compare.errors import UserError
+from compare.errors import UserError, command_line
 from compare.networks import Network, open_network
 from compare.predict import SHIPPED
 from numpy_nn.tree import count
@@ -166,19 +166,16 @@ def write_cards() -> list[Path]:
     return paths
 
 
+@command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all was written, 2 if something is in the way."""
     parser = argparse.ArgumentParser(prog="python -m compare.shipped", description="Make what ships.")
     parser.add_argument("--out", type=Path, default=Path("runs/shipped"), metavar="DIR", help="where it is trained")
     parser.add_argument("--cards", action="store_true", help="write only the model cards anew")
     options = parser.parse_args(arguments)
-    try:
-        if not options.cards:
-            train(options.out)
-        print(*write_cards(), sep="\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if not options.cards:
+        train(options.out)
+    print(*write_cards(), sep="\n")
     return 0
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
 
-from compare.errors import UserError
+from compare.errors import UserError, command_line
 from compare.results import Run, final_figures, read, trajectory
 
 Metrics = Mapping[str, float | int | None]
@@ -253,6 +253,7 @@ def log(directory: Path, *, experiment: str = "compare", uri: str | None = None,
     return parent
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """`python -m compare.tracking log DIR...`"""
     parser = argparse.ArgumentParser(prog="python -m compare.tracking", description="Log results to MLflow.")
@@ -261,12 +262,8 @@ def main(arguments: list[str] | None = None) -> int:
     to_log.add_argument("directories", metavar="DIR", nargs="+", type=Path)
     to_log.add_argument("--experiment", default="compare", help="MLflow experiment (default: %(default)s)")
     options = parser.parse_args(arguments)
-    try:
-        for directory in options.directories:
-            print(f"{directory}: logged as run {log(directory, experiment=options.experiment)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for directory in options.directories:
+        print(f"{directory}: logged as run {log(directory, experiment=options.experiment)}")
     return 0
 
 

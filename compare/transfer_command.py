@@ -15,7 +15,7 @@ from typing import Any
 from compare import machine, transfer, transfer_report
 from compare.config import Config
 from compare.data import DATASETS
-from compare.errors import UserError
+from compare.errors import UserError, told
 from compare.progress import Progress
 from compare.results import name_of
 from compare.tracks import TRACKS, environment
@@ -71,8 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     for row in watch(at_work.events(), progress):
                         rows.append(row)
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 2
+            status = told(error)
         except KeyboardInterrupt:
             progress.note("Stopped; what is complete is reported.")
             status = 130
