@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
@@ -15,27 +18,33 @@ class BatchNorm(nnx.Module):
 
     In training μ and σ² are those of the batch, otherwise the running ones. The
     running variance follows the unbiased σ² N/(N - 1), as in PyTorch; ``nnx.BatchNorm``
-    would follow the biased one, and compute it as E[x²] - μ², which rounds badly.
+    would follow the biased one, and compute it as E[x²] - μ², which rounds badly. Where a batch lies
+    across the devices of an ``axis``, in equal shards, its mean is the mean of theirs.
     """
 
     def __init__(self, c: int, *, rngs: nnx.Rngs):
         self.scale, self.bias = nnx.Param(jnp.ones(c)), nnx.Param(jnp.zeros(c))
         self.mean, self.var = nnx.BatchStat(jnp.zeros(c)), nnx.BatchStat(jnp.ones(c))
         self.use_running_average = False  # set by train() and eval()
+        self.axis: str | None = None  # set by whoever maps a training step over devices
 
     def __call__(self, x: Array) -> Array:
         """x (n, h, w, c) -> the same shape."""
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            size = x.size // x.shape[-1]
+            size = self.on_all_devices(lax.psum, x.size // x.shape[-1])
             if size < 2:
                 raise ValueError("batch norm trains on at least two values per channel; this batch has one")
-            mean = x.mean(axis=(0, 1, 2))
-            var = jnp.square(x - mean).mean(axis=(0, 1, 2))
+            mean = self.on_all_devices(lax.pmean, x.mean(axis=(0, 1, 2)))
+            var = self.on_all_devices(lax.pmean, jnp.square(x - mean).mean(axis=(0, 1, 2)))
             self.mean[...] = OLD * self.mean + NEW * mean
             self.var[...] = OLD * self.var + NEW * var * (size / (size - 1))
         return (x - mean) * (self.scale * lax.rsqrt(var + EPS)) + self.bias
+
+    def on_all_devices(self, reduce: Callable[[Any, str], Any], value: Any) -> Any:
+        """A sum or mean over the devices, where there are several."""
+        return value if self.axis is None else reduce(value, self.axis)
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -3,8 +3,9 @@
     step(carry, batch) -> (carry, metrics)        pure: what goes in decides what comes out
     lax.scan(step, carry, (x, y))                 k steps in one program
     jax.jit(..., donate_argnums=0)                compiled once, the old state's memory reused for the new
+    jax.pmap(..., "devices")                      on several devices at once: see ``parallel``
 
-The six functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
+The seven functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
 
     state = init_state(snapshot, model="mlp", ...)
     state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
@@ -12,6 +13,7 @@ The six functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
     outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
+    facts = device_facts(state)                     # what computed, how precisely, in how much memory
 """
 
 from __future__ import annotations
@@ -29,13 +31,15 @@ from flax import nnx
 from jax import Array
 
 from jax_nn import interop, optim
+from jax_nn.devices import choose, facts, in_full
 from jax_nn.losses import LOSSES, correct
 from jax_nn.models import MODELS
+from jax_nn.norm import BatchNorm
+from jax_nn.parallel import accumulated, averaged, axis_of, compiled, on_each, spread
 from jax_nn.precision import KEPT, in_bfloat16
 from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors, require_same
 
 Carry = dict[str, Any]  # "params", "stats", "opt", "step", perhaps "ema": all that changes from step to step
-LossAndGrads = Callable[[Any, Any, Array, Array], Any]  # params, stats, x, y -> (loss, (stats, correct)), gradients
 
 KNOWN: dict[str, Collection[str]] = {
     "model": MODELS,
@@ -55,6 +59,8 @@ class State:
     evaluate: Callable[[Carry, Array, Array], dict[str, Array]]
     forward: Callable[[Carry, Array], Array]
     memory: dict[str, str]
+    devices: list[jax.Device]
+    precision: str
 
 
 def init_state(
@@ -74,23 +80,25 @@ def init_state(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     seed: int = 0,
+    device: str = "cpu",
     devices: int = 1,
+    parallel: str = "pmap",
     threads: int = 1,
     precision: str = "float32",
 ) -> State:
     """Build a state from a snapshot: a fresh start and a resumed run are the same call.
 
-    The arguments are those of ``numpy_nn.train.init_state``. XLA sizes its
-    thread pool when JAX starts, by the CPUs it may run on, so ``threads`` is for
-    whoever starts the process to enforce.
+    The arguments are those of ``numpy_nn.train.init_state``, and ``device``, "cpu", "gpu", "gpu:1" or "auto", a GPU
+    or else the CPU. ``parallel`` is how a step runs on several ``devices``, by "pmap", "shard_map" or "jit" (see
+    ``parallel``). XLA sizes its thread pool when JAX starts, by the CPUs it may run on, so ``threads`` is for whoever
+    starts the process to enforce.
     """
     require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
     if precision == "float64" and not jax.config.jax_enable_x64:
         raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
-    if devices != 1:
-        raise ValueError(f"one device here, not {devices}")
     if accumulate < 1:
         raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
+    chosen = choose(device, devices)
     network = shapes_only(model, model_args or {}, snapshot, precision)
     lr = optim.SCHEDULES[schedule](**schedule_args)
     factors = rate_factors(snapshot["params"], lr_scale)
@@ -100,14 +108,17 @@ def init_state(
     pixels = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
     loss_fn = partial(LOSSES[loss], **(loss_args or {}))
     frozen = frozen_norms(snapshot.get("stats", {}), factors)
-    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema, frozen=frozen)
-    forward = make_forward(network, *pixels)
+    axis = axis_of(chosen, parallel)
+    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema, frozen=frozen, axis=axis)
+    forward = spread(in_full(make_forward(network, *pixels)), chosen)
     return State(
-        carry=first_carry(snapshot, tx, memory, dtype, ema),
-        train_chunk=jax.jit(lambda carry, x, y: jax.lax.scan(step, carry, (x, y)), donate_argnums=0),
+        carry=on_each(first_carry(snapshot, tx, memory, dtype, ema), chosen),
+        train_chunk=compiled(in_full(step), chosen, parallel, accumulate),
         evaluate=jax.jit(make_evaluate(forward, loss_fn)),
         forward=jax.jit(forward),
         memory=memory,
+        devices=chosen,
+        precision=precision,
     )
 
 
@@ -164,10 +175,16 @@ def make_step(
     accumulate: int = 1,
     decay: float | None = None,
     frozen: Collection[str] = (),
+    axis: str | None = None,
 ) -> Callable[[Carry, tuple[Array, Array]], tuple[Carry, dict[str, Array]]]:
-    """The training step as a pure function, ready for jit, scan or pmap; norms at ``frozen`` paths stay as used."""
+    """The training step as a pure function, ready for jit, scan or pmap; norms at ``frozen`` paths stay as used.
+
+    With an ``axis`` its batch is one of the equal shards along it, and the update that of the whole batch.
+    """
     network.train()
     for path, module in nnx.iter_modules(network):
+        if isinstance(module, BatchNorm):
+            module.axis = axis
         if "/".join(map(str, path)) in frozen:
             module.eval()
     graphdef, *_ = nnx.split(network, nnx.Param, nnx.BatchStat)
@@ -177,7 +194,7 @@ def make_step(
         outputs = model(preprocess(x, mean, std))
         return loss(outputs, y), (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct(outputs, y))
 
-    loss_and_grads = accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate)
+    loss_and_grads = averaged(accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate), axis)
 
     def step(carry: Carry, batch: tuple[Array, Array]) -> tuple[Carry, dict[str, Array]]:
         params = carry["params"]
@@ -194,27 +211,6 @@ def make_step(
         return new, {"loss": value, "correct": right, "lr": jnp.asarray(lr(carry["step"]), value.dtype)}
 
     return step
-
-
-def accumulated(loss_and_grads: LossAndGrads, parts: int) -> LossAndGrads:
-    """The same function of a batch, from equal micro-batches one after the other: ∇ = 1/m Σ ∇ᵢ, m = ``parts``."""
-    if parts == 1:
-        return loss_and_grads
-
-    def of_batch(params: Any, stats: Any, x: Array, y: Array) -> Any:
-        def of_part(carry: Any, part: tuple[Array, Array]) -> Any:
-            stats, total = carry
-            (value, (stats, right)), grads = loss_and_grads(params, stats, *part)
-            return (stats, jax.tree.map(jnp.add, total, grads)), (value, right)
-
-        if len(y) % parts:
-            raise ValueError(f"a batch of {len(y)} is not {parts} equal micro-batches: accumulate must divide it")
-        xs, ys = (array.reshape(parts, -1, *array.shape[1:]) for array in (x, y))
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        (stats, total), (values, rights) = jax.lax.scan(of_part, (stats, zeros), (xs, ys))
-        return (values.mean(), (stats, rights.sum())), jax.tree.map(lambda grad: grad / parts, total)
-
-    return of_batch
 
 
 def make_forward(network: nnx.Module, mean: Array, std: Array) -> Callable[[Carry, Array], Array]:
@@ -269,3 +265,8 @@ def to_snapshot(state: State) -> Tree:
 def synchronize(state: State) -> None:
     """Return when every array of the state has been computed."""
     jax.block_until_ready(state.carry)
+
+
+def device_facts(state: State) -> dict[str, Any]:
+    """What computed (``hardware``), how precisely (``products``), and ``peak_device_mb``, None on a CPU."""
+    return facts(state.devices, state.precision)
