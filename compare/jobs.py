@@ -1,18 +1,25 @@
-"""What the parent tells a worker to do: one training, and where it comes from and goes to."""
+"""What a parent and its worker process tell each other: a job (JSON) one way, events (one JSON line each) the other."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from compare.config import Config, Interval
 
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one track."""
+    """One run of one track: what to train, and where it comes from and goes to."""
 
     config: Config
     track: str  # a name in ``tracks.TRACKS``
@@ -45,3 +52,30 @@ class Job:
                 "save_every": Interval.parse(values["save_every"]),
             }
         )
+
+
+def received() -> tuple[dict[str, Any], Emit]:
+    """In a worker: the job on standard input, and the function that tells the parent of an event.
+
+    Events go to what was standard output; from now on prints of libraries go to stderr. When the parent is gone, nobody
+    is left to work for, and the process ends.
+    """
+    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def emit(event: Event) -> None:
+        try:
+            print(json.dumps(_json(event)), file=events, flush=True)
+        except BrokenPipeError:
+            os._exit(1)
+
+    return json.load(sys.stdin), emit
+
+
+def _json(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they become null."""
+    if isinstance(value, dict):
+        return {key: _json(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_json(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

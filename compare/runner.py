@@ -13,14 +13,8 @@ with events, one JSON line each:
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
-import os
 import signal
-import sys
 import threading
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -31,12 +25,10 @@ from compare.data import Data
 from compare.data import load as load_data
 from compare.errors import UserError
 from compare.insight import insight
-from compare.jobs import Job
+from compare.jobs import Emit, Job, received
 from compare.saving import Saver
-from compare.training import Event, Training, require_validation
+from compare.training import Training, require_validation
 from numpy_nn import tree
-
-Emit = Callable[[Event], None]
 
 
 def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
@@ -136,28 +128,11 @@ def first_snapshot(config: Config) -> tree.Tree:
 
 
 def main() -> None:
-    """Do the one job on standard input; events go to what was standard output, prints of libraries to stderr."""
+    """Do the one job on standard input; SIGTERM asks to stop."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def emit(event: Event) -> None:
-        try:
-            print(json.dumps(_json(event)), file=events, flush=True)
-        except BrokenPipeError:  # the parent is gone: nobody is left to work for
-            os._exit(1)
-
-    run(Job.from_json(json.load(sys.stdin)), emit=emit, stop=stop)
-
-
-def _json(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {key: _json(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_json(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    job, emit = received()
+    run(Job.from_json(job), emit=emit, stop=stop)
 
 
 if __name__ == "__main__":

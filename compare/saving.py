@@ -15,8 +15,8 @@ from typing import Any
 from compare import machine
 from compare.checkpoint import Writer
 from compare.errors import UserError
-from compare.jobs import Job
-from compare.training import Event, Moment, Training
+from compare.jobs import Event, Job
+from compare.training import Moment, Training
 
 
 @dataclass

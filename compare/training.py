@@ -16,9 +16,8 @@ from compare.clocks import Stopwatch, Timings
 from compare.config import Config, Plan
 from compare.data import Data, eval_batches
 from compare.errors import UserError
+from compare.jobs import Event
 from numpy_nn import tree
-
-Event = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

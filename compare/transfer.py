@@ -27,14 +27,13 @@ from compare import tracks
 from compare.data import Data, eval_batches, load
 from compare.data.subsets import few, fit_images, only
 from compare.errors import UserError
+from compare.jobs import Emit, Event
 from numpy_nn.models import MODELS
 from numpy_nn.tree import Tree, require_same
 
 METHODS = ("scratch", "linear probe", "fine-tuning")
 PRETRAINED = "pretraining"  # the accuracy on the old task, among the rows of the new one
 EARLIEST = 0.1  # factor of the first layer's learning rate in fine-tuning
-Event = dict[str, Any]
-Emit = Callable[[Event], None]
 
 
 @dataclass(frozen=True)

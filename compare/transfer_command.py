@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from compare import machine, transfer, transfer_report
 from compare.config import Config
 from compare.data import DATASETS
 from compare.errors import UserError, told
+from compare.jobs import Event, received
 from compare.progress import Progress
 from compare.results import name_of
 from compare.tracks import TRACKS, environment
 from compare.workers import Worker
-
-Event = dict[str, Any]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,14 +115,8 @@ def worker(job: Event, *, cache: Path, log: Path) -> Worker:
 
 
 def work() -> int:
-    """Do the job on standard input; events go to what was standard output, prints of libraries to stderr."""
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
-
-    def emit(event: Event) -> None:
-        print(json.dumps(event), file=events, flush=True)
-
-    job = json.load(sys.stdin)
+    """Do the job on standard input."""
+    job, emit = received()
     try:
         for seed in job["seeds"]:
             steps = transfer.total_steps(job["task"], job["options"]["steps"])

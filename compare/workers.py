@@ -14,10 +14,9 @@ from typing import Any
 
 from compare import tracks
 from compare.errors import UserError
-from compare.jobs import Job
+from compare.jobs import Event, Job
 
 ROOT = Path(__file__).resolve().parent.parent
-Event = dict[str, Any]
 
 
 class Worker:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import subprocess
+import sys
 import time
 
 import pytest
@@ -68,3 +71,18 @@ def test_operations_are_those_on_paper():
 def test_unknown_presets_are_answered_with_the_known_ones():
     with pytest.raises(UserError, match=r"unknown preset 'mlp-minst'. Did you mean mlp-mnist\? Known: mlp-mnist"):
         presets.get("mlp-minst")
+
+
+WORKER = """
+from compare.jobs import received
+job, emit = received()
+print("a library says hello")
+emit({"event": "end", "loss": [float("nan"), -float("inf"), job["loss"]]})
+"""
+
+
+def test_a_worker_tells_of_events_and_of_nothing_else():
+    asked = [sys.executable, "-c", WORKER]
+    done = subprocess.run(asked, input='{"loss": 0.5}', capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"event": "end", "loss": [None, None, 0.5]}
+    assert done.stderr == "a library says hello\n"
