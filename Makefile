@@ -12,16 +12,19 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test lint format ui lock clean
+.PHONY: help compare test notebooks lint format ui lock clean
 
 help: ## what can be made (this list)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' Makefile
 
 compare: $(READY) ## train the presets in NumPy, JAX and PyTorch and report   ARGS="mlp-mnist --epochs 1"
 	@$(RUN) compare.run_all $(ARGS)
 
 test: $(READY) ## run the tests on two cores   ARGS="-k conv"   the slow ones: ARGS="-m slow"
 	@$(RUN) pytest -n 2 --dist worksteal $(ARGS)
+
+notebooks: $(READY) ## run every cell and every solution of notebooks/   ARGS="-k 04"
+	@$(RUN) pytest tests/test_notebooks.py -m slow -n 2 $(ARGS)
 
 lint: $(READY) ## ruff, formatting and mypy over the whole project: the pre-commit hooks
 	@$(RUN) pre_commit run --all-files
@@ -40,7 +43,7 @@ ui: $(READY) ## open MLflow's page on the runs   PORT=5000
 	esac
 
 lock: $(VENV)/bin/python ## resolve the newest versions pyproject.toml admits into requirements.lock
-	@$(RUN) pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,tensorflow]'
+	@$(RUN) pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,notebooks,tensorflow]'
 	@$(VENV)/bin/python -c "$$PINS" < $(VENV)/resolved.json > $(VENV)/requirements.lock
 	@mv $(VENV)/requirements.lock requirements.lock
 	@echo 'requirements.lock is new: "make test" installs it and tells whether it holds'
@@ -71,7 +74,7 @@ define PINS
 import json, sys
 packages = [p["metadata"] for p in json.load(sys.stdin)["install"] if "dir_info" not in p["download_info"]]
 pins = {p["name"].lower().replace("_", "-"): p["version"].partition("+")[0] for p in packages}
-print("# The tested versions, for Python 3.11: runtime, dev and tensorflow extras. Made by: make lock")
+print("# The tested versions, for Python 3.11: runtime, dev, notebooks and tensorflow extras. Made by: make lock")
 print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")
 endef
 export PINS

@@ -17,7 +17,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # The gpu extra is resolved by the machine it is for; everything else is pinned.
-PINNED = [Requirement(r) for r in [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["tensorflow"]]]
+PINNED = [
+    Requirement(r) for r in [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["notebooks"], *EXTRAS["tensorflow"]]
+]
 PINS = dict(
     line.split("==")
     for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()
