@@ -123,7 +123,7 @@ class Comparison:
         child = tracker.child(config.preset, run["track"], config.seed, params=run["config"], tags=tags)
         run["status"] = "interrupted"
         self.write()
-        log = self.directory / "logs" / f"{name_of(run)}.log"
+        log = self.directory / "logs" / f"{file_name(run)}.log"
         with workers.trainer(self.job(run, config), log=log) as self.worker:
             for event in self.worker.events():
                 kind = event.pop("event")
@@ -157,7 +157,7 @@ class Comparison:
             config=config,
             track=run["track"],
             threads=machine.cores(),
-            folder=self.directory.absolute() / "checkpoints" / name_of(run),
+            folder=self.directory.absolute() / "checkpoints" / file_name(run),
             resume_from=Path(settings["resume_from"]) if settings["resume_from"] else None,
             save_every=Interval.parse(settings["save_every"]),
             keep=settings["keep"],
@@ -220,6 +220,6 @@ class Comparison:
         return path
 
 
-def name_of(run: Run) -> str:
+def file_name(run: Run) -> str:
     """What the files of a run are called."""
     return f"{run['preset']}-{run['track']}-seed{run['seed']}"
