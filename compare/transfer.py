@@ -29,7 +29,7 @@ from compare.data.subsets import few, fit_images, only
 from compare.errors import UserError
 from compare.jobs import Emit, Event
 from numpy_nn.models import MODELS
-from numpy_nn.tree import Tree, require_same
+from numpy_nn.tree import Tree, require_same, tree_map
 
 METHODS = ("scratch", "linear probe", "fine-tuning")
 PRETRAINED = "pretraining"  # the accuracy on the old task, among the rows of the new one
@@ -78,20 +78,30 @@ def new_head(network: Network, classes: int, *, seed: int) -> Network:
     args = {**network.args, "classes": classes}
     made = MODELS[network.model](**args).init(np.random.default_rng(seed))["params"]
     head = made.pop("output")
+    features = {name: part for name, part in given.items() if name != "output"}
     try:
-        require_same(made, {name: part for name, part in given.items() if name != "output"}, what="features")
+        require_same(made, features, what="features")
     except ValueError as error:
         raise UserError(f"no new output layer can be put on this {network.model}: {error}") from error
-    snapshot = {"params": {**given, "output": head}, "stats": network.snapshot.get("stats", {})}
+    params = tree_map(lambda _, leaf: leaf, made, features) | {
+        "output": head
+    }  # in the model's order, whatever was given
+    snapshot = {"params": params, "stats": network.snapshot.get("stats", {})}
     return replace(network, args=args, snapshot=snapshot)
 
 
 def slower_towards_the_input(params: Tree, first: float) -> dict[str, float]:
-    """Factors of the learning rate that rise geometrically from ``first`` at the first layer to 1 at the output."""
+    """Factors of the learning rate that rise geometrically from ``first`` at the first layer to 1 at the output.
+
+    A norm has the factor of the convolution that it follows; both it and the output may stand anywhere in the tree.
+    """
     layers: list[str] = []
     for name, part in params.items():
         layers += [f"{name}/{k}" for k in part] if all(key.isdecimal() for key in part) else [name]
-    return {layer: first ** (1 - k / (len(layers) - 1)) for k, layer in enumerate(layers)}
+    place = {layer: conv if (conv := layer.replace("norm", "conv")) in layers else layer for layer in layers}
+    in_order = sorted(dict.fromkeys(place.values()), key=lambda layer: layer == "output")
+    depth = {layer: k for k, layer in enumerate(in_order)}
+    return {layer: first ** (1 - depth[place[layer]] / (len(depth) - 1)) for layer in layers}
 
 
 # --- training ---------------------------------------------------------------------------------------------------------

@@ -81,11 +81,22 @@ def test_features_of_another_network_are_refused(data):
 
 
 def test_rates_rise_towards_the_output(data):
-    params = resnet(data).snapshot["params"]
+    network = resnet(data)
+    from_a_file = {"params": dict(sorted(network.snapshot["params"].items())), "stats": network.snapshot["stats"]}
+    params = transfer.new_head(dataclasses.replace(network, snapshot=from_a_file), 4, seed=0).snapshot["params"]
     scale = transfer.slower_towards_the_input(params, 0.1)
     assert list(scale) == ["conv", "norm", "blocks/0", "blocks/1", "output"]
-    assert list(scale.values()) == pytest.approx([0.1, 0.1**0.75, 0.1**0.5, 0.1**0.25, 1])
+    assert list(scale.values()) == pytest.approx([0.1, 0.1, 0.1 ** (2 / 3), 0.1 ** (1 / 3), 1])
     assert rate_factors(params, scale)["blocks/0/conv1/kernel"] == scale["blocks/0"]
+
+
+def test_a_norm_learns_as_fast_as_its_convolution():
+    args = {"stages": (1, 1), "channels": (3, 4), "hidden": (6,)}
+    params = MODELS["vgg"](**args).init(np.random.default_rng(0))["params"]
+    scale = transfer.slower_towards_the_input(params, 0.1)
+    assert [scale[f"norms/{k}"] for k in range(2)] == [scale[f"convs/{k}"] for k in range(2)]
+    rates = [scale[layer] for layer in ("convs/0", "convs/1", "hidden/0", "output")]
+    assert rates == pytest.approx([0.1 ** (1 - k / 3) for k in range(4)])
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
