@@ -150,6 +150,6 @@ def opt_from_tree(
     for path, leaf, p in bindings(model):
         state = {name: to_tensor(moment[path], leaf, p) for name, moment in moments.items()}
         if "nu" in memory:  # Adam and its kin count their updates in a tensor per parameter
-            state["step"] = torch.tensor(float(tree["count"]), dtype=torch.float32)
+            state["step"] = torch.tensor(float(tree["count"]), dtype=torch.float32, device=p.device)
         if state:
             optimizer.state[p] = state

@@ -1,6 +1,6 @@
 """Training with PyTorch: the four lines that every PyTorch user knows, k times.
 
-The six functions are the same in ``numpy_nn.train`` and ``jax_nn.train``:
+The seven functions are the same in ``numpy_nn.train`` and ``jax_nn.train``:
 
     state = init_state(snapshot, model="mlp", ...)
     state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
@@ -8,6 +8,7 @@ The six functions are the same in ``numpy_nn.train`` and ``jax_nn.train``:
     outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
+    facts = device_facts(state)                     # what computed, how precisely, in how much memory
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors
-from torch_nn import interop, optim
+from torch_nn import devices as places
+from torch_nn import interop, optim, parallel
 from torch_nn.losses import LOSSES, correct
 from torch_nn.models import MODELS
 from torch_nn.precision import KEPT, in_bfloat16
@@ -55,8 +57,13 @@ class State:
     mean: Tensor
     std: Tensor
     step: int
+    precision: str
+    device: torch.device
+    devices: int
+    number: int = 0  # by which the processes of the other devices know this state
 
 
+@parallel.on_every_device
 def init_state(
     snapshot: Tree,
     *,
@@ -74,6 +81,7 @@ def init_state(
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
     seed: int = 0,
+    device: str = "cpu",
     devices: int = 1,
     threads: int = 1,
     precision: str = "float32",
@@ -81,17 +89,18 @@ def init_state(
 ) -> State:
     """Build a state from a snapshot: a fresh start and a resumed run are the same call.
 
-    The arguments are those of ``numpy_nn.train.init_state``; ``threads`` sizes
-    PyTorch's intra-op pool, ``compile`` passes the model through torch.compile.
+    The arguments are those of ``numpy_nn.train.init_state``, and ``device``, "cpu", "gpu", "gpu:1" or "auto", a GPU
+    or else the CPU. Each of several ``devices`` has a process of its own (see ``parallel``). ``threads`` sizes
+    PyTorch's intra-op pool, shared between the devices; ``compile`` passes the model through torch.compile.
     """
     require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
-    if devices != 1:
-        raise ValueError(f"one device here, not {devices}")
     if accumulate < 1:
         raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
+    place, kept = parallel.place(device, devices), KEPT[precision]
+    places.in_full(place, precision)
     torch.manual_seed(seed)
-    torch.set_num_threads(threads)
-    network = MODELS[model](**(model_args or {})).to(KEPT[precision], memory_format=torch.channels_last)
+    torch.set_num_threads(max(threads // devices, 1))
+    network = MODELS[model](**(model_args or {})).to(place, kept, memory_format=torch.channels_last)
     interop.params_from_tree(network, snapshot["params"])
     interop.stats_from_tree(network, snapshot.get("stats", {}))
     optimizer_args = dict(optimizer_args or {})
@@ -105,22 +114,25 @@ def init_state(
     average = averaged(network, first_average(snapshot, ema), ema)
     frozen = frozen_norms(snapshot.get("stats", {}), factors)
     prepare = partial(prepared, compile=compile, precision=precision)
-    forward = prepare(network)
+    alone = prepare(network)
     return State(
         model=network,
         frozen=[network.get_submodule(path.replace("/", ".")) for path in frozen],
-        forward=forward,
+        forward=alone if devices == 1 else prepare(parallel.share(network)),
         average=average,
-        infer=forward if average is None else prepare(average),
+        infer=alone if average is None else prepare(average),
         optimizer=torch_optimizer,
         memory=memory,
         schedule=optim.SCHEDULES[schedule](**schedule_args),
         loss=partial(LOSSES[loss], **(loss_args or {})),
         clip_norm=clip_norm,
         accumulate=accumulate,
-        mean=torch.tensor(mean, dtype=KEPT[precision])[:, None, None],
-        std=torch.tensor(std, dtype=KEPT[precision])[:, None, None],
+        mean=torch.tensor(mean, dtype=kept, device=place)[:, None, None],
+        std=torch.tensor(std, dtype=kept, device=place)[:, None, None],
         step=int(snapshot.get("step", 0)),
+        precision=precision,
+        device=place,
+        devices=devices,
     )
 
 
@@ -147,10 +159,11 @@ def prepared(network: nn.Module, *, compile: bool, precision: str) -> Callable[[
     return in_bfloat16(forward) if precision == "bfloat16" else forward
 
 
-def to_labels(y: np.ndarray, dtype: torch.dtype) -> Tensor:
-    """Labels as PyTorch's losses want them: class numbers int64, distributions of the logits' dtype."""
+def to_device(state: State, x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Images as bytes, and labels as PyTorch's losses want them: int64, or distributions of the logits' dtype."""
     labels = torch.from_numpy(y)
-    return labels.to(dtype if labels.is_floating_point() else torch.int64)
+    dtype = state.mean.dtype if labels.is_floating_point() else torch.int64
+    return torch.from_numpy(x).to(state.device), labels.to(state.device, dtype)
 
 
 def preprocess(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -165,6 +178,7 @@ def micro_batches(x: Tensor, y: Tensor, parts: int) -> Iterator[tuple[Tensor, Te
     return zip(x.chunk(parts), y.chunk(parts), strict=True)
 
 
+@parallel.each_its_shard
 def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Tensor]]:
     """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
 
@@ -174,7 +188,7 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
     for norm in state.frozen:
         norm.eval()
     losses, corrects, lrs = [], [], []
-    for batch in zip(torch.from_numpy(x), to_labels(y, state.mean.dtype), strict=True):
+    for batch in zip(*to_device(state, x, y), strict=True):
         lr = state.schedule(state.step)
         for group in state.optimizer.param_groups:
             group["lr"] = lr * group["lr_scale"]
@@ -196,14 +210,14 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
         lrs.append(lr)
     per_step = (len(lrs), state.accumulate)
     loss_sums, correct_sums = (torch.stack(parts).view(per_step).sum(dim=1) for parts in (losses, corrects))
-    return state, {"loss": loss_sums, "correct": correct_sums, "lr": torch.tensor(lrs)}
+    return state, {"loss": loss_sums.cpu(), "correct": correct_sums.cpu(), "lr": torch.tensor(lrs)}
 
 
 @torch.inference_mode()
 def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Tensor]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
-    labels = torch.from_numpy(y).long()
-    outputs = logits(state, x)
+    images, labels = to_device(state, x, y)
+    outputs = infer(state, images)
     count = (labels >= 0).sum()
     return {"loss_sum": state.loss(outputs, labels) * count, "correct": correct(outputs, labels), "count": count}
 
@@ -211,8 +225,13 @@ def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Tensor]:
 @torch.inference_mode()
 def logits(state: State, x: np.ndarray) -> Tensor:
     """Outputs of the network as it is used (not as it is trained)."""
+    return infer(state, torch.from_numpy(x).to(state.device)).cpu()
+
+
+def infer(state: State, x: Tensor) -> Tensor:
+    """The same of images that are on the device, and there its outputs stay."""
     state.model.eval()
-    return state.infer(preprocess(torch.from_numpy(x), state.mean, state.std))
+    return state.infer(preprocess(x, state.mean, state.std))
 
 
 def to_snapshot(state: State) -> Tree:
@@ -228,5 +247,10 @@ def to_snapshot(state: State) -> Tree:
 
 def synchronize(state: State) -> None:
     """Return when the device is idle; the CPU always is when a call returns."""
-    if state.mean.is_cuda:
-        torch.cuda.synchronize(state.mean.device)
+    if state.device.type != "cpu":
+        torch.accelerator.synchronize(state.device)
+
+
+def device_facts(state: State) -> dict[str, Any]:
+    """What computed (``hardware``), how precisely (``products``), and ``peak_device_mb``, None but with CUDA."""
+    return places.facts(state.device, state.devices, state.precision)
