@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compare import traces
-from compare.results import NAMES, Results, groups, name_of, numbers, speed_withheld, tested
+from compare.results import Results, groups, machine_facts, name_of, numbers, speed_withheld, tested, title
 from compare.style import FAINT, INK, RC, Style, track_styles
 
 if TYPE_CHECKING:
@@ -58,17 +58,9 @@ def figure(results: Results) -> bytes:
 def _heading(drawn: Figure, results: Results, styles: dict[str, Style]) -> None:
     from matplotlib.lines import Line2D
 
-    names = [name_of(track) for track in styles]
-    title = "The same networks, track by track"
-    if len(names) in (2, 3):
-        title = f"The same networks in {', '.join(names[:-1])} and {names[-1]}"
-    environment = results["environment"]
-    versions = environment.get("versions") or {}
-    machine = f"{environment.get('cpu') or 'unknown CPU'}, {environment.get('cores')} cores"
-    shown = [machine, *(f"{NAMES[name]} {versions[name]}" for name in NAMES if name in versions)]
     top = drawn.get_figheight()
-    drawn.text(0.011, 1 - 0.38 / top, title, size=19, weight="bold", va="center")
-    drawn.text(0.011, 1 - 0.78 / top, "  ·  ".join(shown), size=12.5, color=FAINT, va="center")
+    drawn.text(0.011, 1 - 0.38 / top, title(results), size=19, weight="bold", va="center")
+    drawn.text(0.011, 1 - 0.78 / top, "  ·  ".join(machine_facts(results)), size=12.5, color=FAINT, va="center")
     drawn.legend(
         handles=[
             Line2D([], [], color=style.color, lw=style.width + 0.5, ls=style.dashes, label=name_of(track))

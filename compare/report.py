@@ -1,6 +1,7 @@
-"""From results.json to what people read: a table in the terminal, report.md and curves.png.
+"""From results.json to what people read: a table in the terminal, report.html, report.md and curves.png.
 
-python -m compare.report DIR...      writes both files again
+python -m compare.report DIR                       writes the three files again
+python -m compare.report DIR DIR... [--out FILE]   and one page with all of the comparisons side by side
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from compare.errors import UserError, command_line
 from compare.results import Results, groups, read
 from compare.sections import COLUMNS, document, row
 
-__all__ = ["main", "read", "show", "table", "write"]
+__all__ = ["main", "read", "show", "table", "write", "write_together"]
 
 WIDTH = 110  # of the table where no terminal says otherwise
 
@@ -52,33 +54,57 @@ def show(results: Results, console: Console | None = None) -> None:
 
 
 def write(results: Results, out_dir: Path | str) -> list[Path]:
-    """Write report.md and curves.png into `out_dir`: each appears complete or not at all."""
+    """Write report.html, report.md and curves.png into `out_dir`: each appears complete or not at all."""
     from compare.curves import figure
+    from compare.page import page
 
     out_dir = Path(out_dir)
-    written = [out_dir / "report.md", out_dir / "curves.png"]
-    contents = [document(results).encode(), figure(results)]
-    for path, content in zip(written, contents, strict=True):
-        part = path.with_name(f".{path.name}.part")
-        try:
-            out_dir.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content)
-            os.replace(part, path)
-        except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}; choose another folder.") from error
-    return written
+    return [
+        _write(out_dir / "report.html", page([(out_dir.name, results)]).encode()),
+        _write(out_dir / "report.md", document(results).encode()),
+        _write(out_dir / "curves.png", figure(results)),
+    ]
+
+
+def write_together(comparisons: Mapping[Path, Results], out: Path | None) -> Path:
+    """Write one page of several comparisons: to `out`, or as side-by-side.html into the folder that holds them all."""
+    from compare.page import page
+
+    out = out or Path(os.path.commonpath([path.absolute().parent for path in comparisons]), "side-by-side.html")
+    names = [path.name for path in comparisons]
+    names = names if len({*names}) == len(names) else [str(path) for path in comparisons]
+    return _write(out, page(list(zip(names, comparisons.values(), strict=True))).encode())
+
+
+def _write(path: Path, content: bytes) -> Path:
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; choose another folder.") from error
+    return path
 
 
 @command_line
 def main(arguments: list[str] | None = None) -> int:
     """`python -m compare.report DIR...`"""
-    parser = argparse.ArgumentParser(prog="python -m compare.report", description="Write report.md and curves.png.")
+    parser = argparse.ArgumentParser(
+        prog="python -m compare.report", description="Write report.html, report.md and curves.png from results.json."
+    )
     parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a folder with a results.json")
-    for directory in parser.parse_args(arguments).directories:
-        results = read(directory)
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="where the page of several goes (side-by-side.html, above the folders)"
+    )
+    options = parser.parse_args(arguments)
+    found = {path if path.is_dir() else path.parent: read(path) for path in options.directories}
+    for directory, results in found.items():
         show(results)
-        for path in write(results, directory if directory.is_dir() else directory.parent):
+        for path in write(results, directory):
             print(path)
+    if len(found) > 1:
+        print(write_together(found, options.out))
     return 0
 
 

@@ -68,6 +68,22 @@ def groups(results: Results) -> dict[str, dict[str, list[Run]]]:
     return {preset: found[preset] for preset in presets}
 
 
+def title(results: Results) -> str:
+    """What a comparison is called above everything that is made of it."""
+    names = [name_of(track) for track in sorted({run["track"] for run in results["runs"]}, key=order)]
+    if len(names) not in (2, 3):
+        return "The same networks, track by track"
+    return f"The same networks in {', '.join(names[:-1])} and {names[-1]}"
+
+
+def machine_facts(results: Results) -> list[str]:
+    """Processor, and version of each framework."""
+    environment = results["environment"]
+    versions = environment.get("versions") or {}
+    machine = f"{environment.get('cpu') or 'unknown CPU'}, {environment.get('cores')} cores"
+    return [machine, *(f"{NAMES[name]} {versions[name]}" for name in NAMES if name in versions)]
+
+
 def numbers(runs: Iterable[Run], *path: str) -> list[float]:
     """The finite values that the runs have at `path`: ("seconds", "compile") is run["seconds"]["compile"]."""
     found = []

@@ -40,7 +40,7 @@ COLUMNS = (  # a line break is where a narrow table may break a cell
 def document(results: Results) -> str:
     """The whole of report.md."""
     found = sections(results)
-    found["Curves"] = "![Loss, accuracy, gaps and speed](curves.png)"
+    found["Curves"] += "\n\n![Loss, accuracy, gaps and speed](curves.png)"
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in found.items() if text)
     return f"# The same networks, track by track\n\n{body}\n"
 
@@ -50,7 +50,10 @@ def sections(results: Results) -> dict[str, str]:
     return {
         "Verdict": verdict(results),
         "Results": _results(results),
-        "Curves": "",
+        "Curves": (
+            "Losses are running means over a fortieth of the run. Several seeds are thin lines around their mean. "
+            "The gap is that of the losses of two tracks on the same batch, having started from the same weights."
+        ),
         "The same model: the proof": _proof(results),
         "Drift: the end of training": _drift(results),
         "Where the time goes": _time(results),
@@ -208,7 +211,7 @@ def _machine(results: Results) -> str:
     environment = results["environment"]
     facts = {name: environment.get(name) for name in ("cpu", "cores", "threads", "platform", "python", "git_commit")}
     facts |= {"matmul peak": _peak(results), "measured": results.get("created"), **(environment.get("versions") or {})}
-    return markdown(("", ""), [[name, "-" if value is None else str(value)] for name, value in facts.items()])
+    return markdown(("what", "value"), [[name, "-" if value is None else str(value)] for name, value in facts.items()])
 
 
 def _peak(results: Results) -> str:

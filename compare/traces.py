@@ -22,6 +22,7 @@ class Gap(NamedTuple):
     """How far the losses of two tracks are apart, a curve for each seed that both have."""
 
     name: str
+    tracks: tuple[str, str]
     style: Style
     curves: list[Curve]
 
@@ -77,7 +78,7 @@ def gaps(tracks: Tracks, styles: dict[str, Style]) -> Iterator[Gap]:
         pairs = [(run, others[run["seed"]]) for run in tracks[a] if run["seed"] in others]
         curves = [_by_step(loss_gap(*pair), _memory(tracks)) for pair in pairs]
         curves = [curve for curve in curves if len(curve[0])]
-        yield Gap(f"{name_of(b)} vs {name_of(a)}", styles[b] if a == "numpy" else PAIR, curves)
+        yield Gap(f"{name_of(b)} vs {name_of(a)}", (a, b), styles[b] if a == "numpy" else PAIR, curves)
 
 
 def mean(curves: Sequence[Curve]) -> Curve | None:

@@ -27,7 +27,7 @@ def headline(results: Results) -> str:
     for preset, tracks in presets.items():
         shown, ranked = _ranking(results, tracks)
         if len(ranked) > 1:
-            parts.append(f"on {preset}, {_lead(*ranked[:2], shown)}")
+            parts.append(f"on {preset}, {_lead(ranked[0], ranked[1], shown)}")
     return f"{'; '.join(filter(None, parts))}."
 
 

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from compare.insight import pack
+from numpy_nn.optim import schedule
+
 SPEED = {"numpy": 0.5, "jax": 0.9, "torch": 1.0}
 PRESETS = {"mlp-mnist": (40_000.0, 10, 0.983), "cnn-mnist": (2_900.0, 8, 0.9925)}
+WINDOWS = {"mlp-mnist": (28, 28), "cnn-mnist": (5, 5)}
 LEAVES = {"mlp-mnist": "layers/1/kernel", "cnn-mnist": "convs/0/kernel"}
 
 
@@ -57,7 +61,7 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> dict[str, Any]:
     loss = (2.3 * np.exp(-t / 90) + 0.35 * np.exp(-t / 500) + 0.004) * np.exp(0.35 * shared.standard_normal(steps))
     loss *= 1 + own.standard_normal(steps) * np.minimum(3e-7 * np.exp(t / 110), 0.05)
     train_seconds = 55_000 * epochs / images_per_second
-    history = []
+    history, rate = [], schedule("cosine", lr=1e-3, steps=steps)
     for epoch in range(1, epochs + 1):
         step = max(1, round(steps * epoch / epochs))
         accuracy = best - 0.09 * np.exp(-epoch / 1.7) + 0.0008 * own.standard_normal()
@@ -71,7 +75,7 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> dict[str, Any]:
                 "test_accuracy": accuracy if last else None,
                 "val_loss": float(0.05 + 0.2 * np.exp(-epoch / 2)),
                 "val_accuracy": accuracy,
-                "lr": 1e-3 * (1 - epoch / (epochs + 1)),
+                "lr": rate(step - 1),
                 "seconds": train_seconds * epoch / epochs,
             }
         )
@@ -117,10 +121,36 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> dict[str, Any]:
         "history": history,
         "step_loss": loss.tolist(),
         "checkpoint": f"checkpoints/{preset}/{track}/{seed}",
-        "config": {"name": preset, "optimizer": "adam", "lr": 1e-3, "batch_size": 128},
+        "config": {"name": preset, "optimizer": "adam", "lr": 1e-3, "batch_size": 128, "schedule": "cosine"},
         "status": "finished",
         "best_step": None,
         "message": None,
+        "insight": fake_insight(preset, best, own),
+    }
+
+
+def fake_insight(preset: str, accuracy: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Errors spread at random over ten classes, three of them as pictures, and filters of noise."""
+    counts = rng.multinomial(round(10_000 * (1 - accuracy)), np.full(90, 1 / 90))
+    confusion = np.zeros((10, 10), int)
+    confusion[~np.eye(10, dtype=bool)] = counts
+    np.fill_diagonal(confusion, 1000 - confusion.sum(axis=1))
+    filters = rng.integers(-127, 128, (16, *WINDOWS[preset], 1), dtype=np.int8)
+    mistakes = [
+        {
+            "index": 1000 * k,
+            "label": k,
+            "prediction": k + 1,
+            "probability": 0.999 - 0.01 * k,
+            "image": pack(rng.integers(0, 256, (28, 28, 1), dtype=np.uint8)),
+        }
+        for k in range(3)
+    ]
+    return {
+        "classes": list("0123456789"),
+        "confusion": confusion.tolist(),
+        "mistakes": mistakes,
+        "filters": {"leaf": LEAVES[preset], "units": list(range(16)), "values": pack(filters)},
     }
 
 
@@ -153,7 +183,14 @@ def fake_proof(preset: str, a: str, b: str) -> dict[str, Any]:
         }
         for what, tolerance in tolerances.items()
     ]
-    return {"preset": preset, "precision": "float32", "steps": 10, "a": a, "b": b, "passed": True, "checks": checks}
+    leaves = {
+        "logits": {"logits": 5e-7},
+        "gradients": {LEAVES[preset]: 5e-6, "output/kernel": 2e-7},
+        "parameters": {f"params/{LEAVES[preset]}": 5e-5, "params/output/kernel": 3e-7, "stats/norm/mean": 0.0},
+        "optimizer": {f"mu/{LEAVES[preset]}": 5e-5, "mu/output/kernel": 4e-6},
+    }
+    case = {"preset": preset, "precision": "float32", "steps": 10, "a": a, "b": b}
+    return case | {"passed": True, "checks": checks, "leaves": leaves}
 
 
 def fail_proof(results: dict[str, Any], preset: str, track: str) -> None:
