@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import signal
 import threading
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from compare.errors import UserError
 from compare.insight import insight
 from compare.jobs import Emit, Job, received
 from compare.saving import Saver
-from compare.training import Training, require_validation
+from compare.training import Event, Training, require_validation
 from numpy_nn import tree
 
 

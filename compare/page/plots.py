@@ -152,9 +152,11 @@ def _sizes() -> Iterable[int]:
 
 
 def _decades(drawn: list[Trace], yaxis: dict[str, Any]) -> dict[str, Any]:
-    """Ticks at powers of ten, where a log scale spans two of them."""
+    """Ticks of a log scale: powers of ten where it spans some, else 2 and 5 between them."""
     values = [value for trace in drawn for value in trace["y"] if value]
-    return {"dtick": 1} if yaxis.get("type") == "log" and values and max(values) / min(values) > 100 else {}
+    if yaxis.get("type") != "log" or not values:
+        return {}
+    return {"dtick": 1 if max(values) / min(values) > 50 else "D2"}
 
 
 def _schedule(run: Run) -> Curve | None:
