@@ -28,7 +28,7 @@ from compare.errors import UserError
 from compare.insight import insight
 from compare.jobs import Emit, Job, received
 from compare.saving import Saver
-from compare.training import Event, Training, require_validation
+from compare.training import Training, require_validation
 from numpy_nn import tree
 
 
@@ -67,7 +67,7 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
                 figures["checkpoint"] = str(saver.finish())
             except UserError as error:
                 figures |= {"status": "failed", "message": f"the trained state could not be saved: {error}"}
-            figures |= training.memory
+            figures |= training.memory | track.device_facts(training.state)
         if training.finished:
             figures["insight"] = look_into(training, job)
     except UserError as error:
@@ -111,7 +111,7 @@ def set_up(track: tracks.Track, snapshot: tree.Tree, job: Job, data: Data, *, st
     return track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
 
 
-def look_into(training: Training, job: Job) -> Event:
+def look_into(training: Training, job: Job) -> dict[str, Any]:
     """The run's ``insight``: of the state that is the result, after every clock has stopped."""
     track, data, state = training.track, training.data, training.state
     if best := training.best_moment:
