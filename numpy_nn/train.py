@@ -242,3 +242,8 @@ def to_snapshot(state: State) -> Tree:
 
 def synchronize(state: State) -> None:
     """Nothing to wait for: when a NumPy call returns, it is done."""
+
+
+def device_facts(state: State) -> dict[str, Any]:
+    """What computed (``hardware``), how precisely (``products``), and ``peak_device_mb``, None on a CPU."""
+    return {"hardware": "cpu", "products": str(state.mean.dtype), "peak_device_mb": None}
