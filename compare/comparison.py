@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compare import machine, planning, report, tracking, tracks, workers
+from compare import devices, machine, planning, report, tracking, tracks, workers
 from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.flops import training_flops
@@ -101,12 +101,16 @@ class Comparison:
                 return
             if precision in proven:  # before this comparison was resumed
                 continue
-            configs = [dataclasses.replace(config, precision=precision).to_json() for config in first_seed.values()]
+            configs = [proof_of(config, precision) for config in first_seed.values()]
             without = [name for name in self.track_names if name not in tracks.that_have(precision, self.track_names)]
             but = f" ({', '.join(without)} has none)" if without else ""
             self.progress.note(f"Proving that the tracks are one model: {', '.join(first_seed)} in {precision}{but}")
             try:
-                rows = workers.call("compare.parity", "--json", json.dumps(configs), "--tracks", *self.track_names)
+                rows = workers.call(
+                    *("compare.parity", "--json", json.dumps([config.to_json() for config in configs])),
+                    *("--tracks", *self.track_names),
+                    variables=devices.variables(configs[0]),
+                )
             except (RuntimeError, UserError) as error:
                 if not self.stopping:
                     self.progress.note(f"The proof failed to run: {error}")
@@ -218,6 +222,12 @@ class Comparison:
                 f"cannot write {path} ({error.strerror}): free some space, then go on with --resume {self.directory}"
             ) from error
         return path
+
+
+def proof_of(config: Config, precision: str) -> Config:
+    """What is to be proven of a config: in float64 the formulas, on the CPU; else what computes, where it does."""
+    device = "cpu" if precision == "float64" else config.device
+    return dataclasses.replace(config, precision=precision, device=device)
 
 
 def file_name(run: Run) -> str:

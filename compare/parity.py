@@ -97,7 +97,8 @@ def observe(config: Config, track_name: str, *, steps: int, draw: int = 1) -> Ob
     rng = np.random.default_rng((config.seed, draw))
     network = MODELS[config.model](**config.model_args)
     snapshot = network.init(rng)
-    n = config.accumulate * max(BATCH // config.accumulate, 2)
+    parts = config.accumulate * config.devices
+    n = parts * max(BATCH // parts, 2)
     x = rng.integers(0, 256, (steps, n, *tracks.model_argument(config, "input_shape")), dtype=np.uint8)
     classes = tracks.model_argument(config, "classes")
     y = rng.integers(0, classes, (steps, n), dtype=np.int32)

@@ -19,7 +19,7 @@ from typing import Any
 if __name__ == "__main__":  # so that `python compare/run_all.py` finds the packages beside compare/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from compare import presets
+from compare import devices, presets
 from compare.config import Config, Interval
 from compare.errors import UserError, command_line
 
@@ -50,6 +50,15 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--data-dir", metavar="DIR", help="where Fashion-MNIST and CIFAR-10 are (or set NN_DATA_DIR)")
     options.add_argument("--seeds", type=int, nargs="+", metavar="S", help="one run each (default: 0)")
     options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
+    options.add_argument(
+        "--device",
+        type=devices.parse,
+        metavar="auto|cpu|gpu[:i]",
+        help="where JAX and PyTorch compute (default: cpu, where NumPy does); auto is a GPU if there is one",
+    )
+    options.add_argument(
+        "--devices", type=_positive(int), metavar="N", help="split each batch over N devices; a CPU's are its cores"
+    )
     options.add_argument(
         "--save-every",
         type=Interval.parse,
@@ -94,7 +103,7 @@ def configs(options: argparse.Namespace) -> list[Config]:
     """One Config per preset and seed, the command line's wishes over the preset's."""
     given = {
         name: value
-        for name in ("epochs", "steps", "batch_size", "lr", "augment", "data_dir", "precision", "patience")
+        for name in "epochs steps batch_size lr augment data_dir precision patience device devices".split()
         if (value := getattr(options, name)) is not None
     }
     if options.patience:
@@ -106,10 +115,14 @@ def configs(options: argparse.Namespace) -> list[Config]:
     if options.data_dir:
         options.data_dir = str(Path(options.data_dir).resolve())
     if options.resume_from:
-        return [from_checkpoint(options, given)]
-    chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
-    seeds = dict.fromkeys(options.seeds or [0])
-    return [dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in seeds]
+        wanted = [from_checkpoint(options, given)]
+    else:
+        chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
+        seeds = dict.fromkeys(options.seeds or [0])
+        wanted = [dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in seeds]
+    for config in wanted:
+        devices.require(config)
+    return wanted
 
 
 def from_checkpoint(options: argparse.Namespace, given: dict[str, Any]) -> Config:

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 
+from compare import devices
 from compare.config import Config
 from numpy_nn.tree import Tree
 
@@ -40,6 +41,9 @@ class Track(Protocol):
     def synchronize(self, state: Any) -> None:
         """Return when the device is idle."""
 
+    def device_facts(self, state: Any) -> dict[str, Any]:
+        """What computes: ``hardware``, ``products`` (their precision), ``peak_device_mb`` (2²⁰ bytes, or None)."""
+
 
 def load(name: str) -> Track:
     """Import a track, and with it its framework."""
@@ -61,8 +65,8 @@ def environment(track: str, config: Config, *, threads: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1" if track == "numpy" and config.numpy_threads == "batch" else str(threads),
-        "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1" if config.precision == "float64" else "0",
+        **devices.variables(config),
     }
 
 
@@ -82,6 +86,7 @@ def state_arguments(config: Config, track: str, *, steps: int, threads: int) -> 
         "ema": config.ema,
         "seed": config.seed,
         "devices": config.devices,
+        **({} if track == "numpy" else {"device": config.device}),
         "threads": 1 if track == "numpy" and config.numpy_threads == "blas" else threads,
         "precision": config.precision,
     }

@@ -92,14 +92,14 @@ def _last_line(words: str) -> str:
     return next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "none")
 
 
-def call(module: str, *arguments: str) -> Any:
+def call(module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Any:
     """Run ``python -m module arguments`` and read its standard output as JSON.
 
     Raises UserError if that is what ended it, and RuntimeError with its last words if it failed otherwise.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"JAX_PLATFORMS": "cpu"} | dict(variables or {}),
         cwd=ROOT,
         capture_output=True,
         text=True,
