@@ -19,6 +19,7 @@ from rich.console import Console
 from compare import report
 from compare.curves import DPI, HEAD, ROW, WIDTH, figure
 from compare.errors import UserError
+from compare.page import page
 from compare.results import cold_seconds, groups, proof_problem, spread, target_accuracy
 from compare.sections import COLUMNS, document, row
 from compare.traces import loss_gap, smooth
@@ -265,6 +266,7 @@ def test_every_ending_has_a_report(name: str, tmp_path: Path):
         assert "None" not in line
         assert "nan" not in line.split()
     assert picture(results).size == size_of(results)
+    assert page([(name, results)]).count("<h2") >= 4
 
 
 # --- curves.png -------------------------------------------------------------------------------------------------------
@@ -298,12 +300,13 @@ def test_the_gap_of_losses_ends_with_the_shorter_run():
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_write_leaves_two_whole_files(tmp_path: Path):
+def test_write_leaves_three_whole_files(tmp_path: Path):
     results = fake_results(presets=("mlp-mnist",))
     paths = report.write(results, tmp_path / "new")
     assert sorted(path.name for path in paths) == sorted(path.name for path in (tmp_path / "new").iterdir())
-    assert paths[0].read_text(encoding="utf-8") == document(results)
-    with Image.open(paths[1]) as image:
+    assert paths[0].read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert paths[1].read_text(encoding="utf-8") == document(results)
+    with Image.open(paths[2]) as image:
         assert image.size == size_of(results)
 
 

@@ -11,13 +11,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from compare import run_all
+from compare import machine, run_all
+from compare.progress import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEMA = {
@@ -46,31 +48,47 @@ def one_core() -> Iterator[None]:
     os.sched_setaffinity(0, cores)
 
 
-@contextlib.contextmanager
-def started(*arguments: object, store: Path | str) -> Iterator[subprocess.Popen[str]]:
-    """The program as a user starts it, with an MLflow store of its own; never left behind."""
-    uri = str(store) if "://" in str(store) else f"sqlite:///{store}/mlflow.db"
+def run(*arguments: object, store: Path) -> tuple[int, str]:
+    """The program as a user starts it, with an MLflow store of its own: exit status and everything printed."""
     with one_core():
-        process = subprocess.Popen(
+        done = subprocess.run(
             [sys.executable, "compare/run_all.py", *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            timeout=240,
+            check=False,
         )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return done.returncode, done.stdout
 
 
-def run(*arguments: object, store: Path | str) -> tuple[int, str]:
-    """Exit status and everything printed."""
-    with started(*arguments, store=store) as process:
-        printed, _ = process.communicate(timeout=240)
-        return process.returncode, printed
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """The same in this process, which has loaded everything already; only the trainers have processes of their own."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(machine, "gemm_gflops", lambda *, threads: 100.0)
+    note = Progress.note
+
+    def run_here(*arguments: object, uri: str = "", at: str = "", then: Callable[[], Any] = int) -> tuple[int, str]:
+        """Exit status and everything printed; does something the first time that a line with these words is."""
+        waiting = [then] if at else []
+
+        def noted(self: Progress, text: str) -> None:
+            note(self, text)
+            if waiting and at in text:
+                waiting.pop()()
+
+        monkeypatch.setattr(Progress, "note", noted)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with one_core():
+            code = run_all.main([str(each) for each in arguments])
+        assert not waiting, f"nothing printed has {at!r} in it"
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run_here
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +116,7 @@ def test_results_follow_the_schema(compared):
         assert entry["parameters"] == 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
         assert entry["history"][-1]["test_accuracy"] == entry["test_accuracy"]
         assert len(entry["step_loss"]) == 20
+        assert np.trace(entry["insight"]["confusion"]) == round(10_000 * entry["test_accuracy"])
         parts = sum(value for name, value in entry["seconds"].items() if name != "total")
         assert entry["seconds"]["total"] == pytest.approx(parts)
     assert all(set(row) == set(SCHEMA["parity"].split()) for row in results["parity"])
@@ -120,7 +139,7 @@ def test_the_tracks_are_proven_and_stay_together(compared):
 
 def test_what_was_written_is_named_and_there(compared):
     _, printed, out, _ = compared
-    for name in ("results.json", "report.md", "curves.png"):
+    for name in ("results.json", "report.html", "report.md", "curves.png"):
         assert str(out / name) in printed
         assert (out / name).stat().st_size > 1000
     assert "mlp-mnist jax seed 4: test accuracy" in printed
@@ -147,9 +166,10 @@ def test_mlflow_has_a_run_each_under_one_parent(compared):
 
     results, _, _, store = compared
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("compare").experiment_id])
-    parent = next(each for each in runs if "mlflow.parentRunId" not in each.data.tags)
-    children = [each for each in runs if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    everything = mlflow_runs(client)
+    parent = next(each for each in everything if each.info.run_name == "new")
+    children = [each for each in everything if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    runs = [parent, *children]
     assert {child.data.params["track"] for child in children} == {"numpy", "jax", "torch"}
     assert {each.info.status for each in runs} == {"FINISHED"}
     assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} >= {"results.json", "curves.png"}
@@ -159,10 +179,10 @@ def test_mlflow_has_a_run_each_under_one_parent(compared):
         assert child.data.tags["version.jax"] == results["environment"]["versions"]["jax"]
 
 
-def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared):
-    *_, out, store = compared
+def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared, run_here):
+    *_, out, _ = compared
     before = (out / "results.json").read_bytes()
-    code, printed = run("mlp-mnist", "--steps", 1, "--out", out, store=store)
+    code, printed = run_here("mlp-mnist", "--steps", 1, "--out", out)
     assert code == 2
     assert "holds a comparison already" in printed
     assert (out / "results.json").read_bytes() == before
@@ -196,11 +216,11 @@ def test_wrong_questions_are_answered_at_once(arguments, message, capsys, monkey
     assert message in capsys.readouterr().err
 
 
-def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path):
+def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path, run_here):
     out = tmp_path / "out"
-    code, printed = run(
+    code, printed = run_here(
         *("mlp-mnist", "--tracks", "numpy", "torch", "--steps", 10, "--lr", 1e8, "--no-proof", "--out", out),
-        store=f"http://127.0.0.1:{closed_port()}",  # and MLflow's server is down
+        uri=f"http://127.0.0.1:{closed_port()}",  # and MLflow's server is down
     )
     assert code == 1, printed
     results = json.loads((out / "results.json").read_text())
@@ -213,23 +233,28 @@ def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path):
     assert (out / "report.md").exists()
 
 
-def test_a_batch_larger_than_the_data(tmp_path):
-    out = tmp_path / "out"
-    flags = ("--tracks", "numpy", "--no-proof", "--no-mlflow")
-    code, printed = run("mlp-mnist", "--batch-size", 60_000, *flags, "--out", out, store=tmp_path)
+def test_a_batch_larger_than_the_data(tmp_path, run_here):
+    flags = ("--tracks", "numpy", "--no-proof", "--no-mlflow", "--out", tmp_path / "out")
+    code, printed = run_here("mlp-mnist", "--batch-size", 60_000, *flags)
     assert code == 1
     assert re.search(r"60,?000.*55,?000|55,?000.*60,?000", printed), printed
 
 
-def test_ctrl_c_loses_nothing(tmp_path):
+def test_ctrl_c_loses_nothing(compared, tmp_path, run_here):
+    from mlflow import MlflowClient
+
+    *_, store = compared
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    before = {each.info.run_id for each in mlflow_runs(client)}
     out = tmp_path / "out"
     flags = ("--tracks", "numpy", "torch", "--epochs", 50, "--no-proof", "--out", out)
-    with started("mlp-mnist", *flags, store=tmp_path) as process:
-        assert process.stdout
-        next(line for line in process.stdout if "accuracy" in line)
-        process.send_signal(signal.SIGINT)
-        printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 130, printed
+    code, printed = run_here(
+        *("mlp-mnist", *flags),
+        uri=f"sqlite:///{store}/mlflow.db",
+        at="accuracy",
+        then=lambda: os.kill(os.getpid(), signal.SIGINT),
+    )
+    assert code == 130, printed
     results = json.loads((out / "results.json").read_text())
     assert results["status"] == "interrupted"
     assert [entry["status"] for entry in results["runs"]] == ["interrupted", "not started"]
@@ -238,53 +263,54 @@ def test_ctrl_c_loses_nothing(tmp_path):
     assert (out / first["checkpoint"]).is_dir()
     assert (out / "report.md").exists()
     assert not workers_left(out)
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
-    runs = client.search_runs([client.get_experiment_by_name("compare").experiment_id])
-    assert {each.info.status for each in runs} == {"KILLED"}
+    assert {each.info.status for each in mlflow_runs(client) if each.info.run_id not in before} == {"KILLED"}
 
 
-def test_a_worker_that_is_killed_is_mourned_the_rest_goes_on_and_resuming_mends_it(tmp_path):
+def test_a_worker_that_is_killed_is_mourned_the_rest_goes_on_and_resuming_mends_it(tmp_path, run_here):
     out = tmp_path / "out"
-    flags = ("--tracks", "numpy", "--seeds", 0, 1, "--steps", 200, "--no-proof", "--no-mlflow", "--out", out)
-    with started("mlp-mnist", *flags, store=tmp_path) as process:
-        assert process.stdout
-        next(line for line in process.stdout if "numpy seed 0: 200 steps" in line)
+
+    def kill() -> None:
         for pid in workers_left(out):
             os.kill(pid, signal.SIGKILL)
-        printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 1, printed
+
+    flags = ("--tracks", "numpy", "--seeds", 0, 1, "--steps", 40, "--no-proof", "--no-mlflow", "--out", out)
+    code, printed = run_here("mlp-mnist", *flags, at="numpy seed 0: 40 steps", then=kill)
+    assert code == 1, printed
     killed, other = json.loads((out / "results.json").read_text())["runs"]
     assert (killed["status"], other["status"]) == ("failed", "finished")
     assert "was killed by SIGKILL (out of memory?)" in printed
     assert f"Go on with: python compare/run_all.py --resume {out}" in printed
 
-    code, printed = run("--resume", out, store=tmp_path)
+    code, printed = run_here("--resume", out)
     assert code == 0, printed
     assert "numpy seed 1" not in printed  # it was finished
     mended, same = json.loads((out / "results.json").read_text())["runs"]
-    assert (mended["status"], mended["steps"], len(mended["step_loss"])) == ("finished", 200, 200)
+    assert (mended["status"], mended["steps"], len(mended["step_loss"])) == ("finished", 40, 40)
     assert same == other | {"gemm_share": same["gemm_share"]}
 
     checkpoint = out / mended["checkpoint"]
     wrong = ("cnn-mnist", "--seeds", 3, "--resume-from", checkpoint, "--out", tmp_path / "new")
-    code, printed = run(*wrong, store=tmp_path)
+    code, printed = run_here(*wrong)
     assert code == 2
     for part in ("model is 'mlp', not 'cnn'", "batch_size is 128, not 64", "seed is 0, not 3"):
         assert part in printed
-    longer = ("--tracks", "numpy", "--steps", 240, "--resume-from", checkpoint, "--no-proof", "--no-mlflow")
-    code, printed = run(*longer, "--out", tmp_path / "new", store=tmp_path)
+    longer = ("--tracks", "numpy", "--steps", 60, "--resume-from", checkpoint, "--no-proof", "--no-mlflow")
+    code, printed = run_here(*longer, "--out", tmp_path / "new")
     assert code == 0, printed
     (entry,) = json.loads((tmp_path / "new" / "results.json").read_text())["runs"]
-    assert (entry["steps"], len(entry["step_loss"]), entry["resumed"][0]["step"]) == (240, 240, 200)
-    assert entry["step_loss"][:200] == mended["step_loss"]
+    assert (entry["steps"], len(entry["step_loss"]), entry["resumed"][0]["step"]) == (60, 60, 40)
+    assert entry["step_loss"][:40] == mended["step_loss"]
 
 
 def test_losses_fall_alike_in_every_track(compared):
     losses = np.array([entry["step_loss"] for entry in compared[0]["runs"]])
     assert (losses[:, -1] < losses[:, 0] / 2).all()
     np.testing.assert_allclose(losses[1:], np.broadcast_to(losses[0], losses[1:].shape), rtol=1e-4)  # observed: 3e-6
+
+
+def mlflow_runs(client: Any) -> list[Any]:
+    """Every run that the store has."""
+    return client.search_runs([client.get_experiment_by_name("compare").experiment_id])
 
 
 def closed_port() -> int:

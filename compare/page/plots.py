@@ -45,9 +45,9 @@ def learning(results: Results) -> dict[str, list[Plot]]:
     """Loss, accuracy, learning rate and the gaps between the tracks, by preset."""
     presets = groups(results)
     styles = track_styles(track for tracks in presets.values() for track in tracks)
+    kinds = (_loss, _accuracy, _gaps, _rates)
     return {
-        preset: [_loss(tracks, styles), _accuracy(tracks, styles), _gaps(tracks, styles), _rates(tracks, styles)]
-        for preset, tracks in presets.items()
+        preset: [plot for kind in kinds if (plot := kind(tracks, styles)).traces] for preset, tracks in presets.items()
     }
 
 
@@ -129,6 +129,8 @@ def _rates(tracks: Tracks, styles: dict[str, Style]) -> Plot:
     reported: dict[str, Curve | None] = {}
     for (track, run), symbol, width in zip(runs.items(), _symbols(), _sizes(), strict=False):
         rows = [row for row in run.get("history") or [] if row.get("lr") is not None]
+        if not rows:
+            continue
         x, y = (np.array([row[key] for row in rows], np.float64) for key in ("step", "lr"))
         marker = {"symbol": symbol, "size": width, "color": styles[track].color, "line": {"width": 2}}
         trace = {"mode": "markers", "marker": marker, "x": rounded(x), "y": rounded(y), "name": name_of(track)}
@@ -229,9 +231,8 @@ def rounded(values: Iterable[float]) -> list[float | None]:
 
 
 def _at_the_end(title: str, means: dict[str, Curve | None], form: Callable[[float], str]) -> str:
-    ends = [
-        f"{name} {form(float(curve[1][-1]))}" for name, curve in means.items() if curve and np.isfinite(curve[1][-1])
-    ]
+    last = {name: float(curve[1][-1]) for name, curve in means.items() if curve and len(curve[1])}
+    ends = [f"{name} {form(value)}" for name, value in last.items() if np.isfinite(value)]
     return f"{title}: at the end {', '.join(ends)}." if ends else f"{title}: nothing to show."
 
 
