@@ -243,7 +243,7 @@ def log(directory: Path, *, experiment: str = "compare", uri: str | None = None,
             if run["status"] == "not started":
                 continue
             tracker.log_run(run, tags=tags)
-        files = [directory / name for name in ("results.json", "report.md", "curves.png")]
+        files = [directory / name for name in ("results.json", "report.html", "report.md", "curves.png")]
         tracker.finish(results.get("status", "finished"), artifacts=[path for path in files if path.exists()])
     if tracker.error is not None:
         raise UserError(
