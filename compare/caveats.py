@@ -25,9 +25,8 @@ def unfairness(results: Results) -> str:
         "The runs take turns, a fresh process each, in the order in which results.json lists them: a later one meets "
         "a warmer processor and a fuller file cache, and whatever else the machine did meanwhile"
         + (f" (1-minute load: {load})." if load else "."),
-        "All cores are open to every track, and used in different ways: PyTorch and XLA have thread pools; "
-        "NumPy splits the batch over threads, or (mlp-mnist) leaves the cores to its matrix library, and what lies "
-        "between the products then runs on one.",
+        "All cores are open to every track, and used in different ways: PyTorch and XLA have thread pools, "
+        "NumPy has a process for each core, with its shard of every batch.",
         "Convolution compares implementations, not languages: windows times kernel in NumPy and, on a CPU, in JAX, "
         "where XLA's own convolution is slower; oneDNN in PyTorch. On an accelerator JAX takes XLA's, and the order "
         "may be another.",

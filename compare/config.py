@@ -37,7 +37,6 @@ class Config:
     eval_batch_size: int = 500
     lr_scale: dict[str, float] | None = None  # path prefix -> factor of the learning rate, 0 freezes
     precision: str = "float32"  # or float64, or bfloat16 for the products (not in NumPy)
-    numpy_threads: str = "batch"  # how NumPy uses several cores: a shard of the batch each, or inside its "blas"
     device: str = "cpu"  # of JAX and PyTorch: cpu, gpu, gpu:1, or auto; NumPy has the CPU
     devices: int = 1  # a shard of each batch on each
     seed: int = 0

@@ -22,7 +22,6 @@ PRESETS = {
             dataset="mnist",
             promise="98.5 %, 15 to 30 s a track on two cores",
             epochs=10,
-            numpy_threads="blas",  # its matrices are large: 1.3 times the speed of splitting the batch
             **NESTEROV,
         ),
         Config(

@@ -59,12 +59,12 @@ def environment(track: str, config: Config, *, threads: int) -> dict[str, str]:
     """Environment variables that a process needs before it imports the track.
 
     Which cores it may use is decided by CPU affinity, the one cap that binds
-    NumPy, XLA and PyTorch alike. Where the NumPy track splits the batch over
-    threads itself, it wants a single-threaded matrix library underneath.
+    NumPy, XLA and PyTorch alike. The NumPy track has a process for each core,
+    and wants a single-threaded matrix library in all of them.
     """
     return {
         "OMP_NUM_THREADS": str(threads),
-        "OPENBLAS_NUM_THREADS": "1" if track == "numpy" and config.numpy_threads == "batch" else str(threads),
+        "OPENBLAS_NUM_THREADS": "1" if track == "numpy" else str(threads),
         "JAX_ENABLE_X64": "1" if config.precision == "float64" else "0",
         **devices.variables(config),
     }
@@ -87,7 +87,7 @@ def state_arguments(config: Config, track: str, *, steps: int, threads: int) -> 
         "seed": config.seed,
         "devices": config.devices,
         **({} if track == "numpy" else {"device": config.device}),
-        "threads": 1 if track == "numpy" and config.numpy_threads == "blas" else threads,
+        "threads": threads,
         "precision": config.precision,
     }
 

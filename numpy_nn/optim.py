@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,17 +101,17 @@ def init(params: Tree, optimizer: str) -> Tree:
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
     memory = OPTIMIZERS[optimizer][1]
-    return {"count": np.int32(0)} | {slot: tree_map(np.zeros_like, params) for slot in memory}
+    return {"count": np.array(0, np.int32)} | {slot: tree_map(np.zeros_like, params) for slot in memory}
 
 
-def global_norm(grads: Tree) -> float:
-    """√ Σ g² over all leaves."""
-    return math.sqrt(sum(float(np.vdot(g, g)) for g in leaves(grads).values()))
+def global_norm(grads: Tree, all_sum: Callable[[float], float] = float) -> float:
+    """√ Σ g² over all leaves; where others hold parts of them, ``all_sum`` adds up what everybody has."""
+    return math.sqrt(all_sum(sum(float(np.vdot(g, g)) for g in leaves(grads).values())))
 
 
-def clip_by_global_norm(grads: Tree, max_norm: float) -> Tree:
+def clip_by_global_norm(grads: Tree, max_norm: float, all_sum: Callable[[float], float] = float) -> Tree:
     """g ← g · min(1, max_norm/‖g‖) in place, one norm over all leaves (Pascanu et al. 2013)."""
-    norm = global_norm(grads)
+    norm = global_norm(grads, all_sum)
     if norm > max_norm:
         for g in leaves(grads).values():
             g *= max_norm / norm
@@ -127,6 +128,7 @@ def update(
     factors: Mapping[str, float] | None = None,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
+    all_sum: Callable[[float], float] = float,
     **constants: float,
 ) -> None:
     """One update of all parameters, in place; the gradients are used up.
@@ -137,13 +139,16 @@ def update(
     ``weight_decay`` λ adds λ p to the gradient ("l2") or shrinks p by η λ p
     beside it ("decoupled", Loshchilov & Hutter 2019, arXiv:1711.05101).
     ``constants`` go to the formula (``decay``, ``beta1``, …).
+
+    Every optimizer is elementwise, so the trees may as well hold a part of each leaf: only ``clip_norm`` asks for
+    the norm of the whole, by ``all_sum``.
     """
     formula, memory, kind = OPTIMIZERS[optimizer]
     parameters, moments = leaves(params), [leaves(opt[slot]) for slot in memory]
     gradients = {path: g for path, g in leaves(grads).items() if factors is None or factors[path]}
     if clip_norm is not None:
-        clip_by_global_norm(gradients, clip_norm)
-    opt["count"] = np.int32(opt["count"] + 1)
+        clip_by_global_norm(gradients, clip_norm, all_sum)
+    opt["count"] += 1
     t = int(opt["count"])
 
     for path, g in gradients.items():
@@ -174,39 +179,38 @@ def _cosine(start: float, end: float, fraction: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * min(fraction, 1.0)))
 
 
-def constant(*, lr: float, steps: int) -> Schedule:
+def constant(step: int, *, lr: float, steps: int) -> float:
     """η(s) = lr."""
-    return lambda step: lr
+    return lr
 
 
-def step_decay(*, lr: float, steps: int, factor: float = 0.1, at: tuple[float, ...] = (0.5, 0.75)) -> Schedule:
+def step_decay(step: int, *, lr: float, steps: int, factor: float = 0.1, at: tuple[float, ...] = (0.5, 0.75)) -> float:
     """η(s) = lr · factorᵐ, with m the number of milestones ``at`` (fractions of all steps) already passed."""
-    milestones = [int(fraction * steps) for fraction in at]
-    return lambda step: lr * factor ** sum(step >= milestone for milestone in milestones)
+    return lr * factor ** sum(step >= int(fraction * steps) for fraction in at)
 
 
-def cosine(*, lr: float, steps: int, warmup: float = 0.05, end: float = 0.0) -> Schedule:
+def cosine(step: int, *, lr: float, steps: int, warmup: float = 0.05, end: float = 0.0) -> float:
     """Linear from 0 to lr over the fraction ``warmup`` of all steps, then half a cosine to end · lr.
 
     Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts; warm-up after Goyal et al. 2017.
     """
     warm = int(warmup * steps)
-    return lambda step: lr * step / warm if step < warm else _cosine(lr, end * lr, (step - warm) / (steps - warm))
+    return lr * step / warm if step < warm else _cosine(lr, end * lr, (step - warm) / (steps - warm))
 
 
-def one_cycle(*, lr: float, steps: int, warmup: float = 0.3, div: float = 25.0, final_div: float = 1e4) -> Schedule:
+def one_cycle(
+    step: int, *, lr: float, steps: int, warmup: float = 0.3, div: float = 25.0, final_div: float = 1e4
+) -> float:
     """Half a cosine from lr/div up to lr over the fraction ``warmup``, then down to lr/(div · final_div).
 
     Smith & Topin 2018, arXiv:1708.07120, in the two-phase form used by optax.
     """
     warm = int(warmup * steps)
     low, last = lr / div, lr / (div * final_div)
-    return lambda step: (
-        _cosine(low, lr, step / warm) if step < warm else _cosine(lr, last, (step - warm) / (steps - warm))
-    )
+    return _cosine(low, lr, step / warm) if step < warm else _cosine(lr, last, (step - warm) / (steps - warm))
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
+SCHEDULES: dict[str, Callable[..., float]] = {
     "constant": constant,
     "step": step_decay,
     "cosine": cosine,
@@ -214,8 +218,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def schedule(name: str, *, lr: float, steps: int, **arguments: Any) -> Schedule:
-    """Look up a schedule by name: a function from the step (0 is the first) to the learning rate."""
+def schedule(name: str, *, lr: float, steps: int, **constants: Any) -> Schedule:
+    """Look up a schedule by name, and fix all but the step (0 is the first): η(s)."""
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
-    return SCHEDULES[name](lr=lr, steps=steps, **arguments)
+    return partial(SCHEDULES[name], lr=lr, steps=steps, **constants)

@@ -1,96 +1,288 @@
-"""Several cores for one step: the batch is split, the gradients are summed.
+"""Several cores for one step: a process for each, the batch is split, the gradients are summed.
 
-NumPy lets go of Python's lock inside every large operation, so plain threads
-run side by side. Each thread takes a shard of the batch through the unchanged
-forward and backward pass; what comes out is added up. It pays when the matrix
-library itself runs single-threaded (``OPENBLAS_NUM_THREADS=1``): the threads
-then share nothing but the parameters.
+NumPy lets go of Python's lock inside its large operations, so threads could share the work. But they
+queue for that lock before and after each of them, and a step has hundreds: two threads train an LSTM no
+faster than one. So each core gets a process of its own (``numpy_nn.worker``), with its own lock. What
+they all see is one piece of memory: the parameters, the optimizer's memory, and each one's gradients.
 
-Batch norm is the exception: its mean is that of the whole batch, so its threads
-must meet half-way, each with its part of the sum (``run_together``).
+A step of process r, of N:
+
+    1. forward and backward of its shard of the batch: gradients ∇ᵣ
+    2. wait until all are there
+    3. of every parameter, update the r-th of N parts with that part of Σ ∇ₛ
+    4. wait until all are there
+
+Steps 2 to 4 are what is known as reduce-scatter, sharded update and all-gather (Rajbhandari et al. 2020,
+"ZeRO"): no number is added twice, and nothing is sent, as everybody reads the same memory.
+
+Batch norm wants the mean of the whole batch, so its processes also meet half-way, each with its
+part of the sum (``Group.all_mean``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
-from threading import Barrier, BrokenBarrierError, Lock
-from typing import Any, TypeVar
+import math
+import mmap
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.connection import Pipe
+from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import numpy as np
 
-from numpy_nn.tree import Tree, tree_map
+from numpy_nn.tree import Tree, leaves, tree_map
 
-Result = TypeVar("Result")
-_one_at_a_time = Lock()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="numpy_nn")
+LINE = 64  # bytes of a cache line
+SCRATCH = 2**16  # numbers that all_mean can take: more channels than any network here has
+FENCE = Lock()  # taking it orders what is written before against what is read after, whatever the processor
+SPINS, YIELDS = 2_000, 20_000  # looks at a clock before giving the core away, and before sleeping
 
 
-def run(function: Callable[..., Result], *arguments: Any, threads: int) -> list[Result]:
-    """``[function(a, b, …) for a, b, … in zip(*arguments)]``, on ``threads`` threads, this one among them."""
-    first, *others = zip(*arguments, strict=True)
-    if threads == 1:
-        return [function(*each) for each in (first, *others)]
-    pending = [_pool(threads).submit(function, *each) for each in others]
-    return [function(*first), *(each.result() for each in pending)]
+def shards(x: np.ndarray, parts: int, *, equal: bool = False) -> list[np.ndarray]:
+    """Split along the first axis into ``parts`` as equal as can be, or not at all.
 
-
-def run_together(function: Callable[..., Result], *arguments: Any) -> list[Result]:
-    """Like :func:`run`, on a thread for each call, and each call also gets ``all_mean`` and ``shards``.
-
-    ``all_mean(array)`` waits until each of the ``shards`` calls has brought its array, and
-    returns their mean to all. So all calls must ask for it equally often. When one of
-    them fails, the others stop waiting, and its error is raised.
+    It is not split where a part would be empty, or, with ``equal``, where the parts would differ.
     """
-    shards = len(arguments[0])
-    brought: list[Any] = [None] * shards
-    mean: Any = None
+    fits = len(x) >= parts and not (equal and len(x) % parts)
+    return np.array_split(x, parts if fits else 1)
 
-    def reduce() -> None:  # done by whoever comes last, before anybody goes on
-        nonlocal mean
-        mean = sum(brought[1:], brought[0]) / shards
 
-    barrier = Barrier(shards, action=reduce)
+class Elsewhere(RuntimeError):
+    """Another process of the step failed: its error says more."""
 
-    def all_mean(place: int, array: np.ndarray) -> np.ndarray:
-        brought[place] = array
-        barrier.wait()
-        return mean
 
-    def call(place: int, *each: Any) -> Result:
+class Worker:
+    """One of the other processes, as the first of the group sees it."""
+
+    def __init__(self, file: int):
+        path = os.pathsep.join(dict.fromkeys((str(Path(__file__).parents[1]), *filter(None, sys.path))))
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
+        self.connection, theirs = Pipe()
+        with theirs:
+            command = [sys.executable, "-m", "numpy_nn.worker", str(theirs.fileno())]
+            self.process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno(), file])
+
+    def send(self, message: Any) -> None:
+        """Send anything that can be pickled."""
         try:
-            return function(*each, all_mean=partial(all_mean, place), shards=shards)
-        except BaseException:
-            barrier.abort()
-            raise
+            self.connection.send(message)
+        except BrokenPipeError:
+            raise self.gone() from None
 
-    with _one_at_a_time:  # two barriers in one pool could each hold the threads that the other waits for
-        futures = [_pool(shards).submit(call, place, *each) for place, each in enumerate(zip(*arguments, strict=True))]
-        errors = [error for future in futures if (error := future.exception())]
-    if errors:
-        raise min(errors, key=lambda error: isinstance(error, BrokenBarrierError))
-    return [future.result() for future in futures]
+    def receive(self) -> Any:
+        """The answer, or the error that stands in its place."""
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            return self.gone()
+
+    def gone(self) -> RuntimeError:
+        """What to raise when the process is no more."""
+        return RuntimeError(f"a process of the NumPy track ended with exit code {self.process.wait()}: start again")
 
 
-def shards(x: np.ndarray, threads: int, *, equal: bool = False) -> list[np.ndarray]:
-    """Split along the first axis into ``threads`` parts as equal as can be; never an empty one.
+class Memory:
+    """A file in memory that several processes map: each asks for the same arrays in the same order."""
 
-    With ``equal`` into fewer parts rather than into unequal ones.
+    def __init__(self, file: int):
+        self.buffer = mmap.mmap(file, 0)
+        self.used = 0
+
+    def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """The next array, zero at first; each begins on a cache line of its own."""
+        start = -(-self.used // LINE) * LINE
+        array = np.frombuffer(self.buffer, dtype, math.prod(shape), start).reshape(shape)
+        self.used = start + array.nbytes
+        return array
+
+
+class Group:
+    """The processes that take a step together, as one of them sees it: the ``rank``-th of ``size``.
+
+    Alone (``size`` 1, no ``memory``), everything is its own and there is nobody to wait for. Where the split must be
+    ``exact``, a batch that does not divide is refused.
     """
-    parts = min(threads, len(x))
-    while equal and len(x) % parts:
-        parts -= 1
-    return np.array_split(x, parts)
+
+    def __init__(self, rank: int = 0, size: int = 1, memory: Memory | None = None, *, exact: bool = False):
+        self.rank, self.size, self.exact = rank, size, exact
+        self.parent = os.getppid()
+        self.workers: list[Worker] = []
+        if memory:
+            self.arrived = memory.array((size + 1,), np.int64).data  # how often each has; the last tells of a failure
+            self.scratch = memory.array((2, size, SCRATCH), np.float64)
+
+    def share(self, memory: Memory, params: Tree, opt: Tree, ema: Tree) -> tuple[Tree, Tree, Tree]:
+        """Move the trees to where every process sees them, and make room for everybody's gradients."""
+
+        def move(leaf: np.ndarray) -> np.ndarray:
+            if leaf.ndim == 0:  # a counter: each keeps its own
+                return leaf
+            place = memory.array(leaf.shape, leaf.dtype)
+            if self.rank == 0:
+                place[...] = leaf
+            return place
+
+        moved = tree_map(move, params), tree_map(move, opt), tree_map(move, ema)
+        self.grads = [tree_map(lambda p: memory.array(p.shape, p.dtype), params) for _ in range(self.size)]
+        return moved
+
+    # --- meeting ------------------------------------------------------------------------------------------------------
+
+    def wait(self) -> None:
+        """Return when every process has called this as often as this one.
+
+        Raises RuntimeError when that will not happen, because one of them failed or is gone.
+        """
+        if self.size == 1:
+            return
+        with FENCE:
+            now = self.arrived[self.rank] + 1
+        self.arrived[self.rank] = now
+        for other in range(self.size):
+            looks = 0
+            while self.arrived[other] < now:
+                looks += 1
+                if looks > SPINS:
+                    self._patience(looks)
+        with FENCE:
+            pass
+
+    def _patience(self, looks: int) -> None:
+        if self.arrived[self.size]:
+            raise Elsewhere("another process of this step failed")
+        if looks < YIELDS:
+            os.sched_yield()
+            return
+        time.sleep(1e-4)
+        if self.rank and os.getppid() != self.parent:
+            os._exit(1)  # nobody is left to tell
+        for worker in self.workers:
+            if worker.process.poll() is not None:
+                raise worker.gone()
+
+    def all_mean(self, array: np.ndarray) -> np.ndarray:
+        """Mean of the arrays that the processes bring, the same bits in each."""
+        if self.size == 1:
+            return array
+        places = self.scratch[self.arrived[self.rank] % 2, :, : array.size]  # two, as some still read the last one
+        places[self.rank] = array.ravel()
+        self.wait()
+        return places.mean(axis=0).astype(array.dtype).reshape(array.shape)
+
+    def all_sum(self, number: float) -> float:
+        """Sum of the numbers that the processes bring."""
+        return self.size * float(self.all_mean(np.array(number)))
+
+    def shards(self, x: np.ndarray, *, equal: bool = False) -> list[np.ndarray]:
+        """The shards of a batch, one for each process, or one for the first."""
+        if self.exact and len(x) % self.size:
+            raise ValueError(f"a batch of {len(x)} does not divide by {self.size} devices: choose another batch size")
+        return shards(x, self.size, equal=equal)
+
+    # --- the update ---------------------------------------------------------------------------------------------------
+
+    def part(self, tree: Tree) -> Tree:
+        """This process's part of every leaf, as a flat view; counters are its own already."""
+        if self.size == 1:
+            return tree
+
+        def part(leaf: np.ndarray) -> np.ndarray:
+            if leaf.ndim == 0:
+                return leaf
+            return leaf.reshape(-1)[self.rank * leaf.size // self.size : (self.rank + 1) * leaf.size // self.size]
+
+        return tree_map(part, tree)
+
+    def reduce_scatter(self, grads: Tree) -> Tree:
+        """Sum everybody's gradients; each gets its own part of the sum."""
+        if self.size == 1:
+            return grads
+        tree_map(np.copyto, self.grads[self.rank], grads)
+        self.wait()
+        total = self.part(self.grads[self.rank])  # of which nobody else reads this part
+        for other in range(self.size):
+            if other != self.rank:
+                tree_map(lambda a, b: np.add(a, b, out=a), total, self.part(self.grads[other]))
+        return total
+
+    # --- the workers, as rank 0 sees them -----------------------------------------------------------------------------
+
+    def start(self, state: Any, file: int) -> None:
+        """Start a process for each of the other ranks, which joins with this state."""
+        self.workers = [Worker(file) for _ in range(1, self.size)]
+        weakref.finalize(self, close, self.workers)
+        for rank, worker in enumerate(self.workers, 1):
+            worker.send((rank, self.size, self.exact, file, state))
+
+    @contextmanager
+    def call(self, *message: Any) -> Iterator[list[Any]]:
+        """Send the workers a message, the same to all; their answers are in the list when the block is left.
+
+        When the block fails, or a worker does, the others stop waiting, and the error is raised.
+        """
+        for worker in self.workers:
+            worker.send(message)
+        answers: list[Any] = []
+        own: list[BaseException] = []
+        try:
+            yield answers
+        except BaseException as error:
+            own.append(error)
+            self.fail()
+        answers += [worker.receive() for worker in self.workers]
+        errors = own + [answer for answer in answers if isinstance(answer, Exception)]
+        if errors:
+            for place in range(self.size + 1) if self.workers else ():
+                self.arrived[place] = 0  # nobody has arrived anywhere
+            raise next((error for error in errors if not isinstance(error, Elsewhere)), errors[0])
+
+    def fail(self) -> None:
+        """Tell the others not to wait."""
+        if self.size > 1:
+            self.arrived[self.size] = True
 
 
-def all_reduce(trees: list[Tree]) -> Tree:
-    """Sum trees leaf by leaf, in place in the first."""
-    total, *others = trees
-    for other in others:
-        tree_map(lambda a, b: np.add(a, b, out=a), total, other)
-    return total
+def close(workers: Sequence[Worker]) -> None:
+    """A worker ends when nobody can ask it any more."""
+    for worker in workers:
+        worker.connection.close()
+    for worker in workers:
+        worker.process.wait()
+
+
+@contextmanager
+def file_in_memory(size: int) -> Iterator[int]:
+    """Descriptor of a file of so many zeros, gone when the last process that maps it is."""
+    with tempfile.TemporaryFile() as on_disk:  # where the system knows no better
+        file = os.memfd_create("numpy_nn") if hasattr(os, "memfd_create") else os.dup(on_disk.fileno())
+    try:
+        os.truncate(file, size)
+        yield file
+    finally:
+        os.close(file)
+
+
+def spread(state: Any, processes: int, *, exact: bool = False) -> Any:
+    """Move the arrays of a state to where several processes see them, and start the others."""
+    trees = (state.params, state.opt, state.ema, *[state.params] * processes)  # the last for everybody's gradients
+    room = sum(leaf.nbytes + LINE for tree in trees for leaf in leaves(tree).values())
+    with file_in_memory(room + 8 * (2 * processes * SCRATCH + processes + LINE)) as file:
+        memory = Memory(file)
+        group = Group(0, processes, memory, exact=exact)
+        group.start(state, file)
+    return join(state, group, memory)
+
+
+def join(state: Any, group: Group, memory: Memory) -> Any:
+    """The state as a process of the group has it: its arrays are those that all of them see."""
+    params, opt, ema = group.share(memory, state.params, state.opt, state.ema)
+    return replace(state, params=params, opt=opt, ema=ema, group=group)

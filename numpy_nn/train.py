@@ -47,7 +47,7 @@ class State:
     accumulate: int
     mean: Float[Array, " c"]
     std: Float[Array, " c"]
-    threads: int
+    group: parallel.Group  # the processes that take a step together
 
 
 def init_state(
@@ -89,17 +89,17 @@ def init_state(
             ema ← d ema + (1 - d) p after each update. The running statistics stay those of the parameters.
         mean, std: per channel, of pixels scaled to 0..1.
         seed: of whatever is random inside a step.
-        devices: 1; one batch over several cores is what ``threads`` does.
-        threads: cores to use; more than 1 expects a single-threaded BLAS (see ``parallel``).
+        devices: like ``threads``, and instead of it; but a batch that does not divide by it is refused.
+        threads: cores to use, a process for each, which takes its shard of a batch (see ``parallel``). More than 1
+            expects a single-threaded matrix library: OPENBLAS_NUM_THREADS=1 before NumPy is imported.
         precision: "float32" or "float64"; the other tracks also multiply in "bfloat16".
     """
     require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule)
     if precision not in ("float32", "float64"):
         raise ValueError(f"NumPy has no {precision} arithmetic: choose float32 or float64, or another track")
-    if devices != 1:
-        raise ValueError(f"NumPy runs on one device, not {devices}; use threads for several cores")
-    if accumulate < 1:
-        raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
+    for name, number in {"accumulate": accumulate, "devices": devices, "threads": threads}.items():
+        if number < 1:
+            raise ValueError(f"{name} {number}: at least 1")
     loss_forward, loss_backward = LOSSES[loss]
     network = MODELS[model](**(model_args or {}))
     template = network.init(np.random.default_rng(0))
@@ -113,7 +113,7 @@ def init_state(
     if "opt" in snapshot:
         require_same(opt, snapshot["opt"], what="optimizer state")
         opt = cast(snapshot["opt"], precision)
-    return State(
+    state = State(
         model=network,
         params=params,
         stats=freeze(stats, frozen_norms(stats, factors)),
@@ -127,8 +127,10 @@ def init_state(
         accumulate=accumulate,
         mean=np.asarray(mean, precision),
         std=np.asarray(std, precision),
-        threads=threads,
+        group=parallel.Group(),
     )
+    processes = devices if devices > 1 else threads
+    return parallel.spread(state, processes, exact=devices > 1) if processes > 1 else state
 
 
 def require_known(**names: str) -> None:
@@ -164,32 +166,51 @@ def loss_and_grads(
     return dloss * float(loss), correct(outputs, y), stats, grads
 
 
-def over_threads(state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0) -> LossAndGrads:
-    """``loss_and_grads`` of shards of a batch, a thread each: ∇ = Σ nₛ/n ∇ₛ."""
-    if state.threads == 1:
-        return loss_and_grads(state, x, y, dloss)
-    whole = bool(state.stats)  # batch norm wants the statistics of the whole batch
-    xs, ys = (parallel.shards(array, state.threads, equal=whole) for array in (x, y))
-    shares = [dloss * len(shard) / len(y) for shard in ys]
-    run = parallel.run_together if whole else partial(parallel.run, threads=state.threads)
-    parts = run(partial(loss_and_grads, state), xs, ys, shares)
-    losses, rights, stats, grads = zip(*parts, strict=True)
-    return sum(losses), sum(rights), stats[0], parallel.all_reduce(list(grads))
+def loss_and_grads_of_shard(state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0) -> LossAndGrads:
+    """``loss_and_grads`` of this process's shard of a batch, times its share of it: ∇ = Σ nᵣ/n ∇ᵣ."""
+    group, whole = state.group, bool(state.stats)  # batch norm has statistics, and wants those of the whole batch
+    xs, ys = (group.shards(array, equal=whole) for array in (x, y))
+    if group.rank >= len(ys):  # the first process takes a batch alone that cannot be split
+        return 0.0, 0, state.stats, tree_map(np.zeros_like, state.params)
+    together = {"all_mean": group.all_mean, "shards": len(ys)} if whole and len(ys) > 1 else {}
+    images, labels = xs[group.rank], ys[group.rank]
+    return loss_and_grads(state, images, labels, dloss * len(labels) / len(y), **together)
 
 
 def over_micro_batches(state: State, x: UInt8[Array, "n h w c"], y: Labels) -> LossAndGrads:
     """The same of m = ``accumulate`` equal parts of a batch, one after the other: ∇ = 1/m Σ ∇ᵢ."""
     m = state.accumulate
     if m == 1:
-        return over_threads(state, x, y)
+        return loss_and_grads_of_shard(state, x, y)
     if len(y) % m:
         raise ValueError(f"a batch of {len(y)} is not {m} equal micro-batches: accumulate must divide it")
     loss, right, total = 0.0, 0, tree_map(np.zeros_like, state.params)
     for images, labels in zip(np.split(x, m), np.split(y, m), strict=True):
-        part_loss, part_right, stats, grads = over_threads(state, images, labels, 1 / m)
-        loss, right, total = loss + part_loss, right + part_right, parallel.all_reduce([total, grads])
+        part_loss, part_right, stats, grads = loss_and_grads_of_shard(state, images, labels, 1 / m)
+        loss, right = loss + part_loss, right + part_right
+        tree_map(lambda a, b: np.add(a, b, out=a), total, grads)
         state = replace(state, stats=stats)
     return loss, right, state.stats, total
+
+
+def take_steps(
+    state: State, x: UInt8[Array, "k n h w c"], y: Int[Array, "k n"] | Float[Array, "k n v"]
+) -> tuple[State, np.ndarray]:
+    """k steps as each process of the group takes them: the new state, and its share of losses and right answers (2, k).
+
+    The gradients of all are summed; each process updates its part of the parameters with its part of the sum.
+    """
+    group, shares = state.group, []
+    params, opt, ema = group.part(state.params), group.part(state.opt), group.part(state.ema)
+    for images, labels in zip(x, y, strict=True):
+        loss, right, stats, grads = over_micro_batches(state, images, labels)
+        own = group.reduce_scatter(grads)
+        optim.update(params, own, opt, lr=state.schedule(state.step), all_sum=group.all_sum, **state.optimizer)
+        optim.average(ema, params, state.decay)
+        group.wait()
+        state = replace(state, stats=stats, step=state.step + 1)
+        shares.append((loss, right))
+    return state, np.array(shares).T
 
 
 def train_steps(
@@ -199,32 +220,31 @@ def train_steps(
 
     Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
     """
-    losses, corrects, lrs = [], [], []
-    for images, labels in zip(x, y, strict=True):
-        lr = state.schedule(state.step)
-        loss, right, stats, grads = over_micro_batches(state, images, labels)
-        optim.update(state.params, grads, state.opt, lr=lr, **state.optimizer)
-        optim.average(state.ema, state.params, state.decay)
-        state = replace(state, stats=stats, step=state.step + 1)
-        losses.append(loss)
-        corrects.append(right)
-        lrs.append(lr)
-    return state, {"loss": np.array(losses), "correct": np.array(corrects), "lr": np.array(lrs)}
+    lr = np.array([state.schedule(step) for step in range(state.step, state.step + len(x))])
+    with state.group.call("take_steps", state.stats, state.step, x, y) as shares:
+        state, own = take_steps(state, x, y)
+    loss, right = sum(shares, own)
+    return state, {"loss": loss, "correct": right.astype(int), "lr": lr}
+
+
+def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> np.ndarray:
+    """This process's share of: sum of the losses, right answers, images that count."""
+    xs, ys = (parallel.shards(array, state.group.size) for array in (x, y))
+    if state.group.rank >= len(ys):
+        return np.zeros(3)
+    labels = ys[state.group.rank]
+    outputs = logits(state, xs[state.group.rank])
+    loss, _ = state.loss[0](outputs, labels)
+    count = int((labels >= 0).sum())
+    return np.array([float(loss) * count, correct(outputs, labels), count])
 
 
 def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> dict[str, float]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
-    loss_forward, _ = state.loss
-
-    def shard(images: np.ndarray, labels: np.ndarray) -> tuple[float, int, int]:
-        outputs = logits(state, images)
-        loss, _ = loss_forward(outputs, labels)
-        count = int((labels >= 0).sum())
-        return float(loss) * count, correct(outputs, labels), count
-
-    parts = parallel.run(shard, *(parallel.shards(a, state.threads) for a in (x, y)), threads=state.threads)
-    loss_sum, right, count = (sum(column) for column in zip(*parts, strict=True))
-    return {"loss_sum": loss_sum, "correct": right, "count": count}
+    with state.group.call("evaluate", state.stats, state.step, x, y) as shares:
+        own = evaluate(state, x, y)
+    loss_sum, right, count = sum(shares, own)
+    return {"loss_sum": float(loss_sum), "correct": int(right), "count": int(count)}
 
 
 def logits(state: State, x: UInt8[Array, "n h w c"]) -> Float[Array, "n v"]:

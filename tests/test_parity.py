@@ -56,9 +56,15 @@ def test_models(model, precision):
     require_equal(config(model, precision=precision))
 
 
-@pytest.mark.parametrize("model", ["mlp", "cnn"])
-def test_images_that_are_neither_square_nor_grey(model):
-    args = {"mlp": {"hidden": (9, 5)}, "cnn": {"channels": (4, 6), "kernel": 3, "padding": 1, "hidden": 11}}[model]
+@pytest.mark.parametrize(
+    ("model", "args"),
+    [
+        ("mlp", {"hidden": (9, 5)}),
+        ("cnn", {"channels": (4, 6), "kernel": 3, "padding": 1, "hidden": 11}),
+        ("cnn", {"channels": (4, 6), "kernel": 3, "pools": (1, 2), "hidden": 11}),
+    ],
+)
+def test_images_that_are_neither_square_nor_grey(model, args):
     require_equal(config(model, model_args={**SMALL, **args}, precision="float64"))
 
 
@@ -94,7 +100,8 @@ def test_losses(loss, loss_args):
 @pytest.mark.parametrize("steps", [1, 2, 7, 100])
 @pytest.mark.parametrize("name", numpy_optim.SCHEDULES)
 def test_schedules(name, steps):
-    made = [module.SCHEDULES[name](lr=0.3, steps=steps) for module in (numpy_optim, torch_optim, jax_optim)]
+    made = [numpy_optim.schedule(name, lr=0.3, steps=steps)]
+    made += [module.SCHEDULES[name](lr=0.3, steps=steps) for module in (torch_optim, jax_optim)]
     for step in range(steps + 2):
         with jax.enable_x64(True):
             a, b, c = made[0](step), made[1](step), float(made[2](jnp.int32(step)))
