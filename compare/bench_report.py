@@ -1,179 +1,220 @@
-"""What a benchmark found, in words and tables, from its JSON alone."""
+"""What a benchmark found: benchmark.md, its pictures, and what is said in the terminal, from benchmark.json alone.
+
+python -m compare.bench_report DIR...      writes them again
+"""
 
 from __future__ import annotations
 
-import itertools
-import json
-import statistics
+import argparse
+import sys
 from pathlib import Path
-from typing import Any
 
-from compare.benchmark import SCHEMA, Trial, cold, groups
-from compare.errors import UserError
-from compare.flops import training_flops
-from compare.presets import PRESETS
-from compare.speeds import Interval, median, steps_to_pay_off, times_as_fast
-
-Results = dict[str, Any]
-Key = tuple[str, str, str]  # preset, track, variant
+from compare import bench_tables as tables
+from compare.bench_results import SHOWN, Results, read, rows
+from compare.errors import UserError, command_line
+from compare.speeds import false_alarms, times_as_fast
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Load a benchmark.json, or the one in a folder."""
-    path = path / "benchmark.json" if path.is_dir() else path
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a benchmark.json, or the folder of one") from error
-    found = (results.get("kind"), results.get("schema")) if isinstance(results, dict) else None
-    if found != ("benchmark", SCHEMA):
-        raise UserError(f"{path} is not a benchmark of schema {SCHEMA}: it says {found}; measure again")
-    return dict(results)
+def summary(results: Results, before: Results | None = None) -> str:
+    """For the terminal: the table of speeds and the verdicts."""
+    lines = [tables.table(*tables.speed(results)), "", *verdict(results, before)]
+    return "\n".join(lines) + "\n"
+
+
+def verdict(results: Results, before: Results | None) -> list[str]:
+    """Sentences."""
+    changes = [line for line, _ in against(results, before)] if before else []
+    return [*tables.verdicts(results), *tables.compilations(results), *changes]
 
 
 def document(results: Results, before: Results | None = None) -> str:
     """The whole of benchmark.md."""
-    environment = results["environment"]
-    threads, peak = environment["threads"], environment["gemm_gflops"]
-    parts = [
-        "# Benchmark\n",
-        f"{results['repeats']} fresh processes for each row, in turns, on {threads} "
-        f"core{'s' if threads > 1 else ''} of {environment['cpu']}; NumPy's best float32 product of 2048 x 2048 "
-        f"reached {peak:,.0f} GFLOP/s. Figures are medians over the processes (95 % bootstrap interval).\n",
-        table(("preset", "track", "images/s", "step ms", "GFLOP/s", "of peak", "cold s", "compile s", "peak MB"),
-              [speed_row(results, key, trials) for key, trials in groups(results)]),
-        "## What a step is made of, in ms\n",
-        table(("preset", "track", "input", "forward", "backward", "update"),
-              [split_row(key, trials) for key, trials in groups(results)]),
-        "## Which is faster\n",
-        "\n".join(f"- {line}" for line in comparisons(results)) or "Only one row: nothing to compare.",
-    ]  # fmt: skip
-    if results["target"] is not None:
-        title = f"## Cold time to {results['target']:.2%} of the validation images\n"
-        parts += [title, table(("preset", "track", "seconds", "reached"),
-                               [target_row(key, trials) for key, trials in groups(results, target=True)])]  # fmt: skip
-    if before is not None:
-        parts += ["## Against the earlier benchmark\n", "\n".join(f"- {line}" for line, _ in against(results, before))]
-    return "\n".join(parts) + "\n"
-
-
-def table(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def good(trials: list[Trial]) -> list[Trial]:
-    """The trials that did not fail."""
-    return [trial for trial in trials if "error" not in trial]
-
-
-def times(trials: list[Trial]) -> list[float]:
-    """One step time in ms for each process: the median of its steps."""
-    return [statistics.median(trial["step_ms"]) for trial in good(trials)]
-
-
-def failure(key: Key, trials: list[Trial], columns: int) -> list[str] | None:
-    """The row of a variant of which no trial succeeded: its reason."""
-    if good(trials):
-        return None
-    preset, track, variant = key
-    return [preset, f"{track} {variant}", f"failed: {trials[0]['error']}", *["-"] * (columns - 3)]
-
-
-def speed_row(results: Results, key: Key, trials: list[Trial]) -> list[str]:
-    """Speed, what it is of the peak, cold times and memory."""
-    if row := failure(key, trials, 9):
-        return row
-    preset, track, variant = key
-    step, batch = median(times(trials)), PRESETS[preset].batch_size
-    speed = 1000 * batch / step.value
-    gflops = speed * training_flops(PRESETS[preset]) / 1e9
-    middle = {
-        name: statistics.median(trial["seconds"][name] for trial in good(trials)) for name in ("compile", "train")
+    sections = {
+        "In short": "\n".join(f"- {line}" for line in verdict(results, before)),
+        "Speed": f"{_how(results)}\n\n{tables.table(*tables.speed(results))}\n\n![Speeds](speeds.png)",
+        "Which is faster, and how much": _ratios(results),
+        "What a step is made of": _parts(results),
+        "From an empty process": _start(results),
+        "Time to accuracy": _targets(results),
+        "Layer by layer": _layers(results),
+        "How cost grows": _growth(results),
+        "The same model": _proof(results),
+        "Known unfairness": _unfairness(results),
+        "Machine": _machine(results),
+        "To reproduce": f"```\n{results['command']}\n```",
     }
-    return [
-        f"`{preset}`",
-        f"{track} {variant}",
-        f"{speed:,.0f} ({1000 * batch / step.high:,.0f} to {1000 * batch / step.low:,.0f})",
-        str(step),
-        f"{gflops:,.0f}",
-        f"{gflops / results['environment']['gemm_gflops']:.0%}",
-        f"{statistics.median(map(cold, good(trials))) - middle['train']:.1f}",
-        f"{middle['compile']:.1f}",
-        f"{statistics.median(trial['peak_rss_mb'] for trial in good(trials)):,.0f}",
-    ]
-
-
-def split_row(key: Key, trials: list[Trial]) -> list[str]:
-    """Where a step's time goes."""
-    if row := failure(key, trials, 6):
-        return row
-    preset, track, variant = key
-    parts = [
-        statistics.median(t["split_ms"][part] for t in good(trials))
-        for part in ("input", "forward", "backward", "update")
-    ]
-    return [f"`{preset}`", f"{track} {variant}", *(f"{part:.2f}" for part in parts)]
-
-
-def target_row(key: Key, trials: list[Trial]) -> list[str]:
-    """Cold seconds to the target, of the trials that reached it."""
-    if row := failure(key, trials, 4):
-        return row
-    reached = [cold(trial) for trial in good(trials) if trial["reached"]]
-    seconds = str(median(reached)) if reached else "-"
-    return [f"`{key[0]}`", f"{key[1]} {key[2]}", seconds, f"{len(reached)} of {len(trials)}"]
-
-
-def comparisons(results: Results) -> list[str]:
-    """Sentences: each pair of rows of a preset, fastest first, and when a compilation pays off."""
-    sentences = []
-    by_preset = itertools.groupby(groups(results), key=lambda item: item[0][0])
-    for preset, items in by_preset:
-        rows = sorted(
-            ((key, trials) for key, trials in items if good(trials)), key=lambda item: statistics.median(times(item[1]))
-        )
-        for (fast, a), (slow, b) in itertools.combinations(rows, 2):
-            names = f"`{preset}`: {fast[1]} {fast[2]}", f"{slow[1]} {slow[2]}"
-            found = times_as_fast(times(a), times(b))
-            sentences.append(
-                f"{names[0]} is {found} times as fast as {names[1]}"
-                if found.sure
-                else f"{names[0]} and {names[1]}: no difference is shown, the ratio is {found}"
-            )
-            if fast[1] == slow[1]:
-                cost = [statistics.median(t["seconds"]["compile"] for t in good(trials)) for trials in (b, a)]
-                steps = steps_to_pay_off((cost[0], cost[1]), (statistics.median(times(b)), statistics.median(times(a))))
-                sentences.append(
-                    f"`{preset}`: what {fast[1]} {fast[2]} takes longer to start pays off after {steps:,.0f} steps"
-                )
-    return sentences
+    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
+    return f"# Benchmark\n\n{body}\n"
 
 
 def against(results: Results, before: Results) -> list[tuple[str, bool]]:
     """For each row that both have: a sentence, and whether it is slower beyond noise."""
-    old, found = dict(groups(before)), []
-    for key, trials in groups(results):
-        if key in old and good(trials) and good(old[key]):
-            change: Interval = times_as_fast(times(trials), times(old[key]))
-            verdict = (
-                "slower" if change.sure and change.value < 1 else "faster" if change.sure else "not told from noise"
-            )
-            found.append(
-                (f"`{key[0]}` {key[1]} {key[2]}: {change} times as fast as before: {verdict}", verdict == "slower")
-            )
-    return found or [("the two have no row in common", False)]
+    old = {row.key: row for row in rows(before) if row.problem is None}
+    peaks = [found["environment"]["gemm_gflops"] for found in (before, results)]
+    said = [(f"The matrix-product peak was {peaks[0]:,.0f} GFLOP/s before and is {peaks[1]:,.0f} now.", False)]
+    machines = [[found["environment"].get(name) for name in ("cpu", "threads")] for found in (before, results)]
+    if machines[0] != machines[1]:
+        said.append(
+            (f"The earlier benchmark ran on {machines[0]}, this one on {machines[1]}: no fair comparison.", False)
+        )
+    for row in tables.shown(results):
+        if row.key in old:
+            change = times_as_fast(row.times, old[row.key].times)
+            slower = change.sure and change.value < 1
+            verdict = "slower" if slower else "faster" if change.sure else "not told from noise"
+            said.append((f"{row.preset}: {row.label} is {change} times as fast as before: {verdict}.", slower))
+    return said
 
 
-def show(results: Results, before: Results | None) -> bool:
-    """Print the document; return whether something became slower."""
-    print(document(results, before))
-    return before is not None and any(slower for _, slower in against(results, before))
+def status(results: Results, before: Results | None) -> int:
+    """1 if a row cannot be shown or a trial failed or something became slower, else 0."""
+    trials = [*results["trials"], *results["cold"], *results["sweep"], *results["layers"]]
+    slower = bool(before and any(worse for _, worse in against(results, before)))
+    return int(slower or any("error" in each for each in trials) or any(row.problem for row in rows(results)))
 
 
-def write(results: Results, out: Path, before: Results | None = None) -> Path:
-    """Write benchmark.md beside benchmark.json."""
-    path = out / "benchmark.md"
-    path.write_text(document(results, before), encoding="utf-8")
-    return path
+def write(results: Results, out: Path, before: Results | None = None) -> list[Path]:
+    """Write benchmark.md and the pictures beside benchmark.json; returns all paths."""
+    from compare import bench_pictures
+
+    pictures = {"speeds.png": bench_pictures.speeds(results)}
+    if any("layers" in entry for entry in results["layers"]):
+        pictures["roofline.png"] = bench_pictures.roofline(results)
+    if results["sweep"]:
+        pictures["sweep.png"] = bench_pictures.sweep(results)
+    try:
+        for name, picture in pictures.items():
+            (out / name).write_bytes(picture)
+        (out / "benchmark.md").write_text(document(results, before), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{error.filename} cannot be written: {error.strerror}; choose another folder.") from error
+    return [out / name for name in ("benchmark.json", "benchmark.md", *pictures)]
+
+
+def _how(results: Results) -> str:
+    environment, repeats = results["environment"], results["repeats"]
+    cores = f"{environment['threads']} core{'s' if environment['threads'] > 1 else ''}"
+    interval = "in brackets the 95 % bootstrap interval of that" if repeats > 2 else "too few repeats for an interval"
+    steps = " and ".join(f"{plan['steps']:,} steps of {name}" for name, plan in results["presets"].items())
+    return (
+        f"{repeats} fresh processes for each row, in turns, on {cores} of {environment['cpu']}, {steps} in each: "
+        f"a tenth warms up, the rest is timed. A figure is the median over processes of the median of one; {interval}. "
+        f"*p10 to p90* is the spread of all timed calls. *Of peak*: arithmetic counted on paper, as a share of the "
+        f"{environment['gemm_gflops']:,.0f} GFLOP/s of NumPy's best large float32 product in this run. *To reference*: "
+        "times as fast as a plain PyTorch script. *Accuracy*: after those few steps, all test images counted."
+    )
+
+
+def _ratios(results: Results) -> str:
+    repeats = results["repeats"]
+    chance = (
+        f"With {repeats} repeats, {false_alarms(repeats):.0%} of equal pairs would be called different."
+        if repeats > 2
+        else "Differences are called from three repeats on; five make them trustworthy."
+    )
+    how = "Times that the form of a line is as fast as that of a column; in brackets where the interval holds 1."
+    parts = [f"{how} {chance}"]
+    parts += [f"`{preset}`\n\n{tables.table(*tables.ratios(results, preset))}" for preset in results["presets"]]
+    return "\n\n".join(parts)
+
+
+def _parts(results: Results) -> str:
+    how = (
+        "Frameworks fuse these parts, so none can be cut out of a running step: input is gathering the images; forward "
+        "is an evaluation of the batch; update is a step on two images, overhead of the call included; backward is "
+        "what a timed step took beyond these three."
+    )
+    return f"{tables.table(*tables.parts(results))}\n\n{how}"
+
+
+def _start(results: Results) -> str:
+    how = (
+        "Caches of compiled programs are off, so *compile* is what a first run pays: setting up the state, and what "
+        "the first call and the first evaluation took beyond the others. Memory is the largest resident, child "
+        "processes added, what they share counted in each; *to reference* is against the plain PyTorch script."
+    )
+    return f"{tables.table(*tables.start(results))}\n\n{how}"
+
+
+def _targets(results: Results) -> str:
+    if results["target"] is None:
+        return ""
+    how = (
+        f"Import, data, compilation and training until an evaluation first showed {results['target']:.2%} of the "
+        "validation images; the whole preset as it is, repeat n with seed n. Evaluations are not counted."
+    )
+    return f"{how}\n\n{tables.table(*tables.targets(results))}"
+
+
+def _layers(results: Results) -> str:
+    presets = dict.fromkeys(entry["preset"] for entry in results["layers"] if "layers" in entry)
+    if not presets:
+        return ""
+    core = results["environment"]["one_core"]
+    how = (
+        f"Each layer by itself, forward and backward, on one core, which multiplies {core['gemm_gflops']:,.0f} GFLOP/s "
+        f"and copies {core['memory']:,.0f} GB/s in memory, {core['cache']:,.0f} GB/s in its cache. *Attainable* is the "
+        "larger of FLOPs by the first and bytes by the second; a layer whose arrays stay in the cache can beat it. "
+        "Normalisation, recurrence and attention are not taken apart."
+    )
+    found = [f"`{preset}`\n\n{tables.table(*tables.layers(results, preset))}" for preset in presets]
+    return "\n\n".join([how, "![Roofline](roofline.png)", *found])
+
+
+def _growth(results: Results) -> str:
+    if not results["sweep"]:
+        return ""
+    how = (
+        "Exponents b of cost = a · sizeᵇ, fitted to the points of the picture: 1 is growth in proportion, 0 is none. "
+        "Below 1 a fixed cost per step is spread over more work; above 1 arrays leave the caches. One process a point."
+    )
+    return f"{tables.table(*tables.growth(results))}\n\n{how}\n\n![Sweep](sweep.png)"
+
+
+def _proof(results: Results) -> str:
+    proven = sum(pair["passed"] for pair in results["proof"])
+    how = (
+        f"{proven} of {len(results['proof'])} pairs of tracks passed the proof (logits, gradients, losses, parameters, "
+        "optimizer state; float64 and float32). Forms of a track, and the reference, are held against each other in "
+        f"the very processes that were timed: the first {SHOWN} losses, from the same weights on the same batches."
+    )
+    return f"{how}\n\n{tables.table(*tables.agreement(results))}"
+
+
+def _unfairness(results: Results) -> str:
+    load = ", ".join(f"{value:.1f}" for value in results["environment"]["load"] if value is not None)
+    lines = [
+        f"One-minute load before the first repeat, and after each stage: {load}. The benchmark itself makes one of "
+        "about the number of cores; more is somebody else.",
+        "Forms take turns in a fixed order: one that follows a hot one may meet a processor that has slowed down.",
+        "The reference has its images normalised before the clock starts, the tracks get bytes and normalise them "
+        "in the step; it draws whole batches of floats instead.",
+        "The reference is what people write, not the best that PyTorch can do: that is `torch eager`.",
+        "The peak is that of NumPy's BLAS; another library may exceed it.",
+        "Two of the processor's cores may share more or less cache from one minute to the next where it is virtual.",
+        "The sum of the processes' memories counts shared pages several times.",
+    ]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _machine(results: Results) -> str:
+    environment = results["environment"]
+    names = ("cpu", "cores", "threads", "platform", "python", "git_commit")
+    facts = {name: environment.get(name) for name in names} | {"measured": results["created"]} | environment["versions"]
+    return tables.table(("", ""), [[name, str(value)] for name, value in facts.items()])
+
+
+@command_line
+def main(arguments: list[str] | None = None) -> int:
+    """`python -m compare.bench_report DIR...`"""
+    parser = argparse.ArgumentParser(prog="python -m compare.bench_report", description="Write the report again.")
+    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a folder with a benchmark.json")
+    for directory in parser.parse_args(arguments).directories:
+        results = read(directory)
+        for path in write(results, directory if directory.is_dir() else directory.parent):
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,11 +1,13 @@
 """The benchmark: every track in its plain and in its fast form, in fresh processes that take turns.
 
-    python -m compare.benchmark                               the MLP and the CNN, all tracks
-    python -m compare.benchmark cnn-mnist --tracks jax torch --repeats 9 --threads 1
-    python -m compare.benchmark mlp-mnist --target 0.98       also the cold time to a validation accuracy
-    python -m compare.benchmark mlp-mnist --against OLD.json  what became slower, beyond noise
+python -m compare.benchmark                               the MLP and the CNN, all tracks
+python -m compare.benchmark cnn-mnist --tracks jax torch --repeats 9 --threads 1
+python -m compare.benchmark mlp-mnist --target 0.98       also the cold time to a validation accuracy
+python -m compare.benchmark mlp-mnist --sweep             also how cost grows with batch, width and steps
+python -m compare.benchmark mlp-mnist --against OLD.json  what became slower, beyond noise
 
-No speed is measured before the tracks are proven to be one model.
+No speed is measured before the tracks are proven to be one model, and none is shown of a process whose first losses
+are not those of all the others. python -m compare.bench_report DIR writes the report and its pictures again.
 """
 
 from __future__ import annotations
@@ -15,157 +17,154 @@ import dataclasses
 import datetime
 import itertools
 import json
-import os
+import shlex
 import statistics
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from compare import machine, presets, tracks, workers
-from compare.config import CHUNK, Config
+from compare import machine, presets, workers
+from compare.config import Config
 from compare.errors import UserError, command_line
 
-SCHEMA = 1
-STEPS = 10 * CHUNK  # of a trial: one chunk warms up, nine are timed
-
-Trial = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """A form in which people run a track."""
-
-    track: str
-    name: str
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)  # changes of the Config
-    chunk: int | None = None  # steps per call, if not as planned
-    arguments: dict[str, Any] = dataclasses.field(default_factory=dict)  # of init_state
-
-    @property
-    def label(self) -> str:
-        """``jax scan``."""
-        return f"{self.track} {self.name}"
+TRACKS = ("numpy", "jax", "torch")
+LAPS = 10  # chunks of a trial: one warms up, nine are timed
+WORK = 25e9  # operations of a chunk, a quarter of a second of two good cores
 
 
-VARIANTS = (
-    Variant("numpy", "plain", {"numpy_threads": "blas"}),
-    Variant("numpy", "threads", {"numpy_threads": "batch"}),
-    Variant("jax", "jit", chunk=1),
-    Variant("jax", "scan"),
-    Variant("torch", "eager"),
-    Variant("torch", "compiled", arguments={"compile": True}),
-)
+@dataclasses.dataclass
+class Benchmark:
+    """A benchmark under way; ``results`` is what benchmark.json holds."""
+
+    configs: list[Config]
+    tracks: list[str]
+    threads: int
+    out: Path
+    note: Callable[[str], None]
+    results: dict[str, Any]
+
+    def save(self) -> None:
+        """Write what there is so far."""
+        environment = self.results["environment"]
+        environment["load"].append(machine.load())
+        (self.out / "benchmark.json").write_text(json.dumps(self.results, indent=1), encoding="utf-8")
+
+    def prove(self) -> None:
+        """Hold the tracks against each other, or the only one against another; what fails is not measured."""
+        from compare.results import proof_problem
+
+        names = list(dict.fromkeys(self.tracks)) if len(self.tracks) > 1 else [*self.tracks, other(self.tracks[0])]
+        for precision in ("float64", "float32"):
+            self.note(f"proving that {' and '.join(names)} are the same model in {precision}")
+            wanted = [dataclasses.replace(config, precision=precision).to_json() for config in self.configs]
+            self.results["proof"] += workers.call("compare.parity", "--json", json.dumps(wanted), "--tracks", *names)
+        for config, track in itertools.product(self.configs, self.tracks):
+            problem = proof_problem(self.results, {**config.to_json(), "track": track})
+            if problem:
+                self.note(f"{config.preset} {track}: not measured: {problem}")
+
+    def chosen(self, config: Config) -> list[Any]:
+        """The variants of a preset that are measured: those of the proven tracks."""
+        from compare import variants
+        from compare.results import proof_problem
+
+        return [
+            variant
+            for variant in variants.of_tracks(self.tracks)
+            if variant.fits(config, threads=self.threads)
+            and not proof_problem(self.results, {**config.to_json(), "track": variant.track})
+        ]
+
+    def repeat(self, number: int, target: float | None) -> None:
+        """Every (preset, variant) once, and once more until it reaches the target: A B C."""
+        environment = self.results["environment"]
+        peak = machine.gemm_gflops(threads=self.threads) or 0.0
+        environment["gemm_gflops"] = max(environment["gemm_gflops"] or 0.0, peak)
+        for config in self.configs:
+            for variant in self.chosen(config):
+                self.trial(config, variant, number, target=None)
+        for config in self.configs if target is not None else ():
+            for variant in self.chosen(config):
+                self.trial(dataclasses.replace(config, seed=number), variant, number, target=target)
+
+    def trial(self, config: Config, variant: Any, number: int, *, target: float | None) -> None:
+        """One fresh process, and a line for the eyes of who waits."""
+        from compare import variants
+
+        if target is None:
+            plan = self.results["presets"][config.preset]
+            config = dataclasses.replace(config, steps=plan["steps"])
+            how: dict[str, Any] = {"chunk": plan["chunk"], "evaluate": number == 0}
+        else:
+            how = {"chunk": None, "target": target, "split": False}
+        answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
+        self.results["trials" if target is None else "cold"].append({"repeat": number, **answer})
+        self.note(f"{number + 1}/{self.results['repeats']}  {config.preset}  {variant.label:<16}  {describe(answer)}")
+
+    def layers(self) -> None:
+        """Every layer by itself on one core, and that core's limits."""
+        from compare import variants
+
+        with variants.on_cores(1):
+            limits = {"gemm_gflops": machine.gemm_gflops(threads=1), **machine.bandwidth_gbs(threads=1)}
+            self.results["environment"]["one_core"] = limits
+            for config, track in itertools.product(self.configs, self.tracks):
+                self.note(f"layers of {config.preset}, one by one on one core: {track}")
+                answer = variants.time_layers(config, track, folder=self.out)
+                self.results["layers"].append({"preset": config.preset, "track": track, **answer})
+
+    def sweep(self) -> None:
+        """How cost grows."""
+        from compare import scaling, variants
+
+        for config in self.configs:
+            fast = [variant for variant in self.chosen(config) if variant.label in variants.FAST]
+            self.results["sweep"] += scaling.sweep(config, fast, threads=self.threads, folder=self.out, note=self.note)
 
 
-def run(
-    configs: Sequence[Config],
-    variants: Sequence[Variant],
-    *,
-    repeats: int,
-    threads: int,
-    target: float | None,
-    path: Path,
-    note: Callable[[str], None],
-) -> dict[str, Any]:
-    """Prove, then measure each (preset, variant) ``repeats`` times, in turns: A B C A B C.
+def other(track: str) -> str:
+    """A track to hold a lonely one against."""
+    return "torch" if track == "numpy" else "numpy"
 
-    Returns the benchmark's JSON, ``environment``, ``proof`` and raw ``trials``, which after each repeat is also
-    written to ``path``. An unproven preset is not measured.
-    """
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    results: dict[str, Any] = {
+
+def begin(configs: list[Config], *, repeats: int, target: float | None, threads: int, command: str) -> dict[str, Any]:
+    """The JSON of a benchmark that is about to start."""
+    from compare.bench_results import SCHEMA
+    from compare.flops import chunk_of, training_flops
+
+    def preset(config: Config) -> dict[str, Any]:
+        chunk = chunk_of(config, WORK)
+        facts = ("model", "model_args", "dataset", "batch_size", "optimizer", "precision")
+        plan = {"flops_per_image": training_flops(config), "chunk": chunk, "steps": LAPS * chunk}
+        return {name: getattr(config, name) for name in facts} | plan
+
+    return {
         "schema": SCHEMA,
         "kind": "benchmark",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
         "environment": machine.describe(threads=threads),
         "repeats": repeats,
         "target": target,
-        "proof": [row for precision in ("float64", "float32") for row in prove(configs, variants, precision)],
+        "presets": {config.preset: preset(config) for config in configs},
+        "proof": [],
         "trials": [],
+        "cold": [],
+        "layers": [],
+        "sweep": [],
     }
-    unequal = {row["preset"] for row in results["proof"] if not row["passed"]}
-    for name in sorted(unequal):
-        note(f"{name}: not measured, its tracks are not the same model (python -m compare.parity says where)")
-    proven = [config for config in configs if config.preset not in unequal]
-    environment = results["environment"]
-    for repeat in range(repeats):
-        environment["gemm_gflops"] = max(environment["gemm_gflops"] or 0, machine.gemm_gflops(threads=threads) or 0)
-        for config, variant in itertools.product(proven, variants):
-            goals = [None] if target is None else [None, target]
-            for goal in goals:
-                trial = measure(config, variant, threads=threads, target=goal)
-                results["trials"].append({"repeat": repeat, **trial})
-                note(f"{repeat + 1}/{repeats}  {describe(trial)}")
-        environment["load"].append(machine.load())
-        path.write_text(json.dumps(results, indent=1), encoding="utf-8")
-    return results
 
 
-def prove(configs: Sequence[Config], variants: Sequence[Variant], precision: str) -> list[dict[str, Any]]:
-    """Rows of the parity proof; none where there is only one track to measure."""
-    names = list(dict.fromkeys(variant.track for variant in variants))
-    if len(names) < 2:
-        return []
-    wanted = [dataclasses.replace(config, precision=precision).to_json() for config in configs]
-    return list(workers.call("compare.parity", "--json", json.dumps(wanted), "--tracks", *names))
+def describe(trial: dict[str, Any]) -> str:
+    """One line about a trial."""
+    from compare.bench_results import cold
 
-
-def measure(config: Config, variant: Variant, *, threads: int, target: float | None) -> Trial:
-    """One trial in a fresh process."""
-    config = dataclasses.replace(config, **variant.config)
-    if target is None:
-        config = dataclasses.replace(config, steps=STEPS)
-    job = {
-        "config": config.to_json(),
-        "track": variant.track,
-        "threads": threads,
-        "chunk": variant.chunk,
-        "target": target,
-        "arguments": variant.arguments,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "compare.trial"],
-        input=json.dumps(job),
-        env=os.environ | tracks.environment(variant.track, config, threads=threads),
-        cwd=workers.ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    try:
-        answer = json.loads(done.stdout)
-    except ValueError:
-        last = (done.stderr.strip().splitlines() or ["no words"])[-1]
-        answer = {"error": f"exit code {done.returncode}: {last}"}
-    return {"preset": config.preset, "track": variant.track, "variant": variant.name, "target": target, **answer}
-
-
-def describe(trial: Trial) -> str:
-    """One line for the eyes of who waits."""
-    name = f"{trial['preset']} {trial['track']} {trial['variant']}"
     if "error" in trial:
-        return f"{name}: failed: {trial['error']}"
-    if trial["target"] is not None:
-        how = f"{cold(trial):.1f} s to" if trial["reached"] else "never reached"
-        return f"{name}: {how} {trial['target']:.2%}"
-    return f"{name}: {statistics.median(trial['step_ms']):.2f} ms a step, {trial['images_per_second']:,.0f} images/s"
-
-
-def cold(trial: Trial) -> float:
-    """Seconds from an empty process to the last step: import, data, compile, train. Evaluation is not counted."""
-    return sum(trial["seconds"][part] for part in ("import", "data", "compile", "train"))
-
-
-def groups(results: dict[str, Any], *, target: bool = False) -> Iterator[tuple[tuple[str, str, str], list[Trial]]]:
-    """((preset, track, variant), its repeats), of the timed trials or of those that ran for a target."""
-    found: dict[tuple[str, str, str], list[Trial]] = {}
-    for trial in results["trials"]:
-        if (trial["target"] is not None) == target:
-            found.setdefault((trial["preset"], trial["track"], trial["variant"]), []).append(trial)
-    yield from found.items()
+        return f"failed: {trial['error']}"
+    if trial["reached"] is not None:
+        return f"{cold(trial):.1f} s, {trial['val_accuracy']:.2%}" + ("" if trial["reached"] else ", never reached")
+    return f"{statistics.median(trial['step_ms']):.2f} ms a step"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -176,43 +175,62 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     options.add_argument("presets", nargs="*", metavar="PRESET", help=f"default: {' '.join(presets.DEFAULT)}")
-    options.add_argument("--tracks", nargs="+", choices=tracks.TRACKS, default=list(tracks.TRACKS), metavar="TRACK")
+    options.add_argument("--tracks", nargs="+", choices=TRACKS, default=list(TRACKS), metavar="TRACK")
     options.add_argument("--repeats", type=int, default=5, metavar="N", help="fresh processes for each (default: 5)")
-    options.add_argument("--threads", default="all", metavar="1|all", help="cores to use (default: all)")
+    options.add_argument("--threads", choices=("1", "all"), default="all", help="cores to use (default: all)")
     options.add_argument("--target", type=float, metavar="X", help="also the cold time to this validation accuracy")
+    options.add_argument("--sweep", action="store_true", help="also how cost grows with batch, width and steps")
+    options.add_argument("--no-layers", action="store_true", help="no layers one by one, no roofline")
     options.add_argument("--against", type=Path, metavar="OLD", help="an earlier benchmark.json to compare with")
+    options.add_argument("--data-dir", metavar="DIR", help="where datasets are that do not ship (or set NN_DATA_DIR)")
     options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/benchmark-DATE_TIME)")
     return options
 
 
+def run(options: argparse.Namespace, configs: list[Config], command: str) -> dict[str, Any]:
+    """Measure all that was asked for, in fresh processes on the same cores; each stage is saved as it ends."""
+    from compare import variants
+
+    threads = machine.cores() if options.threads == "all" else 1
+    with variants.on_cores(threads):
+        started = begin(configs, repeats=options.repeats, target=options.target, threads=threads, command=command)
+        benchmark = Benchmark(configs, options.tracks, threads, options.out, _say, started)
+        benchmark.prove()
+        for number in range(options.repeats):
+            benchmark.repeat(number, options.target)
+            benchmark.save()
+        if not options.no_layers:
+            benchmark.layers()
+        if options.sweep:
+            benchmark.sweep()
+        benchmark.save()
+    return benchmark.results
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all went well, 1 if a trial or proof failed or a row became slower, 2 for a wrong question."""
-    from compare import bench_report
-
+    """Return 0 if all went well, 1 if a speed cannot be shown or became slower, 2 for a wrong question."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: at least 1")
-    if options.threads not in ("1", "all"):
-        raise UserError(f"--threads {options.threads}: it is 1 or all")
-    before = bench_report.read(options.against) if options.against else None
-    configs = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
-    out = options.out or Path("runs", f"benchmark-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
-    out.mkdir(parents=True, exist_ok=True)
-    results = run(
-        configs,
-        [variant for variant in VARIANTS if variant.track in options.tracks],
-        repeats=options.repeats,
-        threads=machine.cores() if options.threads == "all" else 1,
-        target=options.target,
-        path=out / "benchmark.json",
-        note=lambda text: print(text, flush=True),
-    )
-    slower = bench_report.show(results, before)
-    bench_report.write(results, out)
-    print(f"\n{out / 'benchmark.json'}\n{out / 'benchmark.md'}")
-    bad = [trial for trial in results["trials"] if "error" in trial]
-    return int(bool(bad or slower or any(not row["passed"] for row in results["proof"])))
+    folder = str(Path(options.data_dir).resolve()) if options.data_dir else None
+    names = dict.fromkeys(options.presets or presets.DEFAULT)
+    configs = [dataclasses.replace(presets.get(name), data_dir=folder) for name in names]
+    from compare import bench_report, bench_results
+
+    before = bench_results.read(options.against) if options.against else None
+    options.out = options.out or Path("runs", f"benchmark-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    results = run(options, configs, command=shlex.join(["python", "-m", "compare.benchmark", *arguments]))
+    print("\n" + bench_report.summary(results, before))
+    for path in bench_report.write(results, options.out, before):
+        print(path)
+    return bench_report.status(results, before)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from compare import tracks
-from compare.config import Config
+from compare.config import CHUNK, Config
 from numpy_nn.models import MODELS
 from numpy_nn.tree import tree_map
 
@@ -46,3 +46,8 @@ def training_flops(config: Config) -> int:
     logits, _, cache = network.forward(variables["params"], variables["stats"], images, train=True)
     network.backward(np.ones_like(logits), cache)
     return Counted.flops // len(images)
+
+
+def chunk_of(config: Config, work: float, longest: int = CHUNK) -> int:
+    """Steps that do about ``work`` operations together, 1 to ``longest``."""
+    return max(1, min(longest, round(work / (training_flops(config) * config.batch_size))))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,28 +43,83 @@ def load() -> float | None:
 
 
 def peak_rss_mb() -> float | None:
-    """Largest resident memory of this process so far, in MB (2²⁰ bytes); None where the system does not tell."""
-    try:
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-    except OSError:
+    """Largest resident memory so far of this process and of those it started, in MB (2²⁰ bytes).
+
+    A sum of peaks, which need not have been at one moment, and memory that several processes share is counted in each:
+    no less than what was needed at once. None where the system does not tell.
+    """
+    own = Path("/proc/self")
+    if not (own / "status").exists():
         return None
-    return round(next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) / 1024, 1)
+    return round(sum(map(_peak_kb, [own, *_descendants(own)])) / 1024, 1)
+
+
+def _peak_kb(process: Path) -> int:
+    """VmHWM of a process; 0 if it has just ended."""
+    with contextlib.suppress(OSError):
+        lines = (process / "status").read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+    return 0
+
+
+def _descendants(process: Path) -> Iterator[Path]:
+    """The processes that this one has started, and those that they have; one may end while we look."""
+    for listing in process.glob("task/*/children"):
+        with contextlib.suppress(OSError):
+            for number in listing.read_text(encoding="ascii").split():
+                yield Path("/proc", number)
+                yield from _descendants(Path("/proc", number))
+
+
+SIZES = {"memory": 2**24, "cache": 2**15}  # numbers in an array that is copied
+
+PRODUCT = """
+import numpy, time
+a, b = numpy.random.default_rng(0).standard_normal((2, 2048, 2048), dtype="float32")
+def seconds():
+    start = time.perf_counter(); a @ b
+    return time.perf_counter() - start
+print(2 * 2048**3 / min(seconds() for _ in range(10)) / 1e9)
+"""
+
+COPY = """
+import numpy, sys, threading, time
+threads, numbers = map(int, sys.argv[1:])
+pairs = [(numpy.zeros(numbers, "float32"), numpy.ones(numbers, "float32")) for _ in range(threads)]
+laps = max(1, 2**26 // numbers)  # 256 MB written by each thread
+def copy(pair, start):
+    start.wait()
+    for _ in range(laps):
+        numpy.copyto(*pair)
+def seconds():
+    start = threading.Barrier(threads + 1)
+    workers = [threading.Thread(target=copy, args=(pair, start)) for pair in pairs]
+    for worker in workers: worker.start()
+    start.wait(); begin = time.perf_counter()
+    for worker in workers: worker.join()
+    return time.perf_counter() - begin
+print(threads * 2 * 4 * numbers * laps / min(seconds() for _ in range(5)) / 1e9)
+"""
 
 
 def gemm_gflops(*, threads: int) -> float | None:
     """GFLOP/s of the best of ten products of two float32 matrices (2048, 2048), all threads, in a fresh process."""
-    program = (
-        "import numpy, time\n"
-        "a, b = numpy.random.default_rng(0).standard_normal((2, 2048, 2048), dtype='float32')\n"
-        "def seconds():\n"
-        "    start = time.perf_counter(); a @ b\n"
-        "    return time.perf_counter() - start\n"
-        "print(2 * 2048**3 / min(seconds() for _ in range(10)) / 1e9)"
-    )
+    return _figure(PRODUCT, threads=threads)
+
+
+def bandwidth_gbs(*, threads: int) -> dict[str, float | None]:
+    """GB/s read and written by the best of five copies of float32 arrays, each thread its own, in a fresh process.
+
+    ``memory``: arrays of 64 MB, beyond any cache; ``cache``: arrays of 128 KB, inside each core's own.
+    """
+    return {name: _figure(COPY, str(threads), str(numbers), threads=threads) for name, numbers in SIZES.items()}
+
+
+def _figure(program: str, *arguments: str, threads: int) -> float | None:
+    """The one number that a Python program prints; None if it fails."""
     variables = {"OMP_NUM_THREADS": str(threads), "OPENBLAS_NUM_THREADS": str(threads)}
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=os.environ | variables, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, check=False)
     return round(float(done.stdout), 1) if done.returncode == 0 else None
 
 

@@ -5,17 +5,36 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from compare import bench_report, benchmark, machine, presets, trial
+from compare import (
+    bench_pictures,
+    bench_report,
+    bench_results,
+    bench_tables,
+    benchmark,
+    layers,
+    machine,
+    presets,
+    scaling,
+    trial,
+    variants,
+)
 from compare.errors import UserError
-from compare.speeds import steps_to_pay_off, times_as_fast
+from compare.flops import training_flops
+from compare.jobs import Job
+from compare.speeds import exponent, false_alarms, steps_to_pay_off, times_as_fast
 
 MLP = dataclasses.replace(presets.PRESETS["mlp-mnist"], model_args={"hidden": (8,)})
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
 
 
 def test_a_ratio_is_sure_only_where_the_samples_part() -> None:
@@ -28,10 +47,17 @@ def test_a_ratio_is_sure_only_where_the_samples_part() -> None:
     assert not times_as_fast(slow, slow + rng.normal(0, 0.3, 7)).sure
 
 
-def test_noise_is_called_a_difference_one_time_in_twenty() -> None:
+def test_two_repeats_have_no_interval_and_show_no_difference() -> None:
+    found = times_as_fast([1.0, 1.0], [2.0, 2.0])
+    assert (str(found), found.sure) == ("2.00", False)
+
+
+def test_noise_is_called_a_difference_as_often_as_is_said() -> None:
     rng = np.random.default_rng(1)
-    pairs = rng.normal(10, 1, (200, 2, 7))  # observed for three seeds: 6 to 8 of 200
-    assert sum(times_as_fast(a, b).sure for a, b in pairs) <= 10
+    pairs = rng.normal(10, 1, (200, 2, 5))
+    alarms = sum(times_as_fast(a, b).sure for a, b in pairs) / 200  # observed for three seeds: 0.03 to 0.045
+    assert alarms == pytest.approx(false_alarms(5), abs=0.03)
+    assert false_alarms(3) > 0.08 > false_alarms(7)
 
 
 @pytest.mark.parametrize(
@@ -42,88 +68,213 @@ def test_when_a_compilation_pays_off(cold: Any, step_ms: Any, steps: float) -> N
     assert steps_to_pay_off(cold, step_ms) == pytest.approx(steps)
 
 
-def invented(step_ms: dict[str, list[float]]) -> dict[str, Any]:
-    """Results of ``{"numpy plain": [ms of each process]}``."""
+def test_an_exponent_is_found() -> None:
+    assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def invented(step_ms: dict[str, list[float]], **losses: list[float]) -> dict[str, Any]:
+    """Results of ``{"numpy plain": [ms of each process]}``; the first losses of all are equal, but for those given."""
     trials = []
     for name, times in step_ms.items():
         track, variant = name.split()
         for repeat, ms in enumerate(times):
             seconds = {"import": 1.0, "data": 0.5, "compile": 0.2, "train": 3.0, "eval": 0.3, "total": 5.0}
             trials.append(
-                {"preset": "mlp-mnist", "track": track, "variant": variant, "target": None, "repeat": repeat}
-                | {"seconds": seconds, "step_ms": [ms, ms, ms], "images_per_second": 128_000 / ms, "peak_rss_mb": 99.0}
+                {"preset": "mlp-mnist", "track": track, "variant": variant, "repeat": repeat, "seconds": seconds}
+                | {"step_ms": [ms, ms, ms], "losses": losses.get(variant, [2.0, 1.5]), "test_accuracy": 0.9}
                 | {"split_ms": {"input": 0.1, "forward": 1.0, "backward": 2.0, "update": 0.5}}
+                | {"import_rss_mb": 40.0, "peak_rss_mb": 99.0}
             )
-    environment = {"threads": 2, "cpu": "a CPU", "gemm_gflops": 200.0}
+    plan = {"batch_size": 128, "flops_per_image": 3_209_216, "steps": 600, "precision": "float32"}
+    proof = {"preset": "mlp-mnist", "precision": "float32", "a": "numpy", "b": "torch", "passed": True, "checks": []}
+    core = {"gemm_gflops": 100.0, "memory": 12.0, "cache": 50.0}
     return {
         "schema": 1,
         "kind": "benchmark",
+        "created": "today",
+        "command": "python -m compare.benchmark",
         "repeats": 3,
         "target": None,
-        "environment": environment,
+        "environment": {"threads": 2, "cpu": "a CPU", "gemm_gflops": 200.0, "one_core": core, "load": [0.5, 1.5]}
+        | {"versions": {"numpy": "2"}},
+        "presets": {"mlp-mnist": plan},
+        "proof": [proof],
         "trials": trials,
+        "cold": [],
+        "layers": [],
+        "sweep": [],
     }
 
 
-def test_the_document_says_who_is_faster_and_that_a_failed_compiler_failed() -> None:
+def test_the_report_says_who_is_faster_and_that_a_failed_compiler_failed() -> None:
     results = invented({"numpy plain": [8.0, 8.1, 8.2], "torch eager": [4.0, 4.1, 4.2]})
-    failed = {
-        "preset": "mlp-mnist",
-        "track": "torch",
-        "variant": "compiled",
-        "target": None,
-        "error": "no C++ compiler",
-    }
+    failed = {"preset": "mlp-mnist", "track": "torch", "variant": "compiled", "error": "no C++ compiler"}
     results["trials"].append(failed)
     text = bench_report.document(results)
-    assert "`mlp-mnist`: torch eager is 1.98 (1.90 to 2.05) times as fast as numpy plain" in text
-    assert "| torch compiled | failed: no C++ compiler |" in text
+    assert "mlp-mnist: torch eager is 1.98 (1.90 to 2.05) times as fast as numpy plain." in text
+    assert "mlp-mnist: torch compiled is not shown: failed: no C++ compiler." in text
     assert "31,220 (30,476 to 32,000)" in text  # 128 images in 4.1 ms
+    assert bench_report.status(results, None) == 1
+
+
+def test_no_speed_without_a_proof_or_with_other_losses() -> None:
+    times = {"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3, "torch compiled": [3.0] * 3}
+    results = invented(times, compiled=[2.0, 1.6])
+    problems = {row.label: row.problem for row in bench_results.rows(results)}
+    assert problems["torch eager"] is None
+    assert "its first losses are 4e-02 from those of the others" in (problems["torch compiled"] or "")
+    assert "42,667" not in bench_report.document(results)  # its images per second
+    results["proof"] = []
+    assert {row.problem for row in bench_results.rows(results)} == {"not proven"}
 
 
 def test_against_an_earlier_one_only_what_is_beyond_noise_is_slower() -> None:
     before = invented({"numpy plain": [8.0, 8.1, 8.2], "torch eager": [4.0, 4.4, 4.8]})
     now = invented({"numpy plain": [9.0, 9.1, 9.2], "torch eager": [4.1, 4.4, 4.7]})
-    assert [slower for _, slower in bench_report.against(now, before)] == [True, False]
+    assert [slower for _, slower in bench_report.against(now, before)][1:] == [True, False]
+    assert (bench_report.status(now, before), bench_report.status(before, now)) == (1, 0)
 
 
 def test_reading_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "benchmark.json").write_text('{"schema": 1, "runs": []}')
     with pytest.raises(UserError, match="is not a benchmark of schema 1"):
-        bench_report.read(tmp_path)
+        bench_results.read(tmp_path)
     with pytest.raises(UserError, match="cannot be read"):
-        bench_report.read(tmp_path / "none.json")
+        bench_results.read(tmp_path / "none.json")
+
+
+def test_pictures_and_tables_of_everything(tmp_path: Path) -> None:
+    names = ("numpy processes", "jax scan", "torch eager", "torch reference")
+    results = invented({name: [4.0, 4.1, 4.2] for name in names})
+    results["proof"].append(results["proof"][0] | {"b": "jax"})
+    one = {"op": "linear", "count": 1, "flops": 25e6, "bytes": 5e6, "ms": 0.4, "label": "linear 784→512"}
+    relu = {"op": "relu", "count": 2, "flops": 0, "bytes": 2e5, "ms": 0.01, "label": "relu 512"}
+    results["layers"] = [{"preset": "mlp-mnist", "track": track, "layers": [one, relu]} for track in ("numpy", "jax")]
+    for axis, x in (("batch", "batch_size"), ("width", "step_flops"), ("steps", "steps")):
+        for size in (1, 2, 4):
+            point = {"batch_size": 128, "step_flops": 4e8, "steps": 60, "step_ms": 3.0 * size, "peak_rss_mb": 150.0}
+            point |= {"preset": "mlp-mnist", "track": "jax", "variant": "scan", "axis": axis, x: 100 * size}
+            results["sweep"].append(point)
+    (tmp_path / "benchmark.json").write_text(json.dumps(results))
+    assert bench_report.main([str(tmp_path)]) == 0
+    for name in ("speeds.png", "roofline.png", "sweep.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    assert bench_tables.attainable_ms(results, one) == pytest.approx(5e6 / 12e9 * 1000)  # moving takes longer
+    assert bench_tables.growth(results)[1] == [
+        ["mlp-mnist", "jax scan", "1.00", "1.00", "0.00", "0.00", "150, 150"],
+    ]
+    assert bench_pictures.speeds(invented({})).startswith(b"\x89PNG")
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
 
 
 def test_they_take_turns_and_the_unproven_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def proof(configs: Any, variants: Any, precision: str) -> list[dict[str, Any]]:
-        return [{"preset": config.preset, "passed": config.preset == "mlp-mnist"} for config in configs]
+    def proof(*arguments: str) -> list[dict[str, Any]]:
+        pairs = [("numpy", "jax", True), ("numpy", "torch", False), ("jax", "torch", False)]
+        facts = {"preset": "mlp-mnist", "checks": []}
+        return [facts | {"a": a, "b": b, "passed": p, "precision": "float32"} for a, b, p in pairs]
 
-    def one(config: Any, variant: Any, *, threads: int, target: float | None) -> dict[str, Any]:
-        done.append(f"{config.preset} {variant.label}")
-        return {"preset": config.preset, "track": variant.track, "variant": variant.name, "target": None, "error": "-"}
+    def one(config: Any, variant: Any, **_: Any) -> dict[str, Any]:
+        done.append(variant.label)
+        return {"preset": config.preset, "track": variant.track, "variant": variant.name, "error": "-"}
 
     done: list[str] = []
-    monkeypatch.setattr(benchmark, "prove", proof)
-    monkeypatch.setattr(benchmark, "measure", one)
+    monkeypatch.setattr(benchmark.workers, "call", proof)
+    monkeypatch.setattr(variants, "measure", one)
     monkeypatch.setattr(machine, "gemm_gflops", lambda **_: 200.0)
-    monkeypatch.setattr(benchmark.os, "sched_setaffinity", lambda *_: None)
-    path, said = tmp_path / "benchmark.json", []
-    configs = [presets.get(name) for name in ("mlp-mnist", "cnn-mnist")]
-    chosen = benchmark.VARIANTS[:2]
-    benchmark.run(configs, chosen, repeats=2, threads=1, target=None, path=path, note=said.append)
-    assert done == ["mlp-mnist numpy plain", "mlp-mnist numpy threads"] * 2
-    assert "cnn-mnist: not measured, its tracks are not the same model" in said[0]
-    assert [row["repeat"] for row in json.loads(path.read_text())["trials"]] == [0, 0, 1, 1]
+    options = benchmark.parser().parse_args(["--repeats", "2", "--no-layers", "--out", str(tmp_path)])
+    benchmark.run(options, [presets.get("mlp-mnist")], "the command")
+    turn = ["numpy plain", "numpy processes", "jax jit", "jax scan"]
+    assert done == 2 * (turn if machine.cores() > 1 else [turn[0], *turn[2:]])
+    written = bench_results.read(tmp_path)
+    assert [row["repeat"] for row in written["trials"]] == [0] * (len(done) // 2) + [1] * (len(done) // 2)
 
 
-def test_a_trial_measures_and_stops_at_a_target() -> None:
-    timed = trial.run(dataclasses.replace(MLP, steps=20), "numpy", threads=1)
+def test_a_variant_is_expressed_by_arguments_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(module: str, *, job: Any, variables: Any, log: Path) -> dict[str, Any]:
+        asked.append((job["job"]["arguments"], variables["OPENBLAS_NUM_THREADS"], job["job"]["chunk"]))
+        return {}
+
+    asked: list[Any] = []
+    monkeypatch.setattr(variants, "ask", ask)
+    for variant in variants.VARIANTS[:3]:
+        variants.measure(MLP, variant, threads=4, chunk=8, folder=tmp_path)
+    assert asked == [({"threads": 1}, "4", 8), ({"threads": 4}, "1", 8), ({}, asked[2][1], 1)]
+
+
+def test_a_worker_that_dies_is_a_row_with_its_reason(tmp_path: Path) -> None:
+    found = variants.ask("compare.trial", job={"layers": {}, "track": "numpy"}, variables={}, log=tmp_path / "log.txt")
+    assert "missing" in found["error"]
+
+
+def test_a_trial_measures_and_stops_at_a_target(tmp_path: Path) -> None:
+    job = Job(config=dataclasses.replace(MLP, steps=20), track="numpy", threads=1, folder=tmp_path, chunk=4)
+    timed = trial.run(job)
     assert (timed["steps"], timed["chunk"], len(timed["step_ms"])) == (20, 4, 4)
-    assert set(timed["split_ms"]) == {"input", "forward", "backward", "update"}
+    assert set(timed["split_ms"]) == set(bench_results.PARTS)
     assert min(timed["step_ms"]) > 0
-    assert timed["test_count"] == 10_000
-    assert trial.run(dataclasses.replace(MLP, steps=20), "numpy", threads=1, chunk=1)["chunk"] == 1
-    early = trial.run(dataclasses.replace(MLP, epochs=3), "numpy", threads=1, target=0.5)
+    assert len(timed["losses"]) == 5
+    assert timed["val_accuracy"] is None
+    assert trial.run(dataclasses.replace(job, chunk=1), split=False, evaluate=False)["test_accuracy"] is None
+    long = dataclasses.replace(job, config=dataclasses.replace(MLP, epochs=3), chunk=None)
+    early = trial.run(long, target=0.5, split=False)
     assert early["reached"]
     assert early["steps"] < 3 * 429
+
+
+@pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist"])
+def test_the_plain_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
+    small = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8}
+    config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
+    found = [
+        trial.run(Job(config=config, track=track, threads=1, folder=tmp_path, chunk=5), module=module, split=False)
+        for track, module in (("numpy", None), ("torch", "compare.reference"))
+    ]
+    np.testing.assert_allclose(found[1]["losses"], found[0]["losses"], rtol=1e-5)  # observed: up to 1e-6
+    assert found[1]["test_accuracy"] == pytest.approx(found[0]["test_accuracy"], abs=2e-4)
+
+
+@pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist", "lenet5-mnist"])
+def test_the_layers_do_all_the_multiplying(preset: str) -> None:
+    config = dataclasses.replace(presets.get(preset), batch_size=4)
+    found = layers.of_network(config)
+    assert sum(count * layer.flops for layer, count in found.items()) == 4 * training_flops(config)
+    assert [layer.need_dx for layer in found if layer.kernel][:2] == [False, True]
+
+
+@pytest.mark.parametrize("track", ["numpy", "jax", "torch"])
+def test_a_layer_is_timed_in_every_track(track: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "SECONDS", 0.0)
+    small = {"input_shape": (8, 8, 1), "channels": (2,), "kernel": 3, "hidden": 4}
+    config = dataclasses.replace(presets.get("cnn-mnist"), batch_size=2, model_args=small)
+    rows = layers.measured(config, track)
+    assert [row["label"] for row in rows][:3] == ["conv 3x3 1→2", "relu 6x6x2", "max pool 6x6x2"]
+    assert all(row["ms"] > 0 for row in rows)
+
+
+def test_the_sweep_varies_one_thing_at_a_time() -> None:
+    points = list(scaling.points(presets.get("mlp-mnist")))
+    assert [config.batch_size for axis, config, _ in points if axis == "batch"] == [32, 64, 128, 256, 512]
+    assert next(config.model_args["hidden"] for axis, config, _ in points if axis == "width") == (256, 256)
+    lengths = [(config.steps, chunk) for axis, config, chunk in points if axis == "steps"]
+    assert lengths[2][0] == 16 * lengths[0][0]
+    assert all(config.steps % chunk == 0 for _, config, chunk in points)
+
+
+def test_memory_counts_the_processes_that_were_started() -> None:
+    alone = machine.peak_rss_mb()
+    if alone is None:
+        pytest.skip("this system does not tell the memory of a process")
+    program = "data = bytearray(b'x') * 100_000_000; print(1, flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", program], stdin=pipe, stdout=pipe) as child:
+        assert child.stdout
+        child.stdout.readline()
+        both = machine.peak_rss_mb()
+        child.communicate(b"\n")
+    assert both is not None
+    assert both - alone > 90

@@ -1,0 +1,135 @@
+"""The forms in which people run each track, and one trial of a form in a fresh process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from compare import tracks
+from compare.config import Config
+from compare.jobs import Job
+from compare.workers import Worker
+
+ALL = "all"  # stands for the number of cores
+COLD = {  # a compilation is measured, not what an earlier process left on the disk
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+}
+
+Answer = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A form in which people run a track."""
+
+    track: str
+    name: str
+    chunk: int | None = None  # steps per call, if not as many as a trial plans
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of init_state
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the process's environment
+    module: str | None = None  # what is called instead of the track
+
+    @property
+    def label(self) -> str:
+        """``jax scan``."""
+        return f"{self.track} {self.name}"
+
+    def fits(self, config: Config, *, threads: int) -> bool:
+        """Is there something to measure: several cores for several processes, a plain script of this network?"""
+        if self.name == "processes":
+            return threads > 1
+        if self.name == "reference":
+            plain = not (config.augment or config.ema or config.lr_scale or config.accumulate > 1)
+            known = config.optimizer in ("sgd", "momentum", "nesterov", "adamw") and config.precision == "float32"
+            return config.model in ("mlp", "cnn") and plain and known
+        return True
+
+
+VARIANTS = (
+    Variant("numpy", "plain", arguments={"threads": 1}, variables={"OPENBLAS_NUM_THREADS": ALL}),
+    Variant("numpy", "processes", arguments={"threads": ALL}, variables={"OPENBLAS_NUM_THREADS": "1"}),
+    Variant("jax", "jit", chunk=1),
+    Variant("jax", "scan"),
+    Variant("torch", "eager"),
+    Variant("torch", "compiled", arguments={"compile": True}),
+    Variant("torch", "reference", module="compare.reference"),
+)
+FAST = ("numpy processes", "jax scan", "torch eager")  # where one form of each track is enough
+
+
+def of_tracks(names: Sequence[str]) -> list[Variant]:
+    """The variants of these tracks."""
+    return [variant for variant in VARIANTS if variant.track in names]
+
+
+def measure(config: Config, variant: Variant, *, threads: int, chunk: int | None, folder: Path, **how: Any) -> Answer:
+    """One trial in a fresh process: who was measured and what ``trial.run`` answered, or ``error``.
+
+    Args:
+        config: what to train, for how long.
+        variant: in which form.
+        threads: cores to use, of those that this process may use.
+        chunk: steps per call, where the variant has no wish; None is as ``config.plan`` has it.
+        folder: where the log goes, overwritten by the next trial.
+        how: further arguments of ``trial.run``.
+    """
+    given = {name: threads if value == ALL else value for name, value in variant.arguments.items()}
+    job = Job(
+        config=config,
+        track=variant.track,
+        threads=threads,
+        folder=folder / "nothing-is-saved",
+        chunk=variant.chunk or chunk,
+        arguments=given,
+    )
+    wanted = {name: str(threads) if value == ALL else value for name, value in variant.variables.items()}
+    answer = ask(
+        "compare.trial",
+        job={"job": job.to_json(), "module": variant.module, **how},
+        variables=tracks.environment(variant.track, config, threads=threads) | COLD | wanted,
+        log=folder / "log.txt",
+    )
+    return {"preset": config.preset, "track": variant.track, "variant": variant.name, **answer}
+
+
+def time_layers(config: Config, track: str, *, folder: Path) -> Answer:
+    """Every layer of a network by itself, in a fresh process of one thread: ``layers`` or ``error``."""
+    return ask(
+        "compare.trial",
+        job={"layers": config.to_json(), "track": track},
+        variables=tracks.environment(track, config, threads=1) | COLD | {"OPENBLAS_NUM_THREADS": "1"},
+        log=folder / "log.txt",
+    )
+
+
+def ask(module: str, *, job: Mapping[str, Any], variables: Mapping[str, str], log: Path) -> Answer:
+    """Give a worker its one job and return its answer; ``{"error": why}`` if it failed."""
+    with Worker(module, job=job, variables=variables, log=log) as worker:
+        *_, end = worker.events()
+    del end["event"]
+    if end.pop("status") == "failed":
+        return {"error": end["message"]}
+    return end
+
+
+@contextlib.contextmanager
+def on_cores(count: int) -> Iterator[None]:
+    """Everything inside, and every process started inside, on the first so many of the cores allowed.
+
+    Process affinity is the one cap that NumPy's, XLA's and PyTorch's thread pools all obey; where the system has none,
+    thread counts have to do.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(allowed)[:count])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
