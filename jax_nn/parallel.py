@@ -24,6 +24,8 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from jax_nn.devices import compiler_options
+
 Carry = dict[str, Any]
 Step = Callable[[Carry, tuple[Array, Array]], tuple[Carry, dict[str, Array]]]
 Chunk = Callable[[Carry, Any, Any], tuple[Carry, dict[str, Array]]]  # x (k, n, h, w, c), y (k, n): k steps
@@ -95,7 +97,7 @@ def compiled(step: Step, devices: Sequence[jax.Device], parallel: str, accumulat
         return lax.scan(step, carry, (x, y))
 
     if len(devices) == 1:
-        return jax.jit(train_chunk, donate_argnums=0)
+        return jax.jit(train_chunk, donate_argnums=0, compiler_options=compiler_options(devices))
     return {"pmap": by_pmap, "shard_map": by_shard_map, "jit": by_jit}[parallel](train_chunk, devices, accumulate)
 
 

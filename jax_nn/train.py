@@ -31,7 +31,7 @@ from flax import nnx
 from jax import Array
 
 from jax_nn import interop, optim
-from jax_nn.devices import choose, facts, in_full
+from jax_nn.devices import choose, compiler_options, facts, in_full
 from jax_nn.losses import LOSSES, correct
 from jax_nn.models import MODELS
 from jax_nn.norm import BatchNorm
@@ -111,11 +111,12 @@ def init_state(
     axis = axis_of(chosen, parallel)
     step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema, frozen=frozen, axis=axis)
     forward = spread(in_full(make_forward(network, *pixels)), chosen)
+    options = compiler_options(chosen)
     return State(
         carry=on_each(first_carry(snapshot, tx, memory, dtype, ema), chosen),
         train_chunk=compiled(in_full(step), chosen, parallel, accumulate),
-        evaluate=jax.jit(make_evaluate(forward, loss_fn)),
-        forward=jax.jit(forward),
+        evaluate=jax.jit(make_evaluate(forward, loss_fn), compiler_options=options),
+        forward=jax.jit(forward, compiler_options=options),
         memory=memory,
         devices=chosen,
         precision=precision,
