@@ -10,6 +10,7 @@ from numpy_nn.models import MODELS
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("lenet5", {"input_shape": (12, 28, 1), "padding": 0}, "a window of 5 does not fit into 4 pixels"),
+    ("cnn", {"channels": (4, 6), "pools": (2,)}, r"channels \(4, 6\) and pools \(2,\): one number each"),
     ("vgg", {"input_shape": (28, 28, 1)}, "a window of 2 does not fit into 1 pixels"),
     ("vgg", {"stages": (1, 1), "channels": (8,)}, r"stages \(1, 1\) and channels \(8,\): one number each"),
     ("resnet", {"stages": (3, 0, 3)}, r"stages \(3, 0, 3\) .* from 1 up"),

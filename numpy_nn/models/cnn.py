@@ -29,10 +29,11 @@ from numpy_nn.tree import Tree
 
 
 class CNN:
-    """x (n, h, w, c) -> [conv -> relu -> max pool 2] for each of ``channels`` -> linear -> relu -> linear -> logits.
+    """x (n, h, w, c) -> [conv -> relu -> max pool] for each of ``channels`` -> linear -> relu -> linear -> logits.
 
     The plan of LeCun et al. 1998, "Gradient-based learning applied to document
-    recognition", with relu and max pooling; sizes are arguments.
+    recognition", with relu and max pooling; sizes are arguments. ``pools`` is the
+    window of each pool: 1 is none, and 2 is meant where nothing is said.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class CNN:
         channels: tuple[int, ...] = (16, 32),
         kernel: int = 5,
         padding: int = 0,
+        pools: tuple[int, ...] = (),
         hidden: int = 128,
         classes: int = 10,
     ):
@@ -49,8 +51,11 @@ class CNN:
         self.channels = (c, *channels)
         self.kernel = kernel
         self.padding = padding
-        for _ in channels:
-            h, w = (out_size(out_size(size, kernel, 1, padding), 2, 2, 0) for size in (h, w))
+        self.pools = tuple(pools) or (2,) * len(channels)
+        if len(self.pools) != len(channels):
+            raise ValueError(f"channels {channels} and pools {pools}: one number each per convolution")
+        for pool in self.pools:
+            h, w = (out_size(out_size(size, kernel, 1, padding), pool, pool, 0) for size in (h, w))
         self.features = h * w * self.channels[-1]
         self.hidden = hidden
         self.classes = classes
@@ -67,10 +72,10 @@ class CNN:
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
         """Return logits, running statistics (none here) and what backward needs."""
         caches = []
-        for conv in params["convs"].values():
+        for conv, pool in zip(params["convs"].values(), self.pools, strict=True):
             x, conv_cache = conv2d_forward(x, **conv, padding=self.padding)
             x, relu_cache = relu_forward(x)
-            x, pool_cache = max_pool_forward(x, window=2)
+            x, pool_cache = max_pool_forward(x, window=pool) if pool > 1 else (x, None)
             caches.append((conv_cache, relu_cache, pool_cache))
         h, flat_cache = flatten_forward(x)
         h, hidden_cache = linear_forward(h, **params["hidden"])
@@ -89,7 +94,7 @@ class CNN:
         dx = flatten_backward(dh, flat_cache)
         dconvs: Tree = {}
         for k, (conv_cache, relu_cache, pool_cache) in reversed(list(enumerate(caches))):
-            dx = max_pool_backward(dx, pool_cache)
+            dx = max_pool_backward(dx, pool_cache) if pool_cache else dx
             dx = relu_backward(dx, relu_cache)
             dx, dkernel, dbias = conv2d_backward(dx, conv_cache, need_dx=k > 0)
             dconvs[str(k)] = {"kernel": dkernel, "bias": dbias}

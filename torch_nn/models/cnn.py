@@ -12,10 +12,11 @@ from torch_nn.layers import Linear, flatten
 
 
 class CNN(nn.Module):
-    """x (n, c, h, w) -> [conv -> relu -> max pool 2] for each of ``channels`` -> linear -> relu -> linear -> logits.
+    """x (n, c, h, w) -> [conv -> relu -> max pool] for each of ``channels`` -> linear -> relu -> linear -> logits.
 
     The plan of LeCun et al. 1998, "Gradient-based learning applied to document
-    recognition", with relu and max pooling; sizes are arguments.
+    recognition", with relu and max pooling; sizes are arguments. ``pools`` is the
+    window of each pool: 1 is none, and 2 is meant where nothing is said.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class CNN(nn.Module):
         channels: tuple[int, ...] = (16, 32),
         kernel: int = 5,
         padding: int = 0,
+        pools: tuple[int, ...] = (),
         hidden: int = 128,
         classes: int = 10,
     ):
@@ -32,17 +34,18 @@ class CNN(nn.Module):
         h, w, c = input_shape
         sizes = (c, *channels)
         self.convs = nn.ModuleList(Conv(i, o, kernel, padding=padding) for i, o in pairwise(sizes))
-        for _ in channels:
-            h, w = ((size + 2 * padding - kernel + 1) // 2 for size in (h, w))
+        self.pools = tuple(pools) or (2,) * len(channels)
+        for pool in self.pools:
+            h, w = ((size + 2 * padding - kernel + 1) // pool for size in (h, w))
         self.hidden = Linear(h * w * sizes[-1], hidden)
         self.output = Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
-        for conv in self.convs:
+        for conv, pool in zip(self.convs, self.pools, strict=True):
             x = conv(x)
             x = relu(x)
-            x = max_pool(x, window=2)
+            x = max_pool(x, window=pool) if pool > 1 else x
         h = flatten(x)
         h = self.hidden(h)
         h = relu(h)
