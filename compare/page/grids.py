@@ -118,14 +118,12 @@ def _confusion(track: str, runs: list[Run], counts: np.ndarray, most: int) -> Gr
     def cell(label: int, answer: int) -> Cell:
         count = int(counts[label, answer])
         if label == answer:
-            return Cell(f"{count:,}", quiet=True)
-        return Cell(f"{count:,}" if count else "", math.sqrt(count / most) if most else 0.0)
+            return Cell(str(count), quiet=True)
+        return Cell(str(count or ""), math.sqrt(count / most) if most else 0.0)
 
     return Grid(
         title=name_of(track),
-        about=f"{wrong:,} of {int(counts.sum()):,} answers are wrong"
-        + (f", {seeds} seeds together" if seeds > 1 else "")
-        + ". Rows are labels, columns are answers; the diagonal is right.",
+        about=f"{wrong:,} of {int(counts.sum()):,} answers are wrong" + (f" ({seeds} seeds)." if seeds > 1 else "."),
         source="runs[].insight.confusion",
         corner="label",
         groups=[("answer", len(classes))],

@@ -134,7 +134,7 @@ def _rates(tracks: Tracks, styles: dict[str, Style]) -> Plot:
         x, y = (np.array([row[key] for row in rows], np.float64) for key in ("step", "lr"))
         marker = {"symbol": symbol, "size": width, "color": styles[track].color, "line": {"width": 2}}
         trace = {"mode": "markers", "marker": marker, "x": rounded(x), "y": rounded(y), "name": name_of(track)}
-        drawn.append(trace | {"type": "scatter", "tracks": [track], "hovertemplate": "%{y:.3g}"})
+        drawn.append(trace | {"type": "scatter", "tracks": [track], "cliponaxis": False, "hovertemplate": "%{y:.3g}"})
         reported[name_of(track)] = (x, y)
     layout = {
         "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
@@ -190,7 +190,7 @@ def _drawn(curves: list[Curve], style: Style, name: str, *tracks: str) -> list[T
     several = [curve for curve in curves if len(curve[0])]
     thin = [_line(curve, Style(style.color, 0.9, "solid"), name, *tracks) for curve in several if len(several) > 1]
     for trace in thin:
-        trace |= {"opacity": 0.45, "hoverinfo": "skip", "seed": True}
+        trace |= {"opacity": 0.45, "hoverinfo": "skip", "hovertemplate": None}
     mean = traces.mean(several)
     return [*thin, *([] if mean is None else [_line(mean, style, name, *tracks)])]
 

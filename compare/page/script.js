@@ -5,6 +5,7 @@
   const fine = matchMedia("(pointer: fine)").matches; // a finger scrolls the page, a mouse may mark what to enlarge
   const line = "rgba(128, 128, 128, 0.22)";
   const axis = { gridcolor: line, linecolor: line, zerolinecolor: line, automargin: true, fixedrange: !fine };
+  const spike = { spikethickness: 1, spikedash: "solid", spikecolor: "#777777" }; // where the pointer is
 
   const layout = (figure) => {
     const bars = figure.traces.some((trace) => trace.type === "bar");
@@ -18,7 +19,7 @@
       hovermode: "x unified",
       dragmode: fine ? "zoom" : false,
     };
-    const x = { ...axis, ...own.xaxis, title: { standoff: 10, ...own.xaxis.title } };
+    const x = { ...axis, ...spike, ...own.xaxis, title: { standoff: 10, ...own.xaxis.title } };
     const y = { ...axis, exponentformat: "power", ...own.yaxis, showgrid: !bars };
     return { ...common, ...own, xaxis: x, yaxis: y };
   };
@@ -26,7 +27,7 @@
   const draw = async (id, figure) => {
     const place = document.getElementById(id);
     place.classList.toggle("bars", figure.traces.some((trace) => trace.type === "bar"));
-    const traces = figure.traces.map(({ choices, tracks, seed, ...trace }) => trace);
+    const traces = figure.traces.map(({ choices, tracks, ...trace }) => trace);
     await Plotly.newPlot(place, traces, layout(figure), { displayModeBar: false, responsive: true });
     place.dataset.drawn = traces.length;
   };
