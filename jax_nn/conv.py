@@ -55,6 +55,7 @@ def _backward(stride: int, padding: int, cache: tuple[Array, Array], dy: Array) 
 convolve_on_cpu.defvjp(_forward, _backward)
 
 PIECE = 2**20  # numbers in the windows of a piece of a batch, 4 MB in float32
+FEW = 4  # channels
 
 
 def kernel_gradient(x: Array, dy: Array, kh: int, kw: int, stride: int) -> Array:
@@ -72,16 +73,20 @@ def kernel_gradient(x: Array, dy: Array, kh: int, kw: int, stride: int) -> Array
 
     def add(total: Array, piece: tuple[Array, Array]) -> tuple[Array, None]:
         x, dy = piece
-        windows = jnp.concatenate(_window_slices(x, kh, kw, stride), axis=-1).reshape(-1, kh * kw * i)
-        # a transposed view would be multiplied more slowly than a transposed copy: hence the barrier
-        rows = lax.optimization_barrier(dy.reshape(-1, o).T)
-        return total + (rows @ windows).astype(total.dtype), None
+        seen, rows = _window_slices(x, kh, kw, stride), dy.reshape(-1, o)
+        if i < FEW:  # a window has runs of i numbers, slow to copy, and a column of all windows runs of ow
+            columns = jnp.concatenate([jnp.moveaxis(pixel, 3, 0) for pixel in seen])
+            product = columns.reshape(kh * kw * i, -1) @ rows
+        else:  # a transposed view would be multiplied more slowly than a transposed copy: hence the barrier
+            windows = jnp.concatenate(seen, axis=-1).reshape(-1, kh * kw * i)
+            product = (lax.optimization_barrier(rows.T) @ windows).T
+        return total + product.astype(total.dtype), None
 
     # added up piece after piece: in bfloat16 the sum would soon stand still
-    zeros = jnp.zeros((o, kh * kw * i), jnp.promote_types(x.dtype, jnp.float32))
+    zeros = jnp.zeros((kh * kw * i, o), jnp.promote_types(x.dtype, jnp.float32))
     pieces = [array.reshape(n // images, images, *array.shape[1:]) for array in (x, dy)]
     total, _ = lax.scan(add, zeros, tuple(pieces))
-    return total.T.reshape(kh, kw, i, o)
+    return total.reshape(kh, kw, i, o)
 
 
 def _pad(x: Array, padding: int, value: float = 0.0) -> Array:

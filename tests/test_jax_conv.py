@@ -14,7 +14,7 @@ CASES = [  # (n, h, w, i), (kernel, o), stride, padding, numbers in a piece
     ((6, 9, 11, 2), (3, 3), 1, 0, 2**20),
     ((6, 9, 11, 3), (3, 2), 1, 1, 6000),  # fewer channels out than in: dy is seen through windows
     ((6, 9, 12, 2), (3, 3), 2, 1, 1500),  # a column is seen by no window
-    ((5, 10, 12, 4), (5, 3), 2, 0, 1),
+    ((5, 10, 12, 5), (5, 3), 2, 0, 1),
     ((4, 9, 12, 3), (3, 4), 3, 2, 2**20),
     ((3, 8, 9, 4), (1, 3), 2, 0, 2**20),
     ((3, 8, 9, 4), (2, 3), 1, 3, 1),  # more padding than kernel
