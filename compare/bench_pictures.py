@@ -158,33 +158,35 @@ def _roof(axes: Axes, core: dict[str, float], preset: str, tracks: dict[str, lis
     x = np.geomspace(min(intensity) / 3, max(intensity) * 3, 200)
     axes.plot(x, np.minimum(core["gemm_gflops"], core["memory"] * x), color=INK, lw=2)
     axes.plot(x, np.minimum(core["gemm_gflops"], core["cache"] * x), color=FAINT, lw=1.3, ls=(0, (4, 3)))
-    axes.text(x[0], core["memory"] * x[0] * 1.12, "memory", rotation=0, color=INK, size=10)
-    axes.text(x[0], min(core["gemm_gflops"], core["cache"] * x[0]) * 1.1, "cache", color=FAINT, size=10)
-    for track, layers in tracks.items():
+    axes.text(1.25 * x[0], core["memory"] * x[0], "memory", color=INK, size=10.5, va="top")
+    axes.text(x[0], min(core["gemm_gflops"], core["cache"] * x[0]) * 1.08, "cache", color=FAINT, size=10.5)
+    for aside, (track, layers) in zip((0.96, 1.0, 1.04), tracks.items(), strict=False):  # equal points stay visible
         speeds = [layer["flops"] / layer["ms"] / 1e6 for layer in layers if layer["flops"]]
         style = {"color": KNOWN[track].color, "marker": MARKERS[track], "ms": 9, "mec": "white", "mew": 1}
-        axes.plot(intensity, speeds, ls="none", label=NAMES[track], zorder=4, **style)
+        places = [aside * at for at in intensity]
+        axes.plot(places, speeds, ls="none", label=NAMES[track], zorder=4, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
     low = min(layer["flops"] / layer["ms"] / 1e6 for layers in tracks.values() for layer in layers if layer["flops"])
-    bottom = min(low, core["memory"] * x[0]) / 2.2
+    bottom = min(low, core["memory"] * x[0]) / 8  # room for the names
     axes.set_ylim(bottom, core["gemm_gflops"] * 1.6)
-    for place, at in _apart(intensity):
+    for names, at in _apart([layer["label"] for layer in multiplying], intensity):
         axes.axvline(at, color="#e8e8e8", lw=1, zorder=0)
-        axes.text(at, bottom * 1.06, multiplying[place]["label"], rotation=90, size=9.5, color=FAINT, ha="right",
-                  va="bottom")  # fmt: skip
+        axes.text(at, bottom * 1.1, names, rotation=90, size=9.5, color=FAINT, ha="right", va="bottom")
     axes.grid(visible=False)
     axes.set_xlabel("FLOP per byte that has to be moved")
     axes.set_title(f"{preset}:  GFLOP/s, achieved and attainable", weight="bold")
     axes.legend(loc="lower right", frameon=False)
 
 
-def _apart(intensity: list[float]) -> list[tuple[int, float]]:
-    """Layers at (nearly) the same place share one label: the first of them."""
-    kept: list[tuple[int, float]] = []
-    for place, at in enumerate(intensity):
-        if all(not 0.93 < at / other < 1.07 for _, other in kept):
-            kept.append((place, at))
+def _apart(labels: list[str], intensity: list[float]) -> list[tuple[str, float]]:
+    """Names and where they stand; layers at nearly the same place share one line of text each."""
+    kept: list[tuple[str, float]] = []
+    for label, at in sorted(zip(labels, intensity, strict=True), key=lambda pair: pair[1]):
+        if kept and at / kept[-1][1] < 1.12:
+            kept[-1] = f"{kept[-1][0]}\n{label}", kept[-1][1]
+        else:
+            kept.append((label, at))
     return kept
 
 

@@ -120,9 +120,10 @@ def _ratios(results: Results) -> str:
 
 def _parts(results: Results) -> str:
     how = (
-        "Frameworks fuse these parts, so none can be cut out of a running step: input is gathering the images; forward "
-        "is an evaluation of the batch; update is a step on two images, overhead of the call included; backward is "
-        "what a timed step took beyond these three."
+        "Frameworks fuse these parts, so none can be cut out of a running step. *Input* is gathering the images; "
+        "*update* is a step on two images, that is the update and whatever else does not grow with the images; "
+        "*forward* is what evaluating the batch takes beyond evaluating two images; *backward* is what a timed step "
+        "took beyond these three."
     )
     return f"{tables.table(*tables.parts(results))}\n\n{how}"
 

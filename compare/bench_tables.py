@@ -146,11 +146,13 @@ def verdicts(results: Results) -> list[str]:
         contenders = [*best, *(row for row in good if row.label == REFERENCE)]
         for fast, slow in itertools.combinations(sorted(contenders, key=lambda row: row.step.value), 2):
             ratio = times_as_fast(fast.times, slow.times)
-            if ratio.sure:
-                sentences.append(f"{preset}: {fast.label} is {ratio} times as fast as {slow.label}.")
+            if math.isnan(ratio.low):
+                said = f"{ratio} times as fast as {slow.label}, in too few repeats to call it a difference"
+            elif ratio.sure:
+                said = f"{ratio} times as fast as {slow.label}"
             else:
-                why = "the ratio is" if not math.isnan(ratio.low) else "there are too few repeats to tell, the ratio is"
-                sentences.append(f"{preset}: {fast.label} or {slow.label}: no difference is shown; {why} {ratio}.")
+                said = f"not told from {slow.label}, the ratio is {ratio}"
+            sentences.append(f"{preset}: {fast.label} is {said}.")
         sentences += [f"{preset}: {row.label} is not shown: {row.problem}." for row in found if row.problem]
     return sentences
 

@@ -30,7 +30,7 @@ from compare.errors import UserError, command_line
 
 TRACKS = ("numpy", "jax", "torch")
 LAPS = 10  # chunks of a trial: one warms up, nine are timed
-WORK = 25e9  # operations of a chunk, a quarter of a second of two good cores
+WORK = 15e9  # operations of a chunk: 0.1 to 0.2 s on two good cores
 
 
 @dataclasses.dataclass

@@ -66,7 +66,7 @@ def cnn(
     return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
-NETWORKS = {"mlp": mlp, "cnn": cnn}
+NETWORKS: dict[str, Callable[..., nn.Sequential]] = {"mlp": mlp, "cnn": cnn}
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "momentum": lambda groups, **args: torch.optim.SGD(groups, momentum=0.9, **args),

@@ -12,6 +12,7 @@ import statistics
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,11 +87,11 @@ def train(training: Training, *, target: float | None, evaluate: bool) -> dict[s
 
 
 def parts(training: Training) -> dict[str, float]:
-    """What a step is made of, in ms: ``input``, ``forward``, ``backward``, ``update``, each measured as a whole.
+    """What a step is made of, in ms: ``input``, ``forward``, ``backward``, ``update``.
 
     Frameworks fuse these parts, so none can be cut out of a running step. Input is the gathering (and augmenting) of
-    the images; forward is an evaluation of the batch; update is a step on two images, which leaves next to
-    nothing but the update and the overhead of the call; backward is what a timed step took beyond these three.
+    the images. Update is a step on two images: the update, and whatever else does not grow with the images. Forward is
+    what evaluating the batch takes beyond evaluating two images; backward is what a timed step took beyond the three.
     """
     track, data, config, k = training.track, training.data, training.config, training.schedule.chunk
 
@@ -106,10 +107,11 @@ def parts(training: Training) -> dict[str, float]:
 
     x, y = batches()
     few = x[:, :2].copy(), y[:, :2].copy()
-    images, labels = Data.train_chunk(data, config.seed, 0, 1, batch_size=config.batch_size)  # bytes, for everybody
+    (images,), (labels,) = Data.train_chunk(data, config.seed, 0, 1, batch_size=config.batch_size)  # bytes, always
+    evaluations = [_median(partial(forward, images[:n], labels[:n])) for n in (len(images), 2)]
     milliseconds = {
         "input": _median(batches) / k,
-        "forward": _median(lambda: forward(images[0], labels[0])),
+        "forward": max(evaluations[0] - evaluations[1], 0.0),
         "update": _median(lambda: step(*few)) / k,
     }
     whole = 1000 * statistics.median(training.timings.chunks.steady) / k
