@@ -97,8 +97,8 @@ def numbers(runs: Iterable[Run], *path: str) -> list[float]:
 
 
 def tested(runs: Iterable[Run]) -> list[Run]:
-    """The runs that got as far as the test set: only their figures are shown."""
-    return [run for run in runs if run.get("test_accuracy") is not None]
+    """The runs that came to their end and to the test set: only their figures are shown."""
+    return [run for run in runs if run["status"] == "finished" and run.get("test_accuracy") is not None]
 
 
 def spread(values: list[float], form: str = ".2f", *, unit: str = "") -> str:

@@ -28,7 +28,8 @@ def headline(results: Results) -> str:
         shown, ranked = _ranking(results, tracks)
         if len(ranked) > 1:
             parts.append(f"on {preset}, {_lead(ranked[0], ranked[1], shown)}")
-    return f"{'; '.join(filter(None, parts))}."
+    unfinished = "" if results.get("status") == "finished" else f"So far ({results.get('status')}): "
+    return f"{unfinished}{'; '.join(filter(None, parts))}."
 
 
 def _lead(first: str, second: str, shown: dict[str, list[float]]) -> str:
@@ -37,10 +38,12 @@ def _lead(first: str, second: str, shown: dict[str, list[float]]) -> str:
     one, other = name_of(first), name_of(second)
     if low is None:
         return f"{one} trains fastest, {middle:.2f} times {other} (one run each: no interval)"
-    interval = f"95 % interval {low:.2f} to {high:.2f}"
     if low > 1:
-        return f"{one} trains fastest, {middle:.2f} times {other} ({interval})"
-    return f"{one} and {other} are equally fast as far as can be told (ratio {middle:.2f}, {interval})"
+        return f"{one} trains fastest, {middle:.2f} times {other} ({interval(low, high)})"
+    runs = min(len(shown[first]), len(shown[second]))
+    return (
+        f"{runs} runs each cannot tell which of {one} and {other} is faster (ratio {middle:.2f}, {interval(low, high)})"
+    )
 
 
 def _one_model(results: Results) -> str:
@@ -117,8 +120,16 @@ def _times(a: list[float], b: list[float], name: str) -> str:
     middle, low, high = ratio(a, b)
     if low is None:
         return f"{middle:.2f} times {name}"
-    interval = f"95 % interval {low:.2f} to {high:.2f}"
-    return f"{middle:.2f} times {name} ({interval})" if low > 1 else f"no faster than {name} ({middle:.2f}, {interval})"
+    if low > 1:
+        return f"{middle:.2f} times {name} ({interval(low, high)})"
+    return f"not known to be faster than {name} ({middle:.2f}, {interval(low, high)})"
+
+
+def interval(low: float, high: float | None) -> str:
+    """The 95 % interval of a ratio, in words; one that says nothing is not written out."""
+    if high is None or low < 0.01 or high > 100:
+        return "95 % interval beyond 0.01 to 100"
+    return f"95 % interval {low:.2f} to {high:.2f}"
 
 
 def ratio(a: list[float], b: list[float]) -> tuple[float, float, float] | tuple[float, None, None]:
@@ -141,7 +152,7 @@ def _accuracy_gap(tracks: dict[str, list[Run]]) -> tuple[dict[str, float], float
 
     Two counts of n images with the same error rate p differ by up to 1.96 sqrt(2 p (1 - p) / n), 95 times in 100.
     """
-    found = {track: numbers(runs, "test_accuracy") for track, runs in tracks.items()}
+    found = {track: numbers(tested(runs), "test_accuracy") for track, runs in tracks.items()}
     means = {name_of(track): statistics.fmean(values) for track, values in found.items() if values}
     counts = [run["test_count"] for runs in tracks.values() for run in runs if run.get("test_count")]
     if len(means) < 2 or not counts:

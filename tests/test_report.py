@@ -23,7 +23,7 @@ from compare.page import page
 from compare.results import cold_seconds, groups, proof_problem, spread, target_accuracy
 from compare.sections import COLUMNS, document, row
 from compare.traces import loss_gap, smooth
-from compare.verdict import ratio
+from compare.verdict import headline, ratio
 
 
 def cells(results: dict[str, Any], preset: str, track: str) -> dict[str, str]:
@@ -116,6 +116,14 @@ def test_no_speed_without_an_accuracy():
     assert found["images/s"] == "no test accuracy"
 
 
+def test_half_a_training_is_no_figure():
+    results = fake_results(seeds=(0, 1))
+    half = groups(results)["mlp-mnist"]["torch"][1]
+    half |= {"status": "interrupted", "test_accuracy": 0.5}  # evaluated, and then stopped
+    assert cells(results, "mlp-mnist", "torch")["test accuracy"].endswith("1 of 2 seeds")
+    assert "equally accurate" in headline(results)
+
+
 def test_a_difference_that_is_not_finite_is_said():
     results = fake_results(tracks=("numpy", "jax"))
     fail_proof(results, "mlp-mnist", "jax")
@@ -178,7 +186,7 @@ def test_a_difference_is_one_only_if_the_interval_excludes_1():
     assert "One run each" not in text
     for run, speed in zip(groups(results)["mlp-mnist"]["jax"], (30_000.0, 40_000.0, 50_000.0), strict=True):
         run["images_per_second"] = speed
-    assert "no faster than JAX (1.03, 95 % interval" in section(document(results), "Verdict")
+    assert "not known to be faster than JAX (1.03, 95 % interval" in section(document(results), "Verdict")
 
 
 def test_the_interval_of_a_ratio():
@@ -212,7 +220,7 @@ def test_what_did_not_finish_is_said():
 def test_the_cold_time_to_an_accuracy():
     history = [{"val_accuracy": accuracy, "seconds": 10.0 * n} for n, accuracy in enumerate((0.90, 0.975, 0.98), 1)]
     seconds = {"import": 1.0, "data": None, "compile": 2.0}
-    run = {"history": history, "seconds": seconds, "test_accuracy": 0.98}
+    run = {"history": history, "seconds": seconds, "test_accuracy": 0.98, "status": "finished"}
     assert target_accuracy({"jax": [run]}) == 0.977
     assert cold_seconds(run, 0.97) == 23.0
     assert cold_seconds(run, 0.99) is None

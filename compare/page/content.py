@@ -22,7 +22,7 @@ from compare.page.plots import Plot
 from compare.results import Results, groups, machine_facts, name_of, numbers, speed_withheld, spread, tested, title
 from compare.sections import markdown, sections
 from compare.style import track_styles
-from compare.verdict import headline, ratio
+from compare.verdict import headline, interval, ratio
 
 FOLDER = Path(__file__).parent
 SCRIPTED = ("traces", "layout", "control", "titles")  # of a plot
@@ -137,7 +137,7 @@ def side_by_side(comparisons: Sequence[Comparison]) -> str:
 
 def _times(speed: list[float], first: list[float]) -> str:
     middle, low, high = ratio(speed, first)
-    return f"{middle:.2f} times" + ("" if low is None else f", 95 % interval {low:.2f} to {high:.2f}")
+    return f"{middle:.2f} times" + ("" if low is None else f", {interval(low, high)}")
 
 
 def _section(name: str, part: Part, comparisons: Sequence[Comparison], count: Iterator[int]) -> Section:
