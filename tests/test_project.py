@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import re
 import sys
 import tomllib
+import traceback
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -59,3 +62,24 @@ def test_the_readme_names_the_command(command):
 
 def test_ci_runs_what_the_readme_says():
     assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
+
+
+def test_a_finaliser_that_fails_does_not_disturb_who_parses(monkeypatch):
+    class Failing:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            raise ValueError((1 + 2) * len("x"))
+
+    shown = []
+    monkeypatch.setattr("sys.unraisablehook", lambda this: shown.append(traceback.format_exception(this.exc_value)))
+    threshold = gc.get_threshold()
+    gc.set_threshold(200)  # a collection for each 200 new nodes of the tree
+    try:
+        Failing()
+        assert ast.parse(Path(__file__).read_text(encoding="utf-8")).body
+    finally:
+        gc.set_threshold(*threshold)
+    gc.collect()
+    assert len(shown) == 1

@@ -49,12 +49,12 @@ def one_core() -> Iterator[None]:
 
 
 def run(*arguments: object, store: Path) -> tuple[int, str]:
-    """The program as a user starts it, with an MLflow store of its own: exit status and everything printed."""
+    """The program as a user starts it, XLA optimising: exit status and everything printed."""
     with one_core():
         done = subprocess.run(
             [sys.executable, "compare/run_all.py", *map(str, arguments)],
             cwd=ROOT,
-            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db"},
+            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "XLA_FLAGS": ""},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
