@@ -84,5 +84,5 @@ def test_a_notebook_runs_and_so_do_its_solutions(path):
     notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]
     # a kernel as a reader has it: drawing into the notebook, programs optimised
     env = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "XLA_FLAGS")}
-    client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}})
+    client = NotebookClient(notebook, timeout=300, startup_timeout=300, resources={"metadata": {"path": path.parent}})
     client.execute(env=env)
