@@ -24,10 +24,9 @@ def require(config: Config) -> None:
     """Raise UserError where a batch is not one equal shard per device, or a CPU has fewer cores than devices."""
     n, devices, parts = config.batch_size, config.devices, config.accumulate
     if n % (devices * parts):
-        micro = f" of {parts} micro-batches" if parts > 1 else ""
+        micro = f" x {parts} micro-batches" if parts > 1 else ""
         raise UserError(
-            f"{config.preset}: a batch of {n:,}{micro} is not {devices} equal shards, one per device: "
-            f"choose a --batch-size that {devices * parts} divides"
+            f"{config.preset}: a batch of {n} does not divide by {devices} devices{micro}: choose another --batch-size"
         )
     if config.device == "cpu" and devices > max(machine.cores(), 1):
         raise UserError(

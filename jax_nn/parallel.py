@@ -47,7 +47,8 @@ def accumulated(loss_and_grads: LossAndGrads, parts: int) -> LossAndGrads:
             (value, (stats, right)), grads = loss_and_grads(params, stats, *part)
             return (stats, jax.tree.map(jnp.add, total, grads)), (value, right)
 
-        require_equal_parts(len(y), accumulate=parts)
+        if len(y) % parts:
+            raise ValueError(f"a batch of {len(y)} is not {parts} equal micro-batches: accumulate must divide it")
         xs, ys = (array.reshape(parts, -1, *array.shape[1:]) for array in (x, y))
         zeros = jax.tree.map(jnp.zeros_like, params)
         (stats, total), (values, rights) = lax.scan(of_part, (stats, zeros), (xs, ys))
@@ -68,19 +69,17 @@ def averaged(loss_and_grads: LossAndGrads, axis: str | None) -> LossAndGrads:
     return of_batch
 
 
-def require_equal_parts(n: int, *, devices: int = 1, accumulate: int = 1) -> None:
-    """Raise ValueError if a batch of n images is not so many equal parts."""
+def require_equal_shards(n: int, devices: int, accumulate: int) -> None:
+    """Raise ValueError if a batch of n images is not one equal shard of each micro-batch per device."""
     if n % (devices * accumulate):
-        on_devices = f" on each of {devices} devices" if devices > 1 else ""
-        raise ValueError(
-            f"a batch of {n} is not {accumulate} equal micro-batches{on_devices}: {devices * accumulate} must divide it"
-        )
+        micro = f" x {accumulate} micro-batches" if accumulate > 1 else ""
+        raise ValueError(f"a batch of {n} does not divide by {devices} devices{micro}: choose another batch size")
 
 
 def dealt(array: np.ndarray, devices: int, accumulate: int) -> np.ndarray:
     """(k, n, …) -> (k, devices, n/devices, …): to each device its shard of every micro-batch."""
     k, n, *rest = array.shape
-    require_equal_parts(n, devices=devices, accumulate=accumulate)
+    require_equal_shards(n, devices, accumulate)
     return array.reshape(k, accumulate, devices, -1, *rest).swapaxes(1, 2).reshape(k, devices, -1, *rest)
 
 
@@ -134,7 +133,7 @@ def by_jit(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: int) -
     program = jax.jit(train_chunk, in_shardings=(whole, cut, cut), out_shardings=(whole, whole), donate_argnums=0)
 
     def train(carry: Carry, *batches: np.ndarray) -> tuple[Carry, dict[str, Array]]:
-        require_equal_parts(batches[0].shape[1], devices=len(devices), accumulate=accumulate)
+        require_equal_shards(batches[0].shape[1], len(devices), accumulate)
         return program(carry, *batches)
 
     return train

@@ -57,10 +57,8 @@ def dealt(array: np.ndarray, devices: int, accumulate: int) -> np.ndarray:
     """(k, n, …) -> (devices, k, n/devices, …): to each device its shard of every micro-batch."""
     k, n, *rest = array.shape
     if n % (devices * accumulate):
-        raise ValueError(
-            f"a batch of {n} is not {accumulate} equal micro-batches on each of {devices} devices: "
-            f"{devices * accumulate} must divide it"
-        )
+        micro = f" x {accumulate} micro-batches" if accumulate > 1 else ""
+        raise ValueError(f"a batch of {n} does not divide by {devices} devices{micro}: choose another batch size")
     shards = array.reshape(k, accumulate, devices, -1, *rest)
     return np.moveaxis(shards, 2, 0).reshape(devices, k, n // devices, *rest)
 

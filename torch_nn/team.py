@@ -102,6 +102,7 @@ class Team:
             except OSError as error:  # nobody reads
                 raise RuntimeError(f"the process of device {rank} is gone") from error
         del self.forgotten[: len(forgotten)]
+        self.known.difference_update(forgotten)
 
     def obituary(self) -> str:
         """Which helper ended, how, and its last words; empty if all are well."""
