@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from compare import checkpoint, runner
-from compare.data import load
+from compare.data import Data, load
 from compare.jobs import Job
 from compare.presets import DEFAULT, PRESETS
 from compare.tracks import TRACKS
@@ -26,17 +27,21 @@ def test_presets_keep_their_own_names_and_promise_something():
         assert re.search(r"\d+(\.\d+)? %", config.promise), config.preset
 
 
+@functools.cache
+def few(dataset: str) -> Data:
+    """The beginning of a dataset."""
+    data = load(dataset)
+    parts = {f"{part}_{axis}": n for part, n in (("train", 512), ("val", 64), ("test", 64)) for axis in "xy"}
+    return dataclasses.replace(data, **{part: getattr(data, part)[:n] for part, n in parts.items()})
+
+
 @pytest.mark.parametrize("track", TRACKS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_two_steps(preset, track, tmp_path, monkeypatch, request):
     config = PRESETS[preset]
     if config.dataset != "mnist":
         monkeypatch.setenv("NN_DATA_DIR", str(request.getfixturevalue("shared_data")))
-    data = load(config.dataset)
-    few = dataclasses.replace(
-        data, **{part: getattr(data, part)[:64] for part in ("val_x", "val_y", "test_x", "test_y")}
-    )
-    monkeypatch.setattr(runner, "load_data", lambda *_, **__: few)
+    monkeypatch.setattr(runner, "load_data", lambda *_, **__: few(config.dataset))
     events = []
     small = dataclasses.replace(config, steps=2, batch_size=8, eval_batch_size=50)
     runner.run(Job(small, track, threads=1, folder=tmp_path), emit=events.append, stop=threading.Event())
