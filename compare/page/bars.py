@@ -74,7 +74,7 @@ def _cold(preset: str, tracks: Tracks) -> Plot:
     whole = {track: _phases(runs) for track, runs in tracks.items()}
     until = {track: _until(runs, target) for track, runs in tracks.items()}
     reached = target is not None and all(phases for track, phases in until.items() if whole[track])
-    goal = f"seconds to {100 * target:.1f} % validation accuracy" if reached and target else "seconds, the whole run"
+    goal = f"seconds to {100 * target:.1f} % accuracy" if reached and target else "seconds, the whole run"
     titles = {"cold": goal, "whole": "seconds, the whole run"}
     chosen = {"cold": until if reached else whole, "whole": whole}
     drawn = [
