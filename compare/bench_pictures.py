@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from compare.bench_results import CLOCKS, PARTS, Results, Row
-from compare.bench_tables import REFERENCE, attainable_ms, by_preset, curve, shown
+from compare.bench_tables import REFERENCE, attainable_ms, by_preset, curve, processes, shown
 from compare.style import FAINT, INK, KNOWN, RC
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def speeds(results: Results) -> bytes:
     presets = list(by_preset(shown(results)))
     with _styled():
         height = 0.95 + sum(1.5 + 0.42 * len(found) for _, found in presets) if presets else 3.0
-        subtitle = f"{_cores(results)}  ·  {results['repeats']} fresh processes each, in turns"
+        subtitle = f"{_cores(results)}  ·  {processes(results)} each, in turns"
         ratios = [1.5 + 0.42 * len(found) for _, found in presets] or [1.0]
         canvas = Canvas(
             "How fast the tracks train", subtitle, max(1, len(presets)), 3, size=(18, height),
@@ -226,11 +226,11 @@ def sweep(results: Results) -> bytes:
         canvas = Canvas("How cost grows", f"{_cores(results)}  ·  one process a point", len(presets), 4, size=size)
         for axes, preset in zip(canvas.axes, presets, strict=True):
             batch, gflop = "images in a step", "GFLOP in a step, by width"
-            _lines(axes[0], results, preset, ("batch", "batch_size", "step_ms"), f"{preset}:  step ms", batch)
+            _lines(axes[0], results, preset, ("batch", "batch_size", "step_ms"), "step ms", batch)
             _lines(axes[1], results, preset, ("width", "step_flops", "step_ms"), "step ms", gflop, scale=1e-9)
             _lines(axes[2], results, preset, ("batch", "batch_size", "peak_rss_mb"), "peak memory, MB", batch)
             _lines(axes[3], results, preset, ("steps", "steps", "peak_rss_mb"), "peak memory, MB", "steps of training")
-            axes[0].title.set_weight("bold")
+            axes[0].set_ylabel(preset, weight="bold", size=13)
             axes[0].legend(frameon=False)
         return canvas.png()
 
@@ -239,13 +239,12 @@ def _lines(
     axes: Axes, results: Results, preset: str, what: tuple[str, str, str], title: str, label: str, scale: float = 1.0
 ) -> None:
     """One line per variant over what was varied; times beside a line of growth in proportion."""
-    from matplotlib.ticker import NullFormatter
-
     axis, x, y = what
     timed = y == "step_ms"
     keys = dict.fromkeys((point["preset"], point["track"], point["variant"]) for point in results["sweep"])
+    ticks: list[float] = []
     for key in keys:
-        points = curve(results, key, axis) if key[0] == preset else []
+        points = [point for point in curve(results, key, axis) if key[0] == preset and point[y] is not None]
         if points:
             xs, ys = [scale * point[x] for point in points], [point[y] for point in points]
             style = {"color": KNOWN[key[1]].color, "marker": MARKERS[key[1]], "ms": 6, "lw": 2}
@@ -255,7 +254,7 @@ def _lines(
             ticks = xs
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{tick:,.2g}" if tick < 10 else f"{tick:,.0f}" for tick in ticks])
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params(axis="x", which="minor", length=0, labelbottom=False)
     if timed:
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")

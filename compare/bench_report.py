@@ -97,7 +97,7 @@ def _how(results: Results) -> str:
     interval = "in brackets the 95 % bootstrap interval of that" if repeats > 2 else "too few repeats for an interval"
     steps = " and ".join(f"{plan['steps']:,} steps of {name}" for name, plan in results["presets"].items())
     return (
-        f"{repeats} fresh processes for each row, in turns, on {cores} of {environment['cpu']}, {steps} in each: "
+        f"{tables.processes(results)} for each row, in turns, on {cores} of {environment['cpu']}, {steps} in each: "
         f"a tenth warms up, the rest is timed. A figure is the median over processes of the median of one; {interval}. "
         f"*p10 to p90* is the spread of all timed calls. *Of peak*: arithmetic counted on paper, as a share of the "
         f"{environment['gemm_gflops']:,.0f} GFLOP/s of NumPy's best large float32 product in this run. *To reference*: "

@@ -26,6 +26,11 @@ def by_preset(found: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
         yield preset, list(same)
 
 
+def processes(results: Results) -> str:
+    """``3 fresh processes``."""
+    return "one fresh process" if results["repeats"] == 1 else f"{results['repeats']} fresh processes"
+
+
 def number(value: float | None, form: str = ",.0f") -> str:
     """A figure, or a dash."""
     return "-" if value is None or math.isnan(value) else format(value, form)
@@ -260,7 +265,7 @@ def growth(results: Results) -> Table:
         along = {axis: curve(results, (preset, track, variant), axis) for axis in ("batch", "width", "steps")}
         if any(len(points) < 2 for points in along.values()):
             continue
-        memory = [point["peak_rss_mb"] for point in along["steps"]]
+        memory = [number(point["peak_rss_mb"]) for point in along["steps"]]
         body.append(
             [
                 preset,
@@ -269,15 +274,18 @@ def growth(results: Results) -> Table:
                 power(along["width"], "step_flops", "step_ms"),
                 power(along["batch"], "batch_size", "peak_rss_mb"),
                 power(along["steps"], "steps", "peak_rss_mb"),
-                f"{memory[0]:,.0f}, {memory[-1]:,.0f}",
+                f"{memory[0]}, {memory[-1]}",
             ]
         )
     return head, body
 
 
 def power(points: list[dict[str, Any]], x: str, y: str) -> str:
-    """The exponent of y over x."""
-    return f"{exponent([point[x] for point in points], [point[y] for point in points]):.2f}"
+    """The exponent of y over x, or a dash where y was not told."""
+    if any(point[y] is None for point in points):
+        return "-"
+    found = exponent([point[x] for point in points], [point[y] for point in points])
+    return f"{round(found, 2) + 0.0:.2f}"  # no -0.00
 
 
 def curve(results: Results, key: tuple[str, str, str], axis: str) -> list[dict[str, Any]]:

@@ -237,12 +237,12 @@ def test_a_trial_measures_and_stops_at_a_target(tmp_path: Path) -> None:
 def test_the_plain_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
     small = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8}
     config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
+    nothing_else: dict[str, Any] = {"split": False, "evaluate": False}
     found = [
-        trial.run(Job(config=config, track=track, threads=1, folder=tmp_path, chunk=5), module=module, split=False)
+        trial.run(Job(config=config, track=track, threads=1, folder=tmp_path, chunk=5), module=module, **nothing_else)
         for track, module in (("numpy", None), ("torch", "compare.reference"))
     ]
     np.testing.assert_allclose(found[1]["losses"], found[0]["losses"], rtol=1e-5)  # observed: up to 1e-6
-    assert found[1]["test_accuracy"] == pytest.approx(found[0]["test_accuracy"], abs=2e-4)
 
 
 @pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist", "lenet5-mnist"])
