@@ -9,7 +9,7 @@ A schedule is a pure function of the step: nothing of it needs saving.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -91,6 +91,9 @@ OPTIMIZERS: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
 }
 
 
+PIECE = 2**15  # numbers of a leaf that are updated at a time
+
+
 def decays(path: str) -> bool:
     """Weight decay pulls on matrices and filters only, never on biases, scales, shifts or places."""
     return path.rpartition("/")[2] in ("kernel", "embedding")
@@ -118,6 +121,13 @@ def clip_by_global_norm(grads: Tree, max_norm: float, all_sum: Callable[[float],
     return grads
 
 
+def pieces(p: Array, g: Array, *moments: Array) -> Iterator[list[Array]]:
+    """The same stretch of each array, as flat views, one after the other: short enough to stay in the cache."""
+    flat = [p.reshape(-1, copy=False), g.reshape(-1), *(moment.reshape(-1, copy=False) for moment in moments)]
+    for start in range(0, g.size, PIECE):
+        yield [array[start : start + PIECE] for array in flat]
+
+
 def update(
     params: Tree,
     grads: Tree,
@@ -143,22 +153,23 @@ def update(
     Every optimizer is elementwise, so the trees may as well hold a part of each leaf: only ``clip_norm`` asks for
     the norm of the whole, by ``all_sum``.
     """
-    formula, memory, kind = OPTIMIZERS[optimizer]
-    parameters, moments = leaves(params), [leaves(opt[slot]) for slot in memory]
+    formula, slots, kind = OPTIMIZERS[optimizer]
+    parameters, moments = leaves(params), [leaves(opt[slot]) for slot in slots]
     gradients = {path: g for path, g in leaves(grads).items() if factors is None or factors[path]}
     if clip_norm is not None:
         clip_by_global_norm(gradients, clip_norm, all_sum)
     opt["count"] += 1
     t = int(opt["count"])
 
-    for path, g in gradients.items():
-        p, rate = parameters[path], lr * (1.0 if factors is None else factors[path])
-        if weight_decay and decays(path):
-            if kind == "l2":
-                g += weight_decay * p
-            else:
-                p *= 1 - rate * weight_decay
-        formula(p, g, *(moment[path] for moment in moments), lr=rate, t=t, **constants)
+    for path in gradients:
+        rate = lr * (1.0 if factors is None else factors[path])
+        for p, g, *memory in pieces(parameters[path], gradients[path], *(moment[path] for moment in moments)):
+            if weight_decay and decays(path):
+                if kind == "l2":
+                    g += weight_decay * p
+                else:
+                    p *= 1 - rate * weight_decay
+            formula(p, g, *memory, lr=rate, t=t, **constants)
 
 
 def average(ema: Tree, params: Tree, decay: float) -> None:

@@ -63,13 +63,13 @@ class Elsewhere(RuntimeError):
 class Worker:
     """One of the other processes, as the first of the group sees it."""
 
-    def __init__(self, file: int):
+    def __init__(self, files: Sequence[int]):
         path = os.pathsep.join(dict.fromkeys((str(Path(__file__).parents[1]), *filter(None, sys.path))))
         environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
         self.connection, theirs = Pipe()
         with theirs:
             command = [sys.executable, "-m", "numpy_nn.worker", str(theirs.fileno())]
-            self.process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno(), file])
+            self.process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno(), *files])
 
     def send(self, message: Any) -> None:
         """Send anything that can be pickled."""
@@ -103,6 +103,31 @@ class Memory:
         array = np.frombuffer(self.buffer, dtype, math.prod(shape), start).reshape(shape)
         self.used = start + array.nbytes
         return array
+
+
+class Tray:
+    """Where the first of the group lays the batches of a call for all to see. It grows with what is laid on it."""
+
+    def __init__(self, file: int):
+        self.file = file
+        self.memory: Memory | None = None
+
+    def lay(self, *arrays: np.ndarray) -> list[tuple[tuple[int, ...], str]]:
+        """Copy the arrays; returns what :meth:`look` needs to know."""
+        room = sum(array.nbytes + LINE for array in arrays)
+        if room > os.fstat(self.file).st_size:
+            os.truncate(self.file, room)
+        found = [(array.shape, array.dtype.str) for array in arrays]
+        for place, array in zip(self.look(found), arrays, strict=True):
+            place[...] = array
+        return found
+
+    def look(self, found: Sequence[tuple[tuple[int, ...], str]]) -> list[np.ndarray]:
+        """The arrays that lie there."""
+        if self.memory is None or len(self.memory.buffer) < os.fstat(self.file).st_size:
+            self.memory = Memory(self.file)
+        self.memory.used = 0
+        return [self.memory.array(*each) for each in found]
 
 
 class Group:
@@ -190,47 +215,49 @@ class Group:
 
     # --- the update ---------------------------------------------------------------------------------------------------
 
-    def part(self, tree: Tree) -> Tree:
-        """This process's part of every leaf, as a flat view; counters are its own already."""
+    def part(self, tree: Tree, rank: int | None = None) -> Tree:
+        """The part of every leaf that is this process's, or another's, as a flat view; counters are its own already."""
         if self.size == 1:
             return tree
+        r = self.rank if rank is None else rank
 
         def part(leaf: np.ndarray) -> np.ndarray:
             if leaf.ndim == 0:
                 return leaf
-            return leaf.reshape(-1)[self.rank * leaf.size // self.size : (self.rank + 1) * leaf.size // self.size]
+            return leaf.reshape(-1)[r * leaf.size // self.size : (r + 1) * leaf.size // self.size]
 
         return tree_map(part, tree)
 
     def reduce_scatter(self, grads: Tree) -> Tree:
         """Sum everybody's gradients; each gets its own part of the sum."""
-        if self.size == 1:
-            return grads
-        tree_map(np.copyto, self.grads[self.rank], grads)
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        for other in others:
+            tree_map(np.copyto, self.part(self.grads[self.rank], other), self.part(grads, other))
         self.wait()
-        total = self.part(self.grads[self.rank])  # of which nobody else reads this part
-        for other in range(self.size):
-            if other != self.rank:
-                tree_map(lambda a, b: np.add(a, b, out=a), total, self.part(self.grads[other]))
+        total = self.part(grads)
+        for other in others:
+            tree_map(lambda a, b: np.add(a, b, out=a), total, self.part(self.grads[other]))
         return total
 
     # --- the workers, as rank 0 sees them -----------------------------------------------------------------------------
 
-    def start(self, state: Any, file: int) -> None:
+    def start(self, state: Any, file: int, tray: int) -> None:
         """Start a process for each of the other ranks, which joins with this state."""
-        self.workers = [Worker(file) for _ in range(1, self.size)]
-        weakref.finalize(self, close, self.workers)
+        self.tray = Tray(tray)
+        self.workers = [Worker([file, tray]) for _ in range(1, self.size)]
+        weakref.finalize(self, close, self.workers, tray)
         for rank, worker in enumerate(self.workers, 1):
-            worker.send((rank, self.size, self.exact, file, state))
+            worker.send((rank, self.size, self.exact, file, tray, state))
 
     @contextmanager
-    def call(self, *message: Any) -> Iterator[list[Any]]:
-        """Send the workers a message, the same to all; their answers are in the list when the block is left.
+    def call(self, function: str, state: Any, *batches: np.ndarray) -> Iterator[list[Any]]:
+        """Have the workers call a function of ``worker``; their answers are in the list when the block is left.
 
         When the block fails, or a worker does, the others stop waiting, and the error is raised.
         """
+        found = self.tray.lay(*batches) if self.workers else []
         for worker in self.workers:
-            worker.send(message)
+            worker.send((function, state.stats, state.step, found))
         answers: list[Any] = []
         own: list[BaseException] = []
         try:
@@ -251,34 +278,32 @@ class Group:
             self.arrived[self.size] = True
 
 
-def close(workers: Sequence[Worker]) -> None:
+def close(workers: Sequence[Worker], tray: int) -> None:
     """A worker ends when nobody can ask it any more."""
+    os.close(tray)
     for worker in workers:
         worker.connection.close()
     for worker in workers:
         worker.process.wait()
 
 
-@contextmanager
-def file_in_memory(size: int) -> Iterator[int]:
-    """Descriptor of a file of so many zeros, gone when the last process that maps it is."""
+def file_in_memory(size: int) -> int:
+    """Descriptor of a file of so many zeros, gone when the last process that has it is."""
     with tempfile.TemporaryFile() as on_disk:  # where the system knows no better
         file = os.memfd_create("numpy_nn") if hasattr(os, "memfd_create") else os.dup(on_disk.fileno())
-    try:
-        os.truncate(file, size)
-        yield file
-    finally:
-        os.close(file)
+    os.truncate(file, size)
+    return file
 
 
 def spread(state: Any, processes: int, *, exact: bool = False) -> Any:
     """Move the arrays of a state to where several processes see them, and start the others."""
     trees = (state.params, state.opt, state.ema, *[state.params] * processes)  # the last for everybody's gradients
     room = sum(leaf.nbytes + LINE for tree in trees for leaf in leaves(tree).values())
-    with file_in_memory(room + 8 * (2 * processes * SCRATCH + processes + LINE)) as file:
-        memory = Memory(file)
-        group = Group(0, processes, memory, exact=exact)
-        group.start(state, file)
+    file = file_in_memory(room + 8 * (2 * processes * SCRATCH + processes + LINE))
+    memory = Memory(file)
+    group = Group(0, processes, memory, exact=exact)
+    group.start(state, file, file_in_memory(LINE))
+    os.close(file)
     return join(state, group, memory)
 
 

@@ -221,7 +221,7 @@ def train_steps(
     Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
     """
     lr = np.array([state.schedule(step) for step in range(state.step, state.step + len(x))])
-    with state.group.call("take_steps", state.stats, state.step, x, y) as shares:
+    with state.group.call("take_steps", state, x, y) as shares:
         state, own = take_steps(state, x, y)
     loss, right = sum(shares, own)
     return state, {"loss": loss, "correct": right.astype(int), "lr": lr}
@@ -241,7 +241,7 @@ def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> n
 
 def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> dict[str, float]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
-    with state.group.call("evaluate", state.stats, state.step, x, y) as shares:
+    with state.group.call("evaluate", state, x, y) as shares:
         own = evaluate(state, x, y)
     loss_sum, right, count = sum(shares, own)
     return {"loss_sum": float(loss_sum), "correct": int(right), "count": int(count)}

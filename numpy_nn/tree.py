@@ -61,7 +61,7 @@ def cast(tree: Mapping[str, Any], dtype: Any) -> Tree:
 
     def copy(leaf: Any) -> np.ndarray:
         leaf = np.asarray(leaf)
-        return leaf.astype(dtype if np.issubdtype(leaf.dtype, np.floating) else leaf.dtype)
+        return leaf.astype(dtype if np.issubdtype(leaf.dtype, np.floating) else leaf.dtype, order="C")
 
     return tree_map(copy, tree)
 

@@ -28,14 +28,15 @@ def main() -> None:
     """Join the group, then do as asked until the connection ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
     connection = Connection(int(sys.argv[1]))
-    rank, size, exact, file, state = connection.recv()
+    rank, size, exact, file, tray, state = connection.recv()
+    batches = parallel.Tray(tray)
     memory = parallel.Memory(file)
     group = parallel.Group(rank, size, memory, exact=exact)
     state = parallel.join(state, group, memory)
     while True:
-        name, stats, step, x, y = connection.recv()
+        name, stats, step, found = connection.recv()
         try:
-            answer = FUNCTIONS[name](replace(state, stats=stats, step=step), x, y)
+            answer = FUNCTIONS[name](replace(state, stats=stats, step=step), *batches.look(found))
         except Exception as error:
             group.fail()
             answer = error
