@@ -115,7 +115,8 @@ def look_into(training: Training, job: Job) -> dict[str, Any]:
     """The run's ``insight``: of the state that is the result, after every clock has stopped."""
     track, data, state = training.track, training.data, training.state
     if best := training.best_moment:
-        state = set_up(track, best.snapshot, job, data, steps=training.schedule.steps)
+        alone = dataclasses.replace(job, config=dataclasses.replace(job.config, devices=1))
+        state = set_up(track, best.snapshot, alone, data, steps=training.schedule.steps)
     snapshot = track.to_snapshot(state)
     params, batch_size = snapshot.get("ema") or snapshot["params"], job.config.eval_batch_size
     return insight(lambda x: track.logits(state, x), params, data, batch_size=batch_size)
