@@ -41,7 +41,7 @@ def document(results: Results, before: Results | None = None) -> str:
         "The same model": _proof(results),
         "Known unfairness": _unfairness(results),
         "Machine": _machine(results),
-        "To reproduce": f"```\n{results['command']}\n```",
+        "To reproduce": f"```\n{results['command']}\n```\n\n{_duration(results)}",
     }
     body = "\n\n".join(f"## {title}\n\n{text}" for title, text in sections.items() if text)
     return f"# Benchmark\n\n{body}\n"
@@ -101,7 +101,8 @@ def _how(results: Results) -> str:
         f"a tenth warms up, the rest is timed. A figure is the median over processes of the median of one; {interval}. "
         f"*p10 to p90* is the spread of all timed calls. *Of peak*: arithmetic counted on paper, as a share of the "
         f"{environment['gemm_gflops']:,.0f} GFLOP/s of NumPy's best large float32 product in this run. *To reference*: "
-        "times as fast as a plain PyTorch script. *Accuracy*: after those few steps, all test images counted."
+        "times as fast as a plain PyTorch script. *Accuracy*: after those few steps, all test images counted; so early "
+        "equal models may be points apart, and it is the first losses that show that they are equal."
     )
 
 
@@ -123,7 +124,7 @@ def _parts(results: Results) -> str:
         "Frameworks fuse these parts, so none can be cut out of a running step. *Input* is gathering the images; "
         "*update* is a step on two images, that is the update and whatever else does not grow with the images; "
         "*forward* is what evaluating the batch takes beyond evaluating two images; *backward* is what a timed step "
-        "took beyond these three."
+        "took beyond these three. Measured in the first repeat."
     )
     return f"{tables.table(*tables.parts(results))}\n\n{how}"
 
@@ -196,6 +197,11 @@ def _unfairness(results: Results) -> str:
         "The sum of the processes' memories counts shared pages several times.",
     ]
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _duration(results: Results) -> str:
+    seconds = results["seconds"]
+    return "It did not run to its end." if seconds is None else f"It took {seconds / 60:.1f} minutes."
 
 
 def _machine(results: Results) -> str:

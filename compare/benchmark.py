@@ -20,6 +20,7 @@ import json
 import shlex
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ class Benchmark:
         if target is None:
             plan = self.results["presets"][config.preset]
             config = dataclasses.replace(config, steps=plan["steps"])
-            how: dict[str, Any] = {"chunk": plan["chunk"], "evaluate": number == 0}
+            how: dict[str, Any] = {"chunk": plan["chunk"], "evaluate": number == 0, "split": number == 0}
         else:
             how = {"chunk": None, "target": target, "split": False}
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
@@ -147,6 +148,7 @@ def begin(configs: list[Config], *, repeats: int, target: float | None, threads:
         "environment": machine.describe(threads=threads),
         "repeats": repeats,
         "target": target,
+        "seconds": None,  # that all of it took
         "presets": {config.preset: preset(config) for config in configs},
         "proof": [],
         "trials": [],
@@ -191,6 +193,7 @@ def run(options: argparse.Namespace, configs: list[Config], command: str) -> dic
     """Measure all that was asked for, in fresh processes on the same cores; each stage is saved as it ends."""
     from compare import variants
 
+    start = time.perf_counter()
     threads = machine.cores() if options.threads == "all" else 1
     with variants.on_cores(threads):
         started = begin(configs, repeats=options.repeats, target=options.target, threads=threads, command=command)
@@ -203,6 +206,7 @@ def run(options: argparse.Namespace, configs: list[Config], command: str) -> dic
             benchmark.layers()
         if options.sweep:
             benchmark.sweep()
+        benchmark.results["seconds"] = round(time.perf_counter() - start)
         benchmark.save()
     return benchmark.results
 

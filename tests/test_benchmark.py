@@ -99,6 +99,7 @@ def invented(step_ms: dict[str, list[float]], **losses: list[float]) -> dict[str
         "command": "python -m compare.benchmark",
         "repeats": 3,
         "target": None,
+        "seconds": 90,
         "environment": {"threads": 2, "cpu": "a CPU", "gemm_gflops": 200.0, "one_core": core, "load": [0.5, 1.5]}
         | {"versions": {"numpy": "2"}},
         "presets": {"mlp-mnist": plan},
