@@ -92,8 +92,9 @@ class Writer:
             progress=self._kinds.JsonSave(progress),
         )
         with self._explained():
-            self._manager.save(step, args=items, metrics={"step": step, **meta.get("metrics", {})}, force=True)
+            self._manager.wait_until_finished()  # its thread moves old checkpoints to where they are removed now
             shutil.rmtree(self.directory / OLD, ignore_errors=True)
+            self._manager.save(step, args=items, metrics={"step": step, **meta.get("metrics", {})}, force=True)
         return path
 
     def close(self) -> None:

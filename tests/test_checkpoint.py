@@ -145,6 +145,16 @@ def test_truncated_arrays_are_refused_and_the_newest_good_checkpoint_offered(run
     assert checkpoint.read(run, 10).step == 10
 
 
+def test_what_is_deleted_is_removed_only_when_nobody_is_at_it(tmp_path, monkeypatch):
+    busy = []
+    with Writer(tmp_path) as writer:
+        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: busy.append(writer._manager.is_saving_in_progress()))
+        for step in range(1, 5):
+            writer.save(step, snapshot_of(step), META)
+    assert busy
+    assert not any(busy)
+
+
 @pytest.mark.parametrize("part", ["snapshot", "meta", "progress"])
 def test_a_missing_part_is_named(run, part):
     shutil.rmtree(run / "20" / part)
