@@ -47,8 +47,7 @@ OPTIMIZERS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("model", IMAGE)
+@pytest.mark.parametrize(("model", "threads"), [("resnet", 2), ("cnn", 3)])
 def test_several_processes_do_what_one_does(model: str, threads: int) -> None:
     for how in OPTIMIZERS:
         one, several = begin(model, **how), begin(model, threads=threads, **how)
