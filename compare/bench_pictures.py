@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from compare.bench_costs import attainable_ms, curve
 from compare.bench_results import CLOCKS, PARTS, Results, Row
-from compare.bench_tables import REFERENCE, attainable_ms, by_preset, curve, processes, shown
+from compare.bench_tables import REFERENCE, by_preset, processes, shown
 from compare.style import FAINT, INK, KNOWN, RC
 
 if TYPE_CHECKING:

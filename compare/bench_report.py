@@ -9,6 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from compare import bench_costs
 from compare import bench_tables as tables
 from compare.bench_results import SHOWN, Results, read, rows
 from compare.errors import UserError, command_line
@@ -159,7 +160,7 @@ def _layers(results: Results) -> str:
         "larger of FLOPs by the first and bytes by the second; a layer whose arrays stay in the cache can beat it. "
         "Normalisation, recurrence and attention are not taken apart."
     )
-    found = [f"`{preset}`\n\n{tables.table(*tables.layers(results, preset))}" for preset in presets]
+    found = [f"`{preset}`\n\n{tables.table(*bench_costs.layers(results, preset))}" for preset in presets]
     return "\n\n".join([how, "![Roofline](roofline.png)", *found])
 
 
@@ -170,7 +171,7 @@ def _growth(results: Results) -> str:
         "Exponents b of cost = a · sizeᵇ, fitted to the points of the picture: 1 is growth in proportion, 0 is none. "
         "Below 1 a fixed cost per step is spread over more work; above 1 arrays leave the caches. One process a point."
     )
-    return f"{tables.table(*tables.growth(results))}\n\n{how}\n\n![Sweep](sweep.png)"
+    return f"{tables.table(*bench_costs.growth(results))}\n\n{how}\n\n![Sweep](sweep.png)"
 
 
 def _proof(results: Results) -> str:

@@ -120,7 +120,8 @@ class Benchmark:
         from compare import scaling, variants
 
         for config in self.configs:
-            fast = [variant for variant in self.chosen(config) if variant.label in variants.FAST]
+            names = variants.FAST if self.threads > 1 else ("numpy plain", *variants.FAST)
+            fast = [variant for variant in self.chosen(config) if variant.label in names]
             self.results["sweep"] += scaling.sweep(config, fast, threads=self.threads, folder=self.out, note=self.note)
 
 

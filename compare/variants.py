@@ -59,7 +59,7 @@ VARIANTS = (
     Variant("torch", "compiled", arguments={"compile": True}),
     Variant("torch", "reference", module="compare.reference"),
 )
-FAST = ("numpy processes", "jax scan", "torch eager")  # where one form of each track is enough
+FAST = ("numpy processes", "jax scan", "torch eager")  # where one form of each track is enough, on several cores
 
 
 def of_tracks(names: Sequence[str]) -> list[Variant]:

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from compare import (
+    bench_costs,
     bench_pictures,
     bench_report,
     bench_results,
-    bench_tables,
     benchmark,
     layers,
     machine,
@@ -170,8 +170,8 @@ def test_pictures_and_tables_of_everything(tmp_path: Path) -> None:
     assert bench_report.main([str(tmp_path)]) == 0
     for name in ("speeds.png", "roofline.png", "sweep.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    assert bench_tables.attainable_ms(results, one) == pytest.approx(5e6 / 12e9 * 1000)  # moving takes longer
-    assert bench_tables.growth(results)[1] == [
+    assert bench_costs.attainable_ms(results, one) == pytest.approx(5e6 / 12e9 * 1000)  # moving takes longer
+    assert bench_costs.growth(results)[1] == [
         ["mlp-mnist", "jax scan", "1.00", "1.00", "0.00", "0.00", "150, 150"],
     ]
     assert bench_pictures.speeds(invented({})).startswith(b"\x89PNG")
