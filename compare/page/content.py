@@ -15,7 +15,6 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
-from markupsafe import Markup
 
 from compare.page import bars, grids, pictures, plots
 from compare.page.plots import Plot
@@ -73,7 +72,7 @@ class Block:
 
     comparison: str
     command: str
-    text: Markup
+    text: str  # HTML
     presets: dict[str, list[Any]]  # figures by preset, or all of them together under no name
 
 
@@ -158,18 +157,18 @@ def _section(name: str, part: Part, comparisons: Sequence[Comparison], count: It
     return Section(name, re.sub(r"\W+", "-", name.lower()), part.control, blocks)
 
 
-def _rendered(text: str, name: str) -> Markup:
+def _rendered(text: str, name: str) -> str:
     """Markdown as HTML; what stands in results.json is text, never markup. Wide tables scroll by themselves."""
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     html = html.replace("<th>", '<th scope="col">')
     scrolling = f'<div class="scroll" role="region" tabindex="0" aria-label="Table: {name}"><table>'
-    return Markup(html.replace("<table>", scrolling).replace("</table>", "</table></div>"))
+    return html.replace("<table>", scrolling).replace("</table>", "</table></div>")
 
 
-def _json(drawn: Mapping[str, Plot]) -> Markup:
+def _json(drawn: Mapping[str, Plot]) -> str:
     """What script.js draws, as the content of a script element."""
     wanted = {id: {name: getattr(plot, name) for name in SCRIPTED} for id, plot in drawn.items()}
-    return Markup(json.dumps(wanted, separators=(",", ":")).replace("<", "\\u003c"))
+    return json.dumps(wanted, separators=(",", ":")).replace("<", "\\u003c")
 
 
 @cache
@@ -184,6 +183,6 @@ def _templates() -> Environment:
 
 
 @cache
-def _file(name: str) -> Markup:
+def _file(name: str) -> str:
     """A file that is written into the page as it is."""
-    return Markup((FOLDER / name).read_text(encoding="utf-8"))
+    return (FOLDER / name).read_text(encoding="utf-8")
