@@ -21,16 +21,21 @@ def parse(text: str) -> str:
 
 
 def require(config: Config) -> None:
-    """Raise UserError where a batch is not one equal shard per device, or a CPU has fewer cores than devices."""
+    """Raise UserError for shards that are not equal, and for more devices than a CPU has cores."""
+    require_shards(config)
+    if config.device == "cpu" and config.devices > max(machine.cores(), 1):
+        raise UserError(
+            f"--devices {config.devices}: on a CPU they share its cores, and this process may use {machine.cores()}"
+        )
+
+
+def require_shards(config: Config) -> None:
+    """Raise UserError where a batch is not one equal shard per device."""
     n, devices, parts = config.batch_size, config.devices, config.accumulate
     if n % (devices * parts):
         micro = f" x {parts} micro-batches" if parts > 1 else ""
         raise UserError(
             f"{config.preset}: a batch of {n} does not divide by {devices} devices{micro}: choose another --batch-size"
-        )
-    if config.device == "cpu" and devices > max(machine.cores(), 1):
-        raise UserError(
-            f"--devices {devices}: on a CPU they share its cores, and this process may use {machine.cores()}"
         )
 
 

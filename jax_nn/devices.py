@@ -69,11 +69,10 @@ def in_full(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def facts(devices: Sequence[jax.Device], precision: str) -> dict[str, Any]:
     """``hardware``, ``products``: their precision, ``peak_device_mb``: 2²⁰ bytes, of the fullest; None on a CPU."""
-    first = devices[0]
-    name = "cpu" if first.platform == "cpu" else first.device_kind
-    peaks = [
-        stats["peak_bytes_in_use"] for each in devices if "peak_bytes_in_use" in (stats := each.memory_stats() or {})
-    ]
+    own = [each for each in devices if each.process_index == jax.process_index()]
+    name = "cpu" if own[0].platform == "cpu" else own[0].device_kind
+    memory = [each.memory_stats() or {} for each in own]
+    peaks = [stats["peak_bytes_in_use"] for stats in memory if "peak_bytes_in_use" in stats]
     return {
         "hardware": name if len(devices) == 1 else f"{len(devices)} x {name}",
         "products": {"float32": "float32 (no TF32)", "bfloat16": "bfloat16, summed in float32"}.get(

@@ -114,11 +114,10 @@ def by_shard_map(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: 
     sharded = jax.shard_map(
         train_chunk, mesh=mesh, in_specs=(whole, cut, cut), out_specs=(whole, whole), check_vma=False
     )
-    whole, cut = NamedSharding(mesh, whole), NamedSharding(mesh, cut)
-    program = jax.jit(sharded, in_shardings=(whole, cut, cut), donate_argnums=0)
+    program = jax.jit(sharded, donate_argnums=0)
 
-    def in_order(batch: np.ndarray) -> np.ndarray:  # neighbours along n are on one device
-        return dealt(batch, len(devices), accumulate).reshape(batch.shape)
+    def in_order(batch: np.ndarray) -> Array:  # neighbours along n are on one device
+        return laid(dealt(batch, len(devices), accumulate).reshape(batch.shape), NamedSharding(mesh, cut))
 
     return lambda carry, *batches: program(carry, *map(in_order, batches))
 
@@ -130,13 +129,18 @@ def by_jit(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: int) -
     """
     mesh = mesh_of(devices)
     whole, cut = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, AXIS))
-    program = jax.jit(train_chunk, in_shardings=(whole, cut, cut), out_shardings=(whole, whole), donate_argnums=0)
+    program = jax.jit(train_chunk, out_shardings=(whole, whole), donate_argnums=0)
 
     def train(carry: Carry, *batches: np.ndarray) -> tuple[Carry, dict[str, Array]]:
         require_equal_shards(batches[0].shape[1], len(devices), accumulate)
-        return program(carry, *batches)
+        return program(carry, *(laid(batch, cut) for batch in batches))
 
     return train
+
+
+def laid(array: np.ndarray, where: NamedSharding) -> Array:
+    """The array cut over the devices; of several processes, each brings the shards of its own."""
+    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
 
 
 def axis_of(devices: Sequence[jax.Device], parallel: str) -> str | None:
@@ -160,10 +164,12 @@ def spread(forward: Forward, devices: Sequence[jax.Device]) -> Forward:
     """The same outputs (n, v) for images (n, …), computed by all devices; n need not be divisible."""
     if len(devices) == 1:
         return forward
-    part = jax.shard_map(forward, mesh=mesh_of(devices), in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
+    mesh = mesh_of(devices)
+    part = jax.shard_map(forward, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
 
     def whole(carry: Carry, x: Array) -> Array:
         missing = -len(x) % len(devices)
-        return part(carry, jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)))[: len(x)]
+        outputs = part(carry, jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)))
+        return lax.with_sharding_constraint(outputs, NamedSharding(mesh, P()))[: len(x)]
 
     return whole
