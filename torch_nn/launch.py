@@ -9,6 +9,7 @@ batches.
 
 from __future__ import annotations
 
+import atexit
 import datetime
 import os
 import socket
@@ -52,6 +53,7 @@ def join(device: str = "cpu", *, timeout: int = 60) -> tuple[int, int]:
         raise TimeoutError("process 0 is gone, having waited long enough: it says for whom") from error
     on_gpus = device != "cpu" and torch.cuda.is_available()
     dist.init_process_group("nccl" if on_gpus else "gloo", store=store, rank=rank, world_size=world)
+    atexit.register(dist.destroy_process_group)
     return rank, world
 
 

@@ -187,7 +187,7 @@ def serve(rank: str, devices: str, port: str, backend: str) -> None:
         try:
             (what, number, *given), forgotten = pickle.load(sys.stdin.buffer)
         except EOFError:
-            return
+            return dist.destroy_process_group()
         for old in forgotten:
             states.pop(old, None)
         try:
