@@ -110,7 +110,7 @@ def slower_towards_the_input(params: Tree, first: float) -> dict[str, float]:
 def learn(
     track_name: str, network: Network, recipe: Recipe, data: Data, *, seed: int, threads: int, emit: Emit
 ) -> tuple[Network, list[Event]]:
-    """Train by the six functions of a track; the network afterwards, and its accuracies on the test images."""
+    """Train by the functions of a track; the network afterwards, and its accuracies on the test images."""
     track = tracks.load(track_name)
     try:
         state = track.init_state(
