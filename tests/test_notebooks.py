@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from pathlib import Path
@@ -16,7 +15,6 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SOLUTION = re.compile(r"<details>.*?</details>", re.DOTALL)
 CODE = re.compile(r"^~~~python\n(.*?)\n~~~$", re.DOTALL | re.MULTILINE)
 ABSOLUTE_PATH = re.compile(r"(?<![\w/.])/(?:home|root|tmp|usr|opt|work|Users|private)/|[A-Z]:\\\\Users")
-NEEDS = {"10": "tensorflow"}  # notebooks about something that not everybody has installed
 
 
 def read(path: Path) -> Any:
@@ -77,9 +75,6 @@ def test_a_notebook_proves_what_it_says_and_asks_something_of_its_reader(path):
 def test_a_notebook_runs_and_so_do_its_solutions(path):
     from nbclient import NotebookClient
 
-    needed = NEEDS.get(path.name[:2])
-    if needed and importlib.util.find_spec(needed) is None:
-        pytest.skip(f'{path.name} needs {needed}: pip install -e ".[{needed}]"')
     notebook = read(path)
     notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]
     # a kernel as a reader has it: drawing into the notebook, programs optimised
