@@ -44,7 +44,7 @@ from numpy_nn.tree import Tree, leaves, tree_map
 
 LINE = 64  # bytes of a cache line
 SCRATCH = 2**16  # numbers that all_mean can take: more channels than any network here has
-FENCE = Lock()  # taking it orders what is written before against what is read after, whatever the processor
+FENCE = Lock()
 SPINS, YIELDS = 2_000, 20_000  # looks at a clock before giving the core away, and before sleeping
 
 
@@ -55,6 +55,17 @@ def shards(x: np.ndarray, parts: int, *, equal: bool = False) -> list[np.ndarray
     """
     fits = len(x) >= parts and not (equal and len(x) % parts)
     return np.array_split(x, parts if fits else 1)
+
+
+def fence() -> None:
+    """Keep what is read and written before apart from what is read and written after, whatever the processor.
+
+    Once is not enough: reads and writes of either side may move in between taking a lock and letting it go.
+    But nothing moves past letting it go and taking it again.
+    """
+    for _ in range(2):
+        with FENCE:
+            pass
 
 
 class Elsewhere(RuntimeError):
@@ -170,8 +181,8 @@ class Group:
         """
         if self.size == 1:
             return
-        with FENCE:
-            now = self.arrived[self.rank] + 1
+        now = self.arrived[self.rank] + 1
+        fence()
         self.arrived[self.rank] = now
         for other in range(self.size):
             looks = 0
@@ -179,8 +190,7 @@ class Group:
                 looks += 1
                 if looks > SPINS:
                     self._patience(looks)
-        with FENCE:
-            pass
+        fence()
 
     def _patience(self, looks: int) -> None:
         if self.arrived[self.size]:
