@@ -25,7 +25,7 @@ def summary(results: Results, before: Results | None = None) -> str:
 def verdict(results: Results, before: Results | None) -> list[str]:
     """Sentences."""
     changes = [line for line, _ in against(results, before)] if before else []
-    return [*tables.verdicts(results), *tables.compilations(results), *changes]
+    return [*tables.verdicts(results), *tables.disagreements(results), *tables.compilations(results), *changes]
 
 
 def document(results: Results, before: Results | None = None) -> str:
@@ -68,10 +68,11 @@ def against(results: Results, before: Results) -> list[tuple[str, bool]]:
 
 
 def status(results: Results, before: Results | None) -> int:
-    """1 if a row cannot be shown or a trial failed or something became slower, else 0."""
+    """1 if a proof or a trial failed, a row cannot be shown, or something became slower, else 0."""
     trials = [*results["trials"], *results["cold"], *results["sweep"], *results["layers"]]
     slower = bool(before and any(worse for _, worse in against(results, before)))
-    return int(slower or any("error" in each for each in trials) or any(row.problem for row in rows(results)))
+    failed = any("error" in each for each in trials) or not all(pair["passed"] for pair in results["proof"])
+    return int(slower or failed or any(row.problem for row in rows(results)))
 
 
 def write(results: Results, out: Path, before: Results | None = None) -> list[Path]:

@@ -107,22 +107,22 @@ def problem(results: Results, key: Key, trials: list[Trial], gaps: dict[Key, flo
 
 
 def loss_gaps(results: Results) -> dict[Key, float]:
-    """How far each row's first losses are from the median of all rows of its preset, ‖a - b‖/‖b‖.
+    """How far each row's first losses are from the median of its preset, ‖a - b‖/‖b‖, in its worst process.
 
     All start from the same weights and see the same batches, in the very processes whose time is taken.
     """
-    first: dict[str, dict[Key, np.ndarray]] = {}
+    first: dict[str, list[tuple[Key, np.ndarray]]] = {}
     for trial in results["trials"]:
         if "error" not in trial:
             key = trial["preset"], trial["track"], trial["variant"]
             own = np.array([np.nan if loss is None else loss for loss in trial["losses"]])
-            first.setdefault(trial["preset"], {})[key] = own
-    found = {}
+            first.setdefault(trial["preset"], []).append((key, own))
+    found: dict[Key, float] = {}
     for losses in first.values():
-        middle = np.nanmedian(list(losses.values()), axis=0)
-        for key, own in losses.items():
+        middle = np.nanmedian([own for _, own in losses], axis=0)
+        for key, own in losses:
             gap = float(np.linalg.norm(own - middle) / np.linalg.norm(middle))
-            found[key] = gap if np.isfinite(gap) else float("inf")
+            found[key] = max(found.get(key, 0.0), gap if np.isfinite(gap) else float("inf"))
     return found
 
 

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 
 from compare.bench_results import CLOCKS, PARTS, Results, Row, cold, loss_gaps, rows
+from compare.results import describe, worst_check
 from compare.speeds import Interval, median, steps_to_pay_off, times_as_fast
 
 Table = tuple[tuple[str, ...], list[list[str]]]
@@ -164,6 +165,19 @@ def verdicts(results: Results) -> list[str]:
 def _by_track(found: list[Row]) -> list[list[Row]]:
     tracks = dict.fromkeys(row.track for row in found)
     return [[row for row in found if row.track == track] for track in tracks]
+
+
+def disagreements(results: Results) -> list[str]:
+    """The pairs of tracks that failed the proof, and where."""
+    sentences = []
+    for pair in results["proof"]:
+        if not pair["passed"]:
+            worst = worst_check(pair)
+            where = f": {describe(worst)}" if worst else ""
+            sentences.append(
+                f"{pair['preset']}: {pair['a']} and {pair['b']} are not the same model in {pair['precision']}{where}."
+            )
+    return sentences
 
 
 def compilations(results: Results) -> list[str]:

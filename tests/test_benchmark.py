@@ -133,6 +133,17 @@ def test_no_speed_without_a_proof_or_with_other_losses() -> None:
     assert {row.problem for row in bench_results.rows(results)} == {"not proven"}
 
 
+def test_one_process_with_other_losses_and_a_failed_proof_are_not_overlooked() -> None:
+    results = invented({"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3})
+    assert bench_report.status(results, None) == 0
+    results["trials"][1]["losses"] = [2.0, 1.6]  # of the second of three processes
+    assert [row.problem is None for row in bench_results.rows(results)] == [False, True]
+    results = invented({"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3})
+    results["proof"].append(results["proof"][0] | {"b": "jax", "passed": False})  # so JAX was not measured
+    assert bench_report.status(results, None) == 1
+    assert "mlp-mnist: numpy and jax are not the same model in float32." in bench_report.document(results)
+
+
 def test_against_an_earlier_one_only_what_is_beyond_noise_is_slower() -> None:
     before = invented({"numpy plain": [8.0, 8.1, 8.2], "torch eager": [4.0, 4.4, 4.8]})
     now = invented({"numpy plain": [9.0, 9.1, 9.2], "torch eager": [4.1, 4.4, 4.7]})
