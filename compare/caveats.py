@@ -27,9 +27,9 @@ def unfairness(results: Results) -> str:
         + (f" (1-minute load: {load})." if load else "."),
         "All cores are open to every track, and used in different ways: PyTorch and XLA have thread pools, "
         "NumPy has a process for each core, with its shard of every batch.",
-        "Convolution compares implementations, not languages: windows times kernel in NumPy and, on a CPU, in JAX, "
-        "where XLA's own convolution is slower; oneDNN in PyTorch. On an accelerator JAX takes XLA's, and the order "
-        "may be another.",
+        "Convolution compares implementations, not languages: windows times kernel in NumPy; in JAX, on a CPU, XLA's "
+        "own forward and gradients written by hand, because those that JAX derives are slow there; oneDNN in PyTorch. "
+        "On an accelerator JAX takes XLA's for all, and the order may be another.",
         f"JAX runs a chunk of steps ({chunk:.0f} here) in one compiled call, PyTorch and NumPy come back to Python "
         "after each: the usual form of each, and an advantage where steps are short.",
         "A step's time is that of its chunk divided by the steps in it: the spread [p10 p90] hides single slow steps.",
