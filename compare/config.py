@@ -49,9 +49,12 @@ class Config:
     def from_json(cls, values: dict[str, Any]) -> Config:
         """Undo :meth:`to_json`; what another version wrote may lack fields, but must not have unknown ones."""
         try:
-            return cls(**values)
+            return cls(**{name: value for name, value in values.items() if name not in RETIRED})
         except TypeError as error:
             raise UserError(f"this configuration was written by another version of this project: {error}") from error
+
+
+RETIRED = ("numpy_threads",)  # fields of earlier versions that said nothing about the result
 
 
 @dataclass(frozen=True)

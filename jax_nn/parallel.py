@@ -114,7 +114,7 @@ def by_shard_map(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: 
     sharded = jax.shard_map(
         train_chunk, mesh=mesh, in_specs=(whole, cut, cut), out_specs=(whole, whole), check_vma=False
     )
-    program = jax.jit(sharded, donate_argnums=0)
+    program = jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options(devices))
 
     def in_order(batch: np.ndarray) -> Array:  # neighbours along n are on one device
         return laid(dealt(batch, len(devices), accumulate).reshape(batch.shape), NamedSharding(mesh, cut))
@@ -129,7 +129,8 @@ def by_jit(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: int) -
     """
     mesh = mesh_of(devices)
     whole, cut = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, AXIS))
-    program = jax.jit(train_chunk, out_shardings=(whole, whole), donate_argnums=0)
+    options = compiler_options(devices)
+    program = jax.jit(train_chunk, out_shardings=(whole, whole), donate_argnums=0, compiler_options=options)
 
     def train(carry: Carry, *batches: np.ndarray) -> tuple[Carry, dict[str, Array]]:
         require_equal_shards(batches[0].shape[1], len(devices), accumulate)

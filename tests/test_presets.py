@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from compare import checkpoint, runner
+from compare.config import Config
 from compare.data import Data, load
+from compare.errors import UserError
 from compare.jobs import Job
 from compare.presets import DEFAULT, PRESETS
 from compare.tracks import TRACKS
@@ -60,3 +62,10 @@ def test_the_example_in_the_readme(track, capsys):
     (example,) = (each for each in examples if "train_steps" in each)
     exec(example.replace("from numpy_nn import train", f"from {track}_nn import train"), {})
     assert float(re.search(r"\d\.\d+", capsys.readouterr().out)[0]) == pytest.approx(np.log(10), rel=1e-4)
+
+
+def test_fields_of_earlier_versions_are_read_over() -> None:
+    config = next(iter(PRESETS.values()))
+    assert Config.from_json(config.to_json() | {"numpy_threads": "blas"}) == config
+    with pytest.raises(UserError, match="another version of this project: .*'colour'"):
+        Config.from_json(config.to_json() | {"colour": "red"})
