@@ -67,5 +67,5 @@ def test_the_example_in_the_readme(track, capsys):
 def test_fields_of_earlier_versions_are_read_over() -> None:
     config = next(iter(PRESETS.values()))
     assert Config.from_json(config.to_json() | {"numpy_threads": "blas"}) == config
-    with pytest.raises(UserError, match="another version of this project: .*'colour'"):
+    with pytest.raises(UserError, match=r"another version of this project: .*'colour'"):
         Config.from_json(config.to_json() | {"colour": "red"})
