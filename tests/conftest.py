@@ -34,6 +34,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 if "NN_GPU" not in os.environ:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["TRITON_INTERPRET"] = "1"  # it is read by whoever imports Triton first: torch.compile in another test
 
 import jaxtyping
 import numpy as np
