@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test notebooks lint format ui lock clean
+.PHONY: help compare test notebooks docs lint format ui lock clean
 
 help: ## what can be made (this list)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,10 @@ test: $(READY) ## run the tests on two cores   ARGS="-k conv"   the slow ones: A
 
 notebooks: $(READY) ## run every cell and every solution of notebooks/   ARGS="-k 04"
 	@$(RUN) pytest tests/test_notebooks.py -m slow -n 2 $(ARGS)
+
+docs: $(VENV)/.docs ## build the site into build/site: open its index.html; a broken link is an error
+	@$(RUN) docs.collect
+	@$(RUN) zensical build --strict
 
 lint: $(READY) ## ruff, formatting and mypy over the whole project: the pre-commit hooks
 	@$(RUN) pre_commit run --all-files
@@ -43,7 +47,7 @@ ui: $(READY) ## open MLflow's page on the runs   PORT=5000
 	esac
 
 lock: $(VENV)/bin/python ## resolve the newest versions pyproject.toml admits into requirements.lock
-	@$(RUN) pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,notebooks,tensorflow]'
+	@$(RUN) pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,docs,notebooks,tensorflow]'
 	@$(VENV)/bin/python -c "$$PINS" < $(VENV)/resolved.json > $(VENV)/requirements.lock
 	@mv $(VENV)/requirements.lock requirements.lock
 	@echo 'requirements.lock is new: "make test" installs it and tells whether it holds'
@@ -57,6 +61,10 @@ $(READY): requirements.lock pyproject.toml | $(VENV)/bin/python
 	@echo 'Installing the versions of requirements.lock into $(VENV) (the first time about 4 minutes and 7 GB)'
 	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install $$([ -t 1 ] || echo --quiet) \
 	  --constraint requirements.lock --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(READY)
+	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install --quiet --constraint requirements.lock --editable '.[docs]'
 	@touch $@
 
 $(VENV)/bin/python:
@@ -74,7 +82,7 @@ define PINS
 import json, sys
 packages = [p["metadata"] for p in json.load(sys.stdin)["install"] if "dir_info" not in p["download_info"]]
 pins = {p["name"].lower().replace("_", "-"): p["version"].partition("+")[0] for p in packages}
-print("# The tested versions, for Python 3.11: runtime, dev, notebooks and tensorflow extras. Made by: make lock")
+print("# The tested versions, for Python 3.11: runtime, dev, docs, notebooks and tensorflow extras. Made by: make lock")
 print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")
 endef
 export PINS

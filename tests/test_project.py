@@ -21,7 +21,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # The gpu extra is resolved by the machine it is for; everything else is pinned.
 PINNED = [
-    Requirement(r) for r in [*PROJECT["dependencies"], *EXTRAS["dev"], *EXTRAS["notebooks"], *EXTRAS["tensorflow"]]
+    Requirement(r)
+    for requirements in (
+        PROJECT["dependencies"],
+        *(EXTRAS[name] for name in ("dev", "docs", "notebooks", "tensorflow")),
+    )
+    for r in requirements
 ]
 PINS = dict(
     line.split("==")
