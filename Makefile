@@ -28,7 +28,7 @@ notebooks: $(READY) ## run every cell and every solution of notebooks/   ARGS="-
 
 docs: $(VENV)/.docs ## build the site into build/site: open its index.html; a broken link is an error
 	@$(RUN) docs.collect
-	@$(RUN) zensical build --strict
+	@$(RUN) zensical build --clean --strict
 
 lint: $(READY) ## ruff, formatting and mypy over the whole project: the pre-commit hooks
 	@$(RUN) pre_commit run --all-files
