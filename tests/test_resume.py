@@ -105,7 +105,9 @@ def test_resumed_is_uninterrupted_bit_for_bit(track, data, tmp_path):
     assert (begin["step"], len(begin["step_loss"])) == (36, 36)
     assert_same(checkpoint.read(tmp_path / "run"), checkpoint.read(tmp_path / "whole"))
     assert [each["step"] for each in end["resumed"]] == [36]
-    same = "status steps best_step test_accuracy val_accuracy val_loss test_loss epochs chunk parameters insight".split()
+    same = (
+        "status steps best_step test_accuracy val_accuracy val_loss test_loss epochs chunk parameters insight".split()
+    )
     assert {name: end[name] for name in same} == {name: whole[name] for name in same}
     assert np.trace(end["insight"]["confusion"]) == round(len(data.test_y) * end["test_accuracy"])  # of the best
     assert Path(end["checkpoint"]).name == Path(whole["checkpoint"]).name == str(end["best_step"])
