@@ -283,7 +283,10 @@ class Group:
         if errors:
             for place in range(self.size + 1) if self.workers else ():
                 self.arrived[place] = 0  # nobody has arrived anywhere
-            raise next((error for error in errors if not isinstance(error, Elsewhere)), errors[0])
+            try:
+                raise next((error for error in errors if not isinstance(error, Elsewhere)), errors[0])
+            finally:
+                del own, answers, errors  # or the error would hold this frame, the frame the error, and both the group
 
     def fail(self) -> None:
         """Tell the others not to wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -100,6 +101,7 @@ def test_a_process_that_is_killed_is_named_and_none_stays_behind() -> None:
     with pytest.raises(RuntimeError, match="a process of the NumPy track ended with exit code -9"):
         train.train_steps(state, x, y)
     del state
+    gc.collect()  # the error's traceback may hold it
     deadline = time.monotonic() + 20
     while first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
