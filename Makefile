@@ -47,7 +47,7 @@ ui: $(READY) ## open MLflow's page on the runs   PORT=5000
 	esac
 
 lock: $(VENV)/bin/python ## resolve the newest versions pyproject.toml admits into requirements.lock
-	@$(RUN) pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,docs,notebooks,tensorflow]'
+	@$(RUN) pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,docs,notebooks]'
 	@$(VENV)/bin/python -c "$$PINS" < $(VENV)/resolved.json > $(VENV)/requirements.lock
 	@mv $(VENV)/requirements.lock requirements.lock
 	@echo 'requirements.lock is new: "make test" installs it and tells whether it holds'
@@ -82,7 +82,7 @@ define PINS
 import json, sys
 packages = [p["metadata"] for p in json.load(sys.stdin)["install"] if "dir_info" not in p["download_info"]]
 pins = {p["name"].lower().replace("_", "-"): p["version"].partition("+")[0] for p in packages}
-print("# The tested versions, for Python 3.11: runtime, dev, docs, notebooks and tensorflow extras. Made by: make lock")
+print("# The tested versions, for Python 3.11: runtime, dev, docs and notebooks extras. Made by: make lock")
 print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")
 endef
 export PINS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compare.bench_costs import attainable_ms, curve
 from compare.bench_results import CLOCKS, PARTS, Results, Row
 from compare.bench_tables import REFERENCE, by_preset, processes, shown
+from compare.results import NAMES
 from compare.style import FAINT, INK, KNOWN, RC
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ DPI = 110
 PART_COLORS = dict(zip(PARTS, ("#BBBBBB", "#4477AA", "#66CCEE", "#CCBB44"), strict=True))
 CLOCK_COLORS = dict(zip(CLOCKS, ("#BBBBBB", "#DDDDDD", "#EE6677", "#4477AA", "#66CCEE"), strict=True))
 MARKERS = {"numpy": "o", "jax": "s", "torch": "D"}
-NAMES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch"}
 
 
 class Canvas:

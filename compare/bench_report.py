@@ -58,8 +58,10 @@ def against(results: Results, before: Results) -> list[tuple[str, bool]]:
         said.append(
             (f"The earlier benchmark ran on {machines[0]}, this one on {machines[1]}: no fair comparison.", False)
         )
+    changed = {name for name, facts in results["presets"].items() if facts != before["presets"].get(name, facts)}
+    said += [(f"{name} was another network or another amount of work: not compared.", False) for name in changed]
     for row in tables.shown(results):
-        if row.key in old:
+        if row.key in old and row.preset not in changed:
             change = times_as_fast(row.times, old[row.key].times)
             slower = change.sure and change.value < 1
             verdict = "slower" if slower else "faster" if change.sure else "not told from noise"

@@ -22,12 +22,9 @@ part of the sum (``Group.all_mean``).
 
 from __future__ import annotations
 
-import math
-import mmap
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import weakref
 from collections.abc import Iterator, Sequence
@@ -35,16 +32,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Pipe
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 
+from numpy_nn.shared import LINE, Memory, Tray, fence, file_in_memory
 from numpy_nn.tree import Tree, leaves, tree_map
 
-LINE = 64  # bytes of a cache line
 SCRATCH = 2**16  # numbers that all_mean can take: more channels than any network here has
-FENCE = Lock()
 SPINS, YIELDS = 2_000, 20_000  # looks at a clock before giving the core away, and before sleeping
 
 
@@ -55,17 +50,6 @@ def shards(x: np.ndarray, parts: int, *, equal: bool = False) -> list[np.ndarray
     """
     fits = len(x) >= parts and not (equal and len(x) % parts)
     return np.array_split(x, parts if fits else 1)
-
-
-def fence() -> None:
-    """Keep what is read and written before apart from what is read and written after, whatever the processor.
-
-    Once is not enough: reads and writes of either side may move in between taking a lock and letting it go.
-    But nothing moves past letting it go and taking it again.
-    """
-    for _ in range(2):
-        with FENCE:
-            pass
 
 
 class Elsewhere(RuntimeError):
@@ -100,46 +84,6 @@ class Worker:
     def gone(self) -> RuntimeError:
         """What to raise when the process is no more."""
         return RuntimeError(f"a process of the NumPy track ended with exit code {self.process.wait()}: start again")
-
-
-class Memory:
-    """A file in memory that several processes map: each asks for the same arrays in the same order."""
-
-    def __init__(self, file: int):
-        self.buffer = mmap.mmap(file, 0)
-        self.used = 0
-
-    def array(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """The next array, zero at first; each begins on a cache line of its own."""
-        start = -(-self.used // LINE) * LINE
-        array = np.frombuffer(self.buffer, dtype, math.prod(shape), start).reshape(shape)
-        self.used = start + array.nbytes
-        return array
-
-
-class Tray:
-    """Where the first of the group lays the batches of a call for all to see. It grows with what is laid on it."""
-
-    def __init__(self, file: int):
-        self.file = file
-        self.memory: Memory | None = None
-
-    def lay(self, *arrays: np.ndarray) -> list[tuple[tuple[int, ...], str]]:
-        """Copy the arrays; returns what :meth:`look` needs to know."""
-        room = sum(array.nbytes + LINE for array in arrays)
-        if room > os.fstat(self.file).st_size:
-            os.truncate(self.file, room)
-        found = [(array.shape, array.dtype.str) for array in arrays]
-        for place, array in zip(self.look(found), arrays, strict=True):
-            place[...] = array
-        return found
-
-    def look(self, found: Sequence[tuple[tuple[int, ...], str]]) -> list[np.ndarray]:
-        """The arrays that lie there."""
-        if self.memory is None or len(self.memory.buffer) < os.fstat(self.file).st_size:
-            self.memory = Memory(self.file)
-        self.memory.used = 0
-        return [self.memory.array(*each) for each in found]
 
 
 class Group:
@@ -301,14 +245,6 @@ def close(workers: Sequence[Worker], tray: int) -> None:
         worker.connection.close()
     for worker in workers:
         worker.process.wait()
-
-
-def file_in_memory(size: int) -> int:
-    """Descriptor of a file of so many zeros, gone when the last process that has it is."""
-    with tempfile.TemporaryFile() as on_disk:  # where the system knows no better
-        file = os.memfd_create("numpy_nn") if hasattr(os, "memfd_create") else os.dup(on_disk.fileno())
-    os.truncate(file, size)
-    return file
 
 
 def spread(state: Any, processes: int, *, exact: bool = False) -> Any:

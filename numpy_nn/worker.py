@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from numpy_nn import parallel, train
+from numpy_nn.shared import Memory, Tray
 
 
 def take_steps(*batches: Any) -> Any:
@@ -29,8 +30,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asks
     connection = Connection(int(sys.argv[1]))
     rank, size, exact, file, tray, state = connection.recv()
-    batches = parallel.Tray(tray)
-    memory = parallel.Memory(file)
+    batches = Tray(tray)
+    memory = Memory(file)
     group = parallel.Group(rank, size, memory, exact=exact)
     state = parallel.join(state, group, memory)
     while True:

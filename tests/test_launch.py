@@ -88,5 +88,5 @@ def test_two_processes_train_the_network_that_one_does(track, tmp_path):
         snapshot, meta = read_npz(out / f"mlp-mnist-{track}.npz")
         assert meta["config"]["devices"] == count
         trained[count] = leaves(snapshot)
-    for path, one in trained[1].items():  # observed: 1e-15
+    for path, one in trained[1].items():
         np.testing.assert_allclose(trained[2][path], one, rtol=0, atol=1e-12, err_msg=path)

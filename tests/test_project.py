@@ -21,13 +21,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 # The gpu extra is resolved by the machine it is for; everything else is pinned.
 PINNED = [
-    Requirement(r)
-    for requirements in (
-        PROJECT["dependencies"],
-        *(EXTRAS[name] for name in ("dev", "docs", "notebooks", "tensorflow")),
-    )
-    for r in requirements
+    requirement
+    for requirements in (PROJECT["dependencies"], *(extra for name, extra in EXTRAS.items() if name != "gpu"))
+    for requirement in map(Requirement, requirements)
+    if requirement.name != PROJECT["name"] and (requirement.marker is None or requirement.marker.evaluate())
 ]
+FOR_USERS = [requirement for name in ("export", "play", "search", "tensorflow") for requirement in EXTRAS[name]]
 PINS = dict(
     line.split("==")
     for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()
@@ -46,7 +45,7 @@ def test_the_lock_holds_versions_and_nothing_else():
 
 def test_each_third_party_import_is_declared():
     owners = packages_distributions()
-    declared = {canonicalize_name(Requirement(r).name) for r in [*PROJECT["dependencies"], *EXTRAS["tensorflow"]]}
+    declared = {canonicalize_name(Requirement(r).name) for r in [*PROJECT["dependencies"], *FOR_USERS]}
     tops = {
         (name.split(".")[0], path) for package in PACKAGES for path in sources(package) for _, name in imported(path)
     }

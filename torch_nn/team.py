@@ -120,10 +120,10 @@ class Team:
         """End the helpers; their states are lost, those of this process remain and can be read."""
         global _current
         for helper in self.helpers:
-            with contextlib.suppress(OSError):  # half a command may be left to flush
-                helper.stdin.close()
-            helper.kill()
+            helper.kill()  # first: one that reads no more would let the flush of half a command wait for ever
             helper.wait()
+            with contextlib.suppress(OSError):
+                helper.stdin.close()
             helper.stdout.close()
         for words in self.words:
             words.close()

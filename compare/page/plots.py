@@ -198,9 +198,6 @@ def _drawn(curves: list[Curve], style: Style, name: str, *tracks: str) -> list[T
 def _line(curve: Curve, style: Style, name: str, *tracks: str) -> Trace:
     x, y = curve
     chosen = np.unique(np.linspace(0, len(x) - 1, POINTS).round().astype(int))
-    dash = (
-        style.dashes if isinstance(style.dashes, str) else ",".join(f"{style.width * n:g}px" for n in style.dashes[1])
-    )
     return {
         "type": "scatter",
         "mode": "lines+markers" if len(x) <= traces.FEW else "lines",
@@ -208,11 +205,7 @@ def _line(curve: Curve, style: Style, name: str, *tracks: str) -> Trace:
         "y": rounded(y[chosen]),
         "name": name,
         "tracks": tracks,
-        "line": {
-            "color": style.color,
-            "width": style.width,
-            "dash": {"solid": "solid", "dashed": "dash"}.get(dash, dash),
-        },
+        "line": {"color": style.color, "width": style.width, "dash": dash(style)},
         "marker": {"color": style.color, "size": style.width + 3},
         "hovertemplate": "%{y:.4g}",
     }
