@@ -55,6 +55,12 @@ class Row:
         """A step in ms over the processes."""
         return median(self.times)
 
+    def share(self, flops: float) -> float | None:
+        """Speed of a step of so many ``flops``, as a share of large products' just before and after; the median."""
+        pairs = [(ms, trial.get("gemm_gflops")) for ms, trial in zip(self.times, self.trials, strict=True)]
+        shares = [flops / ms / 1e6 / gflops for ms, gflops in pairs if gflops]
+        return statistics.median(shares) if shares else None
+
     def middle(self, *path: str) -> float | None:
         """Median over the trials of a figure, ``("seconds", "compile")``; None if no trial has it."""
         found = []

@@ -65,7 +65,7 @@ def table(head: Sequence[str], body: list[list[str]]) -> str:
 
 def speed(results: Results) -> Table:
     """Images per second, beside the accuracy; a row whose speed may not be shown says why."""
-    head = ("preset", "form", "images/s", "step ms", "p10 to p90", "GFLOP/s", "of peak", "to reference", "accuracy")
+    head = ("preset", "form", "images/s", "step ms", "p10 to p90", "GFLOP/s", "of products", "to reference", "accuracy")
     references = {row.preset: row for row in shown(results) if row.label == REFERENCE}
     body = []
     for row in rows(results):
@@ -86,7 +86,7 @@ def speed(results: Results) -> Table:
                 between(row.step, form),
                 f"{p10:{form}} to {p90:{form}}",
                 number(gflops),
-                number(gflops / results["environment"]["gemm_gflops"], ".0%"),
+                number(row.share(preset["batch_size"] * preset["flops_per_image"]), ".0%"),
                 "1" if row is reference else str(times_as_fast(row.times, reference.times)) if reference else "-",
                 number(row.middle("test_accuracy"), ".2%"),
             ]

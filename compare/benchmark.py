@@ -44,6 +44,7 @@ class Benchmark:
     out: Path
     note: Callable[[str], None]
     results: dict[str, Any]
+    products: list[float] = dataclasses.field(default_factory=list)  # GFLOP/s of large ones, since the last trial
 
     def save(self) -> None:
         """Write what there is so far."""
@@ -79,9 +80,6 @@ class Benchmark:
 
     def repeat(self, number: int, target: float | None) -> None:
         """Every (preset, variant) once, and once more until it reaches the target: A B C."""
-        environment = self.results["environment"]
-        peak = machine.gemm_gflops(threads=self.threads) or 0.0
-        environment["gemm_gflops"] = max(environment["gemm_gflops"] or 0.0, peak)
         for config in self.configs:
             for variant in self.chosen(config):
                 self.trial(config, variant, number, target=None)
@@ -99,7 +97,12 @@ class Benchmark:
             how: dict[str, Any] = {"chunk": plan["chunk"], "evaluate": number == 0, "split": number == 0}
         else:
             how = {"chunk": None, "target": target, "split": False}
+        before = self.products or machine.products(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
+        self.products = machine.products(threads=self.threads)
+        answer["gemm_gflops"] = statistics.median(around) if (around := before + self.products) else None
+        environment = self.results["environment"]
+        environment["gemm_gflops"] = max(environment["gemm_gflops"] or 0.0, *around)
         self.results["trials" if target is None else "cold"].append({"repeat": number, **answer})
         self.note(f"{number + 1}/{self.results['repeats']}  {config.preset}  {variant.label:<16}  {describe(answer)}")
 
@@ -180,6 +183,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("presets", nargs="*", metavar="PRESET", help=f"default: {' '.join(presets.DEFAULT)}")
     options.add_argument("--tracks", nargs="+", choices=TRACKS, default=list(TRACKS), metavar="TRACK")
     options.add_argument("--repeats", type=int, default=5, metavar="N", help="fresh processes for each (default: 5)")
+    options.add_argument("--batch-size", type=int, metavar="N", help="instead of the preset's")
     options.add_argument("--threads", choices=("1", "all"), default="all", help="cores to use (default: all)")
     options.add_argument("--target", type=float, metavar="X", help="also the cold time to this validation accuracy")
     options.add_argument("--sweep", action="store_true", help="also how cost grows with batch, width and steps")
@@ -223,9 +227,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.repeats < 1:
         raise UserError(f"--repeats {options.repeats}: at least 1")
+    if options.batch_size is not None and options.batch_size < 1:
+        raise UserError(f"--batch-size {options.batch_size}: at least 1")
     folder = str(Path(options.data_dir).resolve()) if options.data_dir else None
     names = dict.fromkeys(options.presets or presets.DEFAULT)
-    configs = [dataclasses.replace(presets.get(name), data_dir=folder) for name in names]
+    given = {"data_dir": folder} | ({} if options.batch_size is None else {"batch_size": options.batch_size})
+    configs = [dataclasses.replace(presets.get(name), **given) for name in names]
     from compare import bench_report, bench_results
 
     before = bench_results.read(options.against) if options.against else None

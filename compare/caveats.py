@@ -36,8 +36,8 @@ def unfairness(results: Results) -> str:
         "Peak memory is that of the process up to its first save (which loads the library that writes checkpoints): "
         "libraries, data and buffers that a framework keeps for later are in it.",
         "A checkpoint is written while training goes on: the timed chunk after a save shares its cores.",
-        "The matmul peak was measured through NumPy's BLAS before the first run and after the last; another library, "
-        "or a cooler processor, can exceed it.",
+        "Large matrix products are those of NumPy's BLAS, between the runs; another library can be faster, and within "
+        "a run the machine may have been slower or faster than around it.",
         "The proof covers the first steps at the seed it was made with, not the whole training: see the drift.",
     ]
     return "\n".join(f"- {line}" for line in lines)

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import signal
+import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Comparison:
     progress: Progress
     stopping: bool = False
     worker: Worker | None = None
+    products: list[float] = dataclasses.field(default_factory=list)  # GFLOP/s of large ones, since the last run ended
 
     @property
     def configs(self) -> list[Config]:
@@ -127,6 +129,7 @@ class Comparison:
         child = tracker.child(config.preset, run["track"], config.seed, params=run["config"], tags=tags)
         run["status"] = "interrupted"
         self.write()
+        self.products = self.products or machine.products(threads=self.results["environment"]["threads"])
         log = self.directory / "logs" / f"{file_name(run)}.log"
         with workers.trainer(self.job(run, config), log=log) as self.worker:
             for event in self.worker.events():
@@ -152,6 +155,7 @@ class Comparison:
                 elif kind == "end":
                     self.end(run, event, config, label)
         self.worker = None
+        self.weigh(run)
         tracker.finish_child(child, run["status"], metrics=final_figures(run))
 
     def job(self, run: Run, config: Config) -> Job:
@@ -187,14 +191,18 @@ class Comparison:
         else:
             self.progress.end(label, f"{run['status'].upper()}: {run['message']}")
 
+    def weigh(self, run: Run) -> None:
+        """Hold a run's speed against large products just before it and just after: a machine has slow minutes."""
+        environment, before = self.results["environment"], self.products
+        self.products = [] if self.stopping else machine.products(threads=environment["threads"])
+        if around := before + self.products:
+            run["gemm_gflops"] = statistics.median(around)
+            run["gemm_share"] = run["gflops"] / run["gemm_gflops"] if run["gflops"] else None
+            environment["gemm_gflops"] = max(environment["gemm_gflops"] or 0, *around)
+
     def finish(self, tracker: tracking.Tracker) -> None:
         """Measure the drift, write results and report, end the MLflow run."""
-        environment = self.results["environment"]
-        environment["load"].append(machine.load())
-        again = machine.gemm_gflops(threads=environment["threads"])  # the machine may have been busy the first time
-        peak = environment["gemm_gflops"] = max(environment["gemm_gflops"] or 0, again or 0) or None
-        for run in self.results["runs"]:
-            run["gemm_share"] = run["gflops"] / peak if run["gflops"] and peak else None
+        self.results["environment"]["load"].append(machine.load())
         self.write()
         if len(self.track_names) > 1:
             try:

@@ -22,7 +22,8 @@ PRESETS = {
             dataset="mnist",
             promise="98.5 %, 15 to 30 s a track on two cores",
             epochs=10,
-            **NESTEROV,
+            batch_size=512,  # of 128 images a fifth of the step would be the update; with lr 0.1 they learn as much
+            **NESTEROV | {"lr": 0.3},
         ),
         Config(
             preset="cnn-mnist",

@@ -29,7 +29,7 @@ COLUMNS = (  # a line break is where a narrow table may break a cell
     "test\naccuracy",
     "test\nloss",
     "images/s",
-    "of\npeak",
+    "of\nproducts",
     "step ms\n[p10 p90]",
     "compile\ns",
     "peak\nMB",
@@ -96,7 +96,7 @@ def _quality(runs: list[Run]) -> tuple[str, str]:
 
 
 def _speed(results: Results, runs: list[Run]) -> tuple[str, str, str]:
-    """Images/s, share of the matmul peak and step time: only beside an accuracy, only of a proven model."""
+    """Images/s, share of large products' speed and step time: only beside an accuracy, only of a proven model."""
     reason = speed_withheld(results, runs)
     if reason:
         return reason, "-", "-"
@@ -118,9 +118,9 @@ def _results(results: Results) -> str:
     how = (
         "Accuracy counts every test image. A speed stands only beside its accuracy and only if the track proved to be "
         "the same model; otherwise its cell says why. Steps are timed in chunks: the first is warm-up, and what it "
-        "took beyond the median of the others is in *compile s*. *Of peak*: the network's arithmetic, counted on "
-        f"paper, per second, as a share of the {_peak(results)} that NumPy's best large fp32 matrix product reached "
-        "before the first run or after the last. Several seeds: mean ± standard deviation."
+        "took beyond the median of the others is in *compile s*. *Of products*: the network's arithmetic, counted "
+        "on paper, per second, as a share of what NumPy's large fp32 matrix products reached just before and just "
+        f"after the run (their median; the best of all: {_peak(results)}). Several seeds: mean ± standard deviation."
     )
     return "\n\n".join([markdown(COLUMNS, lines), how, *(["\n".join(notes)] if notes else [])])
 
@@ -210,7 +210,7 @@ def _errors(results: Results) -> str:
 def _machine(results: Results) -> str:
     environment = results["environment"]
     facts = {name: environment.get(name) for name in ("cpu", "cores", "threads", "platform", "python", "git_commit")}
-    facts |= {"matmul peak": _peak(results), "measured": results.get("created"), **(environment.get("versions") or {})}
+    facts |= {"best matmul": _peak(results), "measured": results.get("created"), **(environment.get("versions") or {})}
     return markdown(("what", "value"), [[name, "-" if value is None else str(value)] for name, value in facts.items()])
 
 

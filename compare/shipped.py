@@ -31,6 +31,8 @@ CONFIGS = {
         model_args={"hidden": (256, 128)},
         augment=("affine:10:2",),
         epochs=20,
+        batch_size=128,
+        lr=0.1,
     ),
     "cnn-mnist": replace(
         presets.get("cnn-mnist"), promise="99.4 %, about two minutes in PyTorch", augment=("affine:10:2",), epochs=10

@@ -101,20 +101,22 @@ class Training:
 
     def evaluation(self, chunk: Event) -> Event:
         """Evaluate after a chunk, keep what is best, and report: a row of the history."""
-        batch_size, watch = self.config.eval_batch_size, self.timings.evaluations
+        config, watch = self.config, self.timings.evaluations
         row = {
             "step": self.step,
             "epoch": self.epoch,
             "train_loss": float(np.mean(chunk["loss"])),
-            **evaluate(self.track, self.state, self.data, batch_size=batch_size, watch=watch),
+            **evaluate(self.track, self.state, self.data, batch_size=config.eval_batch_size, watch=watch),
             "lr": chunk["lr"],
             "seconds": self.seconds_before + self.timings.chunks.work,
         }
+        losses = [loss for loss in (row["val_loss"], row["test_loss"]) if loss is not None]
+        require_finite(np.array(losses), self.step, config)  # the last update may have ruined it
         self.history.append(row)
         self.waited += 1
         if not self.best or (row["val_accuracy"] or 0.0) > (self.best["val_accuracy"] or 0.0):
             self.best, self.waited = row, 0
-            if self.config.keep_best:
+            if config.keep_best:
                 self.best_moment = self.moment()
         return {"event": "eval", **row}
 

@@ -87,7 +87,7 @@ def invented(step_ms: dict[str, list[float]], **losses: list[float]) -> dict[str
                 {"preset": "mlp-mnist", "track": track, "variant": variant, "repeat": repeat, "seconds": seconds}
                 | {"step_ms": [ms, ms, ms], "losses": losses.get(variant, [2.0, 1.5]), "test_accuracy": 0.9}
                 | {"split_ms": {"input": 0.1, "forward": 1.0, "backward": 2.0, "update": 0.5}}
-                | {"import_rss_mb": 40.0, "peak_rss_mb": 99.0}
+                | {"import_rss_mb": 40.0, "peak_rss_mb": 99.0, "gemm_gflops": 200.0}
             )
     plan = {"batch_size": 128, "flops_per_image": 3_209_216, "steps": 600, "precision": "float32"}
     proof = {"preset": "mlp-mnist", "precision": "float32", "a": "numpy", "b": "torch", "passed": True, "checks": []}
@@ -204,7 +204,7 @@ def test_they_take_turns_and_the_unproven_is_not_measured(tmp_path: Path, monkey
     done: list[str] = []
     monkeypatch.setattr(workers, "call", proof)
     monkeypatch.setattr(variants, "measure", one)
-    monkeypatch.setattr(machine, "gemm_gflops", lambda **_: 200.0)
+    monkeypatch.setattr(machine, "products", lambda **_: [200.0])
     options = benchmark.parser().parse_args(["--repeats", "2", "--no-layers", "--out", str(tmp_path)])
     benchmark.run(options, [presets.get("mlp-mnist")], "the command")
     turn = ["numpy plain", "numpy processes", "jax jit", "jax scan"]

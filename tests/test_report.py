@@ -55,7 +55,7 @@ def test_a_row_holds_what_was_measured():
         "test accuracy": "98.31 % of 10,000",
         "test loss": "0.0568",
         "images/s": "36,000",
-        "of peak": "53 %",
+        "of products": "53 %",
         "step ms [p10 p90]": "3.56 [3.41 4.27]",
         "compile s": "1.4",
         "peak MB": "640",
@@ -80,7 +80,7 @@ def test_no_speed_without_a_proof():
     results = fake_results()
     results["proof"] = [pair for pair in results["proof"] if pair["preset"] != "mlp-mnist"]
     found = cells(results, "mlp-mnist", "torch")
-    assert (found["images/s"], found["of peak"], found["step ms [p10 p90]"]) == ("not proven", "-", "-")
+    assert (found["images/s"], found["of products"], found["step ms [p10 p90]"]) == ("not proven", "-", "-")
     assert found["test accuracy"].startswith("98.")
     assert cells(results, "cnn-mnist", "torch")["images/s"] == "2,900"
 
