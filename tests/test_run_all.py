@@ -235,6 +235,14 @@ def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path, run_here):
     assert (out / "report.md").exists()
 
 
+def test_a_last_update_that_ruins_the_network_is_no_success(tmp_path, run_here):
+    flags = ("--tracks", "numpy", "--steps", 1, "--lr", 1e38, "--no-proof", "--no-mlflow", "--out", tmp_path / "out")
+    code, printed = run_here("mlp-mnist", *flags)
+    assert code == 1, printed
+    (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert re.match(r"mlp-mnist numpy: the loss became (nan|inf) at step 1; try a lower", entry["message"])
+
+
 def test_a_batch_larger_than_the_data(tmp_path, run_here):
     flags = ("--tracks", "numpy", "--no-proof", "--no-mlflow", "--out", tmp_path / "out")
     code, printed = run_here("mlp-mnist", "--batch-size", 60_000, *flags)
