@@ -1,12 +1,13 @@
 """Pictures from anywhere, and how they become what a network was trained on.
 
-``open_image``   a file -> upright, 8 bits per channel; what is broken or lies about its size is refused
+``open_image``   a file or its content -> upright, 8 bits per channel; what is broken or lies about its size is refused
 ``to_digit``     a picture of one digit -> 28 x 28, light on black, as MNIST's were made
 ``to_square``    any picture -> its largest centred square, scaled
 """
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -26,15 +27,20 @@ class ImageError(UserError):
     """A file that is no picture, or a picture without anything to see."""
 
 
-def open_image(path: Path) -> Image.Image:
-    """The picture in a file, turned upright (EXIF), of kind L, RGB or RGBA; of an animation the first image.
+def open_image(source: Path | bytes) -> Image.Image:
+    """The picture in a file or its content, turned upright (EXIF), of kind L, RGB or RGBA; of an animation the first.
 
     Of 16 bits per pixel the upper 8 are kept. Raises ImageError with what is wrong; the caller knows what
     the file was wanted for, and names it.
     """
     try:
-        with Image.open(path, formats=tuple(set(FORMATS.values()))) as image:
-            limit = min(PIXEL_LIMIT, PIXELS_PER_BYTE * path.stat().st_size)
+        if isinstance(source, bytes):
+            file: Path | io.BytesIO = io.BytesIO(source)
+            size = len(source)
+        else:
+            file, size = source, source.stat().st_size
+        with Image.open(file, formats=tuple(set(FORMATS.values()))) as image:
+            limit = min(PIXEL_LIMIT, PIXELS_PER_BYTE * size)
             if image.width * image.height > limit:
                 raise ImageError(f"claims {image.width} x {image.height} pixels, more than the {limit:,} it may have")
             upright = ImageOps.exif_transpose(image)

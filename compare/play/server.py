@@ -1,0 +1,124 @@
+"""The playground's server: a page, and questions to it.
+
+    GET  /networks                              the tracks and the networks that there are
+    POST /warm?network=NAME&track=jax           has a track compile a network
+    POST /answer?network=NAME&noise=0.2&...     an image file in, all that is known of it out
+
+A network is called by a name from /networks, never by a path. What cannot be answered is one line: {"error": "..."}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from socket import socket
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from compare.errors import UserError
+from compare.play.answers import Disturbance, Playground
+
+PAGE = Path(__file__).parent / "page"
+FILES = {
+    "/": PAGE / "index.html",
+    "/play.css": PAGE / "play.css",
+    "/play.js": PAGE / "play.js",
+    "/report.css": Path(__file__).parents[1] / "page" / "style.css",
+}
+BODY_LIMIT = 8_000_000  # bytes: a photo fits
+LIMITS = {"noise": (0, 1), "right": (-64, 64), "down": (-64, 64), "turn": (-360, 360)}
+HEADERS = [
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+]
+
+
+def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
+    """The routes; ``hosts`` are the names that a request may call this server by."""
+    worker = ThreadPoolExecutor(max_workers=1)  # the frameworks take turns, always in the same thread
+    begun = {
+        (playground.chosen, track): worker.submit(playground.warm, playground.chosen, track)
+        for track in playground.tracks
+    }
+
+    def networks(request: Request) -> Response:
+        return JSONResponse(playground.listing())
+
+    async def warm(request: Request) -> Response:
+        asked = request.query_params.get("network", ""), request.query_params.get("track", "")
+        done = begun.pop(asked, None) or worker.submit(playground.warm, *asked)
+        return JSONResponse(await asyncio.wrap_future(done))
+
+    async def answer(request: Request) -> Response:
+        kind = request.headers.get("content-type", "no type")
+        if not kind.startswith("image/"):
+            raise HTTPException(415, f"this is {kind}, and no picture: send a PNG or JPEG file")
+        disturbance = Disturbance(**{name: number(request, name) for name in LIMITS})
+        asked = request.query_params.get("network", ""), await request.body(), disturbance
+        return JSONResponse(await asyncio.wrap_future(worker.submit(playground.answer, *asked)))
+
+    return Starlette(
+        routes=[
+            *(Route(path, file(content)) for path, content in FILES.items()),
+            Route("/networks", networks),
+            Route("/warm", warm, methods=["POST"]),
+            Route("/answer", answer, methods=["POST"]),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+        exception_handlers={UserError: told, HTTPException: told},
+        max_body_size=BODY_LIMIT,
+    )
+
+
+def file(path: Path) -> Callable[[Request], Response]:
+    """A route that sends a file."""
+    return lambda request: FileResponse(path)
+
+
+def number(request: Request, name: str) -> float:
+    """A number of the question, 0 where it is not given."""
+    low, high = LIMITS[name]
+    try:
+        value = float(request.query_params.get(name, 0))
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise UserError(f"{name}={request.query_params[name]}: it is a number from {low} to {high}")
+    return value
+
+
+def told(request: Request, error: Exception) -> Response:
+    """What is wrong, in one line."""
+    if not isinstance(error, HTTPException):
+        return JSONResponse({"error": str(error)}, status_code=400)
+    too_large = f"more than {BODY_LIMIT // 10**6} MB: send a smaller picture"
+    return JSONResponse({"error": too_large if error.status_code == 413 else error.detail}, error.status_code)
+
+
+def serve(playground: Playground, door: socket, hosts: Sequence[str]) -> None:
+    """Answer at a listening socket until a signal comes."""
+    config = uvicorn.Config(
+        application(playground, hosts),
+        log_level="warning",
+        headers=HEADERS,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+    )
+    uvicorn.Server(config).run(sockets=[door])
