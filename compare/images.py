@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from compare.data.folder import FORMATS, PIXEL_LIMIT, PIXELS_PER_BYTE
 from compare.errors import UserError
@@ -122,8 +123,8 @@ def ink(image: Image.Image) -> np.ndarray:
         ground = median_colour(image.convert("RGB"), border(alpha) >= 128)
         image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     image = image.convert("RGB")
-    colours = np.asarray(image, np.int32)
-    distance = np.abs(colours - median_colour(image)).max(axis=2)
+    differences = ImageChops.difference(image, Image.new("RGB", image.size, median_colour(image)))
+    distance = np.asarray(functools.reduce(ImageChops.lighter, differences.split()), np.int32)  # of any channel
     floor = min(int(np.percentile(border(distance), 90)), 254)
     return ((distance - floor).clip(0) * 255 // (255 - floor)).astype(np.uint8)
 
