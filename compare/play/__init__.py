@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # One thread each, said before the first of them is imported.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     from compare.play.answers import Playground
-    from compare.play.server import serve
+    from compare.play.server import server
 
     playground = Playground(options.tracks, options.checkpoint)
     with listening(options.host, options.port) as door:
@@ -79,5 +79,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen = sys.platform != "linux" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}  # else: a text browser
         if screen and not options.no_browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        serve(playground, door, hosts)
+        server(playground, hosts).run(sockets=[door])
     return 0

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from socket import socket
 
 import uvicorn
 from starlette.applications import Starlette
@@ -111,8 +110,8 @@ def told(request: Request, error: Exception) -> Response:
     return JSONResponse({"error": too_large if error.status_code == 413 else error.detail}, error.status_code)
 
 
-def serve(playground: Playground, door: socket, hosts: Sequence[str]) -> None:
-    """Answer at a listening socket until a signal comes."""
+def server(playground: Playground, hosts: Sequence[str]) -> uvicorn.Server:
+    """What answers, once its ``run`` is given a socket."""
     config = uvicorn.Config(
         application(playground, hosts),
         log_level="warning",
@@ -121,4 +120,4 @@ def serve(playground: Playground, door: socket, hosts: Sequence[str]) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=2,
     )
-    uvicorn.Server(config).run(sockets=[door])
+    return uvicorn.Server(config)

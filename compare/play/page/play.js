@@ -110,7 +110,7 @@ $("file").addEventListener("change", ({ target }) => {
 // --- the answer -----------------------------------------------------------------------------------------------------
 
 const bytes = (packed, type) => new type(Uint8Array.from(atob(packed.base64), (letter) => letter.charCodeAt(0)).buffer);
-const percent = (p) => (p > 0 && p < 5e-5 ? "< 0.01 %" : `${(100 * p).toFixed(2)} %`);
+const percent = (p) => (p < 5e-5 ? "< 0.01 %" : p >= 0.99995 ? "> 99.99 %" : `${(100 * p).toFixed(2)} %`);
 const element = (name, properties, ...children) => {
   const made = Object.assign(document.createElement(name), properties);
   made.append(...children);
@@ -121,7 +121,7 @@ const sentence = ({ classes, tracks: answers }) => {
   const best = tracks.map(({ id }) => answers[id].probabilities.indexOf(Math.max(...answers[id].probabilities)));
   if (best.some((k) => k !== best[0])) return `${tracks.map(({ name }, t) => `${name} says ${classes[best[t]]}`).join(", ")}.`;
   const who = tracks.length === 1 ? `${tracks[0].name} says` : tracks.length === 2 ? "Both say" : "All three say";
-  return `${who} ${classes[best[0]]}, with ${percent(answers[tracks[0].id].probabilities[best[0]])}.`;
+  return `${who} ${classes[best[0]]}, ${percent(answers[tracks[0].id].probabilities[best[0]])} sure.`;
 };
 
 const show = (answer) => {
@@ -130,7 +130,7 @@ const show = (answer) => {
   if ($("answer").textContent !== words) $("answer").textContent = words; // a screen reader hears what changed, no more
   const { gap } = answer;
   const name = (id) => tracks.find((track) => track.id === id).name;
-  if (gap) $("gap").textContent = `Largest difference of a logit: ${gap.largest.toExponential(1)}, between ${name(gap.a)} and ${name(gap.b)}; logits reach ${gap.logits.toFixed(1)}.`;
+  if (gap) $("gap").textContent = `Largest difference of a logit: ${gap.largest.toExponential(1)} (${name(gap.a)}, ${name(gap.b)}), of logits up to ${gap.logits.toFixed(1)}.`;
   table(answer);
   image($("seen"), answer.seen);
   layers(answer.layers);
@@ -140,7 +140,11 @@ const table = ({ classes, tracks: answers }) => {
   const first = answers[tracks[0].id].probabilities;
   const order = [...first.keys()].sort((a, b) => first[b] - first[a]);
   const rows = classes.length > MOST ? order.slice(0, MOST) : [...first.keys()];
-  const heads = tracks.map(({ id, name }) => element("th", { scope: "col" }, name, element("small", {}, `${answers[id].ms.toFixed(1)} ms`)));
+  const heads = tracks.map(({ id, name, color }) => {
+    const swatch = element("span", { className: "swatch" });
+    swatch.style.background = color;
+    return element("th", { scope: "col" }, swatch, name, element("small", {}, `${answers[id].ms.toFixed(1)} ms`));
+  });
   $("table").tHead.replaceChildren(element("tr", {}, element("th", { scope: "col" }, element("span", { className: "unseen" }, "class")), element("td", {}), ...heads));
   $("table").tBodies[0].replaceChildren(
     ...rows.map((k) => {
@@ -214,18 +218,19 @@ const layers = (shown) => {
 
 const warm = async () => {
   const network = $("network").value;
-  const seconds = [];
+  const ready = [];
   delete document.documentElement.dataset.ready;
   wrong(null);
   try {
+    let known;
     for (const { id, name } of tracks) {
-      $("state").textContent = [...seconds, `${name} is getting ready …`].join(", ");
-      const known = await ask(`warm?${new URLSearchParams({ network, track: id })}`, { method: "POST" });
+      $("state").textContent = `${ready.map((words) => `${words}, `).join("")}${name} is getting ready …`;
+      known = await ask(`warm?${new URLSearchParams({ network, track: id })}`, { method: "POST" });
       if (network !== $("network").value) return; // another was chosen meanwhile
-      seconds.push(`${name} was ready after ${known.seconds.toFixed(1)} s`);
-      $("state").textContent = `${known.model} with ${known.parameters.toLocaleString("en")} parameters, trained on ${known.dataset}: ${seconds.join(", ")}.`;
-      $("ink").hidden = known.input[2] !== 3;
+      ready.push(`${name} ready after ${known.seconds.toFixed(1)} s`);
     }
+    $("ink").hidden = known.input[2] !== 3;
+    $("state").textContent = `${known.model} with ${known.parameters.toLocaleString("en")} parameters, trained on ${known.dataset}, sees ${known.input.join(" × ")}. ${ready.join(", ")}.`;
     document.documentElement.dataset.ready = "yes";
     refresh();
   } catch (error) {
