@@ -46,9 +46,10 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket at an address that was free."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"cannot listen at {host}, port {port} ({reason}): choose another --port or --host") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot listen at {host}, port {port} ({error.strerror}): choose another --port or --host"
+        ) from error
 
 
 def admitted(host: str, address: str) -> list[str]:
@@ -63,6 +64,8 @@ def admitted(host: str, address: str) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; return 2 if something is wrong with what was asked."""
     options = parser().parse_args(arguments)
+    if not 0 <= options.port < 2**16:
+        parser().error(f"--port {options.port}: it is a number from 0 to 65535")
     if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise UserError(f"the playground needs {' and '.join(missing)}: pip install '.[play]'")
     # One thread each, said before the first of them is imported.

@@ -1,6 +1,6 @@
 """The playground's server: a page, and questions to it.
 
-    GET  /networks                              the tracks and the networks that there are
+    GET  /networks                              the tracks, the networks that there are, the limit of a picture in bytes
     POST /warm?network=NAME&track=jax           has a track compile a network
     POST /answer?network=NAME&noise=0.2&...     an image file in, all that is known of it out
 
@@ -57,7 +57,7 @@ def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
     }
 
     def networks(request: Request) -> Response:
-        return JSONResponse(playground.listing())
+        return JSONResponse(playground.listing() | {"limit": BODY_LIMIT})
 
     async def warm(request: Request) -> Response:
         asked = request.query_params.get("network", ""), request.query_params.get("track", "")
@@ -104,10 +104,8 @@ def number(request: Request, name: str) -> float:
 
 def told(request: Request, error: Exception) -> Response:
     """What is wrong, in one line."""
-    if not isinstance(error, HTTPException):
-        return JSONResponse({"error": str(error)}, status_code=400)
-    too_large = f"more than {BODY_LIMIT // 10**6} MB: send a smaller picture"
-    return JSONResponse({"error": too_large if error.status_code == 413 else error.detail}, error.status_code)
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    return JSONResponse({"error": error.detail if isinstance(error, HTTPException) else str(error)}, status)
 
 
 def server(playground: Playground, hosts: Sequence[str]) -> uvicorn.Server:

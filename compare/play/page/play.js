@@ -6,6 +6,7 @@ const pen = board.getContext("2d", { willReadFrequently: true });
 const SLIDERS = { noise: (v) => v.toFixed(2), turn: (v) => `${v}°`, right: (v) => `${v} px`, down: (v) => `${v} px` };
 const MOST = 12; // classes in the table
 let tracks = []; // {id, name, color}
+let limit = Infinity; // bytes of a picture
 let picture = null; // what was uploaded; null: what is drawn
 let blank = true;
 
@@ -39,6 +40,7 @@ const refresh = async () => {
     again = false;
     const body = picture ?? (await new Promise((done) => board.toBlob(done)));
     try {
+      if (body.size > limit) throw new Error(`This picture has more than ${limit / 1e6} MB: choose a smaller one.`);
       const answer = await ask(`answer?${question()}`, { method: "POST", body, headers: { "Content-Type": body.type || "no type" } });
       if (!blank) show(answer);
       wrong(null);
@@ -230,7 +232,7 @@ const warm = async () => {
       ready.push(`${name} ready after ${known.seconds.toFixed(1)} s`);
     }
     $("ink").hidden = known.input[2] !== 3;
-    $("state").textContent = `${known.model} with ${known.parameters.toLocaleString("en")} parameters, trained on ${known.dataset}, sees ${known.input.join(" × ")}. ${ready.join(", ")}.`;
+    $("state").textContent = `${known.model} with ${known.parameters.toLocaleString("en")} parameters, trained on ${known.dataset}, sees ${known.input.join("×")}. ${ready.join(", ")}.`;
     document.documentElement.dataset.ready = "yes";
     refresh();
   } catch (error) {
@@ -252,7 +254,7 @@ clear();
 slide();
 try {
   const known = await ask("networks");
-  tracks = known.tracks;
+  ({ tracks, limit } = known);
   $("network").replaceChildren(...known.networks.map((name) => element("option", { value: name, selected: name === known.chosen }, name)));
   await warm();
 } catch (error) {
