@@ -164,7 +164,7 @@ def test_disturbances():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_of_every_network(name):
-    args = {"depth": 2} if name == "vit" else {}
+    args = {"vit": {"depth": 2}, "resnet": {"stages": (1, 1, 1)}, "densenet": {"blocks": (1, 1)}}.get(name, {})
     model = MODELS[name](**args)
     shape = (28, 28, 1) if name in ("mlp", "lenet5", "cnn", "rnn", "lstm", "vit") else (32, 32, 3)
     variables = model.init(np.random.default_rng(0))

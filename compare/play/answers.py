@@ -45,7 +45,7 @@ class Disturbance:
 
 
 class Playground:
-    """Networks by name, and the tracks that answer with them. Not for several threads at once."""
+    """Networks by name, and the tracks that answer with them: all but ``listing`` in one thread at a time."""
 
     def __init__(self, tracks: Sequence[str], given: Path | None = None):
         self.tracks = list(dict.fromkeys(tracks))

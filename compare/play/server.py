@@ -10,8 +10,9 @@ A network is called by a name from /networks, never by a path. What cannot be an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -51,10 +52,13 @@ HEADERS = [
 def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
     """The routes; ``hosts`` are the names that a request may call this server by."""
     worker = ThreadPoolExecutor(max_workers=1)  # the frameworks take turns, always in the same thread
-    begun = {
-        (playground.chosen, track): worker.submit(playground.warm, playground.chosen, track)
-        for track in playground.tracks
-    }
+    first = playground.chosen
+    begun = {(first, track): worker.submit(playground.warm, first, track) for track in playground.tracks}
+
+    @contextlib.asynccontextmanager
+    async def living(app: Starlette) -> AsyncIterator[None]:
+        yield
+        worker.shutdown(wait=False, cancel_futures=True)
 
     def networks(request: Request) -> Response:
         return JSONResponse(playground.listing() | {"limit": BODY_LIMIT})
@@ -81,6 +85,7 @@ def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
         exception_handlers={UserError: told, HTTPException: told},
+        lifespan=living,
         max_body_size=BODY_LIMIT,
     )
 
