@@ -69,7 +69,7 @@ def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
         return JSONResponse(await asyncio.wrap_future(done))
 
     async def answer(request: Request) -> Response:
-        kind = request.headers.get("content-type", "no type")
+        kind = request.headers.get("content-type", "application/octet-stream")
         if not kind.startswith("image/"):
             raise HTTPException(415, f"this is {kind}, and no picture: send a PNG or JPEG file")
         disturbance = Disturbance(**{name: number(request, name) for name in LIMITS})

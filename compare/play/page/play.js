@@ -9,6 +9,7 @@ let tracks = []; // {id, name, color}
 let limit = Infinity; // bytes of a picture
 let picture = null; // what was uploaded; null: what is drawn
 let blank = true;
+let round = 0; // of drawing: what was asked in an earlier one is not shown any more
 
 // --- the server -----------------------------------------------------------------------------------------------------
 
@@ -38,15 +39,19 @@ const refresh = async () => {
   asking = true;
   while (again && !blank) {
     again = false;
-    const body = picture ?? (await new Promise((done) => board.toBlob(done)));
+    const asked = round;
+    let [answer, error] = [null, null];
     try {
+      const body = picture ?? (await new Promise((done) => board.toBlob(done)));
       if (body.size > limit) throw new Error(`This picture has more than ${limit / 1e6} MB: choose a smaller one.`);
-      const answer = await ask(`answer?${question()}`, { method: "POST", body, headers: { "Content-Type": body.type || "no type" } });
-      if (!blank) show(answer);
-      wrong(null);
-    } catch (error) {
-      wrong(error);
+      const headers = { "Content-Type": body.type || "application/octet-stream" };
+      answer = await ask(`answer?${question()}`, { method: "POST", body, headers });
+    } catch (problem) {
+      error = problem;
     }
+    if (asked !== round) continue;
+    if (answer) show(answer);
+    wrong(error);
   }
   asking = false;
 };
@@ -58,6 +63,8 @@ const clear = () => {
   pen.fillRect(0, 0, board.width, board.height);
   picture = null;
   blank = true;
+  round += 1;
+  $("seen").width = 28; // empties it
   $("answer").textContent = "Draw a digit, or upload a picture.";
   document.body.classList.add("blank");
   wrong(null);
@@ -229,7 +236,7 @@ const warm = async () => {
       $("state").textContent = `${ready.map((words) => `${words}, `).join("")}${name} is getting ready …`;
       known = await ask(`warm?${new URLSearchParams({ network, track: id })}`, { method: "POST" });
       if (network !== $("network").value) return; // another was chosen meanwhile
-      ready.push(`${name} ready after ${known.seconds.toFixed(1)} s`);
+      ready.push(known.seconds < 0.1 ? `${name} ready` : `${name} ready after ${known.seconds.toFixed(1)} s`);
     }
     $("ink").hidden = known.input[2] !== 3;
     $("state").textContent = `${known.model} with ${known.parameters.toLocaleString("en")} parameters, trained on ${known.dataset}, sees ${known.input.join("×")}. ${ready.join(", ")}.`;
