@@ -47,16 +47,15 @@ def listening(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise UserError(
-            f"cannot listen at {host}, port {port} ({error.strerror}): choose another --port or --host"
-        ) from error
+        reason = str(error.strerror).partition(" (while")[0]
+        raise UserError(f"cannot listen at {host}, port {port} ({reason}): choose another --port or --host") from error
 
 
 def admitted(host: str, address: str) -> list[str]:
     """The names that the page may be asked for by, so that no other page can pass as this one (DNS rebinding)."""
     where = ipaddress.ip_address(address)
     if not where.is_loopback:
-        print(f"warning: {host} is seen from outside this machine, and whoever reaches it may ask", file=sys.stderr)
+        print(f"warning: whoever reaches {host} may ask; --host 127.0.0.1 is for this machine alone", file=sys.stderr)
     return ["*"] if where.is_unspecified else ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
 
 
