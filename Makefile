@@ -12,7 +12,7 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test notebooks docs lint format ui lock clean
+.PHONY: help compare test notebooks docs lint format ui play lock clean
 
 help: ## what can be made (this list)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,9 @@ ui: $(READY) ## open MLflow's page on the runs   PORT=5000
 	   $(RUN) mlflow ui --backend-store-uri '$(MLFLOW_TRACKING_URI)' \
 	     --host 127.0.0.1 --port $(PORT) --workers 1 ;; \
 	esac
+
+play: $(READY) ## draw a digit in the browser and see the three tracks answer   ARGS="--port 8080"
+	@$(RUN) compare.play $(ARGS)
 
 lock: $(VENV)/bin/python ## resolve the newest versions pyproject.toml admits into requirements.lock
 	@$(RUN) pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,docs,notebooks]'

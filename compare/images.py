@@ -1,16 +1,18 @@
 """Pictures from anywhere, and how they become what a network was trained on.
 
-``open_image``   a file -> upright, 8 bits per channel; what is broken or lies about its size is refused
+``open_image``   a file or its content -> upright, 8 bits per channel; what is broken or lies about its size is refused
 ``to_digit``     a picture of one digit -> 28 x 28, light on black, as MNIST's were made
 ``to_square``    any picture -> its largest centred square, scaled
 """
 
 from __future__ import annotations
 
+import functools
+import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 
 from compare.data.folder import FORMATS, PIXEL_LIMIT, PIXELS_PER_BYTE
 from compare.errors import UserError
@@ -26,15 +28,20 @@ class ImageError(UserError):
     """A file that is no picture, or a picture without anything to see."""
 
 
-def open_image(path: Path) -> Image.Image:
-    """The picture in a file, turned upright (EXIF), of kind L, RGB or RGBA; of an animation the first image.
+def open_image(source: Path | bytes) -> Image.Image:
+    """The picture in a file or its content, turned upright (EXIF), of kind L, RGB or RGBA; of an animation the first.
 
     Of 16 bits per pixel the upper 8 are kept. Raises ImageError with what is wrong; the caller knows what
     the file was wanted for, and names it.
     """
     try:
-        with Image.open(path, formats=tuple(set(FORMATS.values()))) as image:
-            limit = min(PIXEL_LIMIT, PIXELS_PER_BYTE * path.stat().st_size)
+        if isinstance(source, bytes):
+            file: Path | io.BytesIO = io.BytesIO(source)
+            size = len(source)
+        else:
+            file, size = source, source.stat().st_size
+        with Image.open(file, formats=tuple(set(FORMATS.values()))) as image:
+            limit = min(PIXEL_LIMIT, PIXELS_PER_BYTE * size)
             if image.width * image.height > limit:
                 raise ImageError(f"claims {image.width} x {image.height} pixels, more than the {limit:,} it may have")
             upright = ImageOps.exif_transpose(image)
@@ -116,8 +123,8 @@ def ink(image: Image.Image) -> np.ndarray:
         ground = median_colour(image.convert("RGB"), border(alpha) >= 128)
         image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
     image = image.convert("RGB")
-    colours = np.asarray(image, np.int32)
-    distance = np.abs(colours - median_colour(image)).max(axis=2)
+    differences = ImageChops.difference(image, Image.new("RGB", image.size, median_colour(image)))
+    distance = np.asarray(functools.reduce(ImageChops.lighter, differences.split()), np.int32)  # of any channel
     floor = min(int(np.percentile(border(distance), 90)), 254)
     return ((distance - floor).clip(0) * 255 // (255 - floor)).astype(np.uint8)
 

@@ -13,16 +13,15 @@ import dataclasses
 import importlib
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any
 
 import numpy as np
 
 from compare import tracks
 from compare.config import Config
+from compare.watch import watching
 
 OPS = {"conv2d": "numpy_nn.conv", "linear": "numpy_nn.layers", "relu": "numpy_nn.layers", "max_pool": "numpy_nn.conv"}
 SECONDS, LAPS = 0.2, 5  # at least, of every layer
@@ -71,15 +70,12 @@ def of_network(config: Config) -> dict[Layer, int]:
     images = np.zeros((config.batch_size, *tracks.model_argument(config, "input_shape")), np.float32)
     found: dict[Layer, int] = {}
 
-    def watch(frame: FrameType, event: str, answer: Any) -> None:
-        op = frame.f_code.co_name.removesuffix("_forward")
-        own = op in OPS and frame.f_globals.get("__name__") == OPS[op]  # not what checks its arguments in the tests
-        if event == "return" and own and isinstance(answer, tuple) and isinstance(answer[0], np.ndarray):
-            values = frame.f_locals
+    def note(name: str, values: Mapping[str, Any], answer: Any) -> None:
+        if isinstance(answer, tuple) and isinstance(answer[0], np.ndarray):
             kernel = values.get("kernel")
             options = {name: values[name] for name in ("stride", "padding", "window", "groups") if name in values}
             layer = Layer(
-                op=op,
+                op=name.removesuffix("_forward"),
                 x=values["x"].shape,
                 y=answer[0].shape,
                 kernel=None if kernel is None else kernel.shape,
@@ -88,11 +84,8 @@ def of_network(config: Config) -> dict[Layer, int]:
             )
             found[layer] = found.get(layer, 0) + 1
 
-    sys.setprofile(watch)
-    try:
+    with watching({f"{op}_forward": module for op, module in OPS.items()}, note):
         network.forward(variables["params"], variables["stats"], images, train=True)
-    finally:
-        sys.setprofile(None)
     return found
 
 

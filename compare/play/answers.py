@@ -1,0 +1,130 @@
+"""What the playground knows: networks by name, and what each track says to a picture."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from compare import checkpoint, images
+from compare.errors import UserError
+from compare.insight import pack, softmax
+from compare.play.activations import activations
+from compare.predict import DEFAULT, SHIPPED, Predictor, load
+from compare.results import NAMES
+from compare.style import KNOWN
+from numpy_nn.tree import count
+
+RUNS = Path("runs")
+IN_MEMORY = 4  # networks, the last that were asked
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """What is done to the image that a network sees."""
+
+    noise: float = 0.0  # standard deviation, of pixels in 0 .. 1
+    right: float = 0.0  # whole pixels
+    down: float = 0.0
+    turn: float = 0.0  # degrees, clockwise
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Turned about its middle, then moved, then made noisy, always by the same noise: uint8 (h, w, c)."""
+        image = Image.fromarray(x.squeeze(axis=2) if x.shape[2] == 1 else x)
+        moved = image.rotate(-self.turn, Image.Resampling.BILINEAR, translate=(round(self.right), round(self.down)))
+        noise = np.random.default_rng(0).standard_normal(x.shape, np.float32)
+        pixels = np.asarray(moved).reshape(x.shape) + 255 * self.noise * noise
+        return pixels.clip(0, 255).round().astype(np.uint8)
+
+
+class Playground:
+    """Networks by name, and the tracks that answer with them: all but ``listing`` in one thread at a time."""
+
+    def __init__(self, tracks: Sequence[str], given: Path | None = None):
+        self.tracks = list(dict.fromkeys(tracks))
+        self._given = given or DEFAULT
+        self.predictor = functools.lru_cache(maxsize=IN_MEMORY)(self._predictor)
+        self.predictor(self.chosen)  # fails now rather than in the browser
+
+    @property
+    def chosen(self) -> str:
+        """The name of the network that was asked for on the command line."""
+        known = {path.resolve(): name for name, path in trained().items()}
+        return known.get(self._given.resolve(), f"given/{self._given.name}")
+
+    def listing(self) -> dict[str, Any]:
+        """The tracks, the networks that there are by now, and the one to begin with."""
+        tracks = [{"id": track, "name": NAMES[track], "color": KNOWN[track].color} for track in self.tracks]
+        return {"tracks": tracks, "networks": list(dict.fromkeys([self.chosen, *trained()])), "chosen": self.chosen}
+
+    def _predictor(self, name: str) -> Predictor:
+        path = {self.chosen: self._given, **trained()}.get(name)
+        if path is None:
+            raise UserError(f"{name!r} is none of the networks here: reload the page, which lists them")
+        predictor = load(path)
+        h, w, c = predictor.network.input_shape
+        if h != w or c not in (1, 3):
+            raise UserError(
+                f"{name} sees images of {h} x {w} x {c}: the playground makes square ones, grey or in colour"
+            )
+        return predictor
+
+    def warm(self, name: str, track: str) -> dict[str, Any]:
+        """Have a track compile a network; tells of the network, and the seconds that it took."""
+        if track not in self.tracks:
+            raise UserError(f"{track!r} does not answer here: the tracks are {', '.join(self.tracks)}")
+        start = time.perf_counter()
+        network = self.predictor(name).network
+        network.logits(np.zeros((1, *network.input_shape), np.uint8), track)
+        return {
+            "seconds": time.perf_counter() - start,
+            "model": network.model,
+            "dataset": network.dataset,
+            "parameters": count(network.params),
+            "input": network.input_shape,
+        }
+
+    def answer(self, name: str, content: bytes, disturbance: Disturbance) -> dict[str, Any]:
+        """What every track says to the picture in an image file, and what it looked like on its way through."""
+        predictor = self.predictor(name)
+        try:
+            x = disturbance(predictor.prepare(images.open_image(content)))
+        except images.ImageError as error:
+            raise UserError(f"the picture {error}") from error
+        logits, answers = {}, {}
+        for track in self.tracks:
+            start = time.perf_counter()
+            logits[track] = predictor.network.logits(x[None], track).astype(np.float64)
+            milliseconds = 1000 * (time.perf_counter() - start)
+            answers[track] = {"probabilities": softmax(logits[track])[0].tolist(), "ms": milliseconds}
+        return {
+            "classes": predictor.network.classes,
+            "tracks": answers,
+            "gap": gap(logits),
+            "seen": pack(x),
+            "layers": activations(predictor.network, x),
+        }
+
+
+def trained() -> dict[str, Path]:
+    """The networks that ship and those of the comparisons in runs/, by the names that the page knows."""
+    shipped = {f"shipped/{path.stem}": path for path in sorted(SHIPPED.glob("*.npz"))}
+    runs = {f"{path.parts[-3]}/{path.name}": path for path in sorted(RUNS.glob("*/checkpoints/*"))}
+    return shipped | {name: path for name, path in runs.items() if checkpoint.steps(path)}
+
+
+def gap(logits: dict[str, np.ndarray]) -> dict[str, Any] | None:
+    """The largest difference between two tracks' logits (1, v): of which two, and how large logits are."""
+    pairs = list(itertools.combinations(logits, 2))
+    if not pairs:
+        return None
+    far = {pair: float(np.abs(logits[pair[0]] - logits[pair[1]]).max()) for pair in pairs}
+    a, b = max(far, key=lambda pair: far[pair])
+    return {"largest": far[a, b], "a": a, "b": b, "logits": max(float(np.abs(each).max()) for each in logits.values())}

@@ -1,0 +1,126 @@
+"""The playground's server: a page, and questions to it.
+
+    GET  /networks                              the tracks, the networks that there are, the limit of a picture in bytes
+    POST /warm?network=NAME&track=jax           has a track compile a network
+    POST /answer?network=NAME&noise=0.2&...     an image file in, all that is known of it out
+
+A network is called by a name from /networks, never by a path. What cannot be answered is one line: {"error": "..."}.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from compare.errors import UserError
+from compare.play.answers import Disturbance, Playground
+
+PAGE = Path(__file__).parent / "page"
+FILES = {
+    "/": PAGE / "index.html",
+    "/play.css": PAGE / "play.css",
+    "/play.js": PAGE / "play.js",
+    "/report.css": Path(__file__).parents[1] / "page" / "style.css",
+}
+BODY_LIMIT = 8_000_000  # bytes: a photo fits
+LIMITS = {"noise": (0, 1), "right": (-64, 64), "down": (-64, 64), "turn": (-360, 360)}
+HEADERS = [
+    (
+        "Content-Security-Policy",
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    ),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cache-Control", "no-store"),
+]
+
+
+def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
+    """The routes; ``hosts`` are the names that a request may call this server by."""
+    worker = ThreadPoolExecutor(max_workers=1)  # the frameworks take turns, always in the same thread
+    first = playground.chosen
+    begun = {(first, track): worker.submit(playground.warm, first, track) for track in playground.tracks}
+
+    @contextlib.asynccontextmanager
+    async def living(app: Starlette) -> AsyncIterator[None]:
+        yield
+        worker.shutdown(wait=False, cancel_futures=True)
+
+    def networks(request: Request) -> Response:
+        return JSONResponse(playground.listing() | {"limit": BODY_LIMIT})
+
+    async def warm(request: Request) -> Response:
+        asked = request.query_params.get("network", ""), request.query_params.get("track", "")
+        done = begun.pop(asked, None) or worker.submit(playground.warm, *asked)
+        return JSONResponse(await asyncio.wrap_future(done))
+
+    async def answer(request: Request) -> Response:
+        kind = request.headers.get("content-type", "application/octet-stream")
+        if not kind.startswith("image/"):
+            raise HTTPException(415, f"this is {kind}, and no picture: send a PNG or JPEG file")
+        disturbance = Disturbance(**{name: number(request, name) for name in LIMITS})
+        asked = request.query_params.get("network", ""), await request.body(), disturbance
+        return JSONResponse(await asyncio.wrap_future(worker.submit(playground.answer, *asked)))
+
+    return Starlette(
+        routes=[
+            *(Route(path, file(content)) for path, content in FILES.items()),
+            Route("/networks", networks),
+            Route("/warm", warm, methods=["POST"]),
+            Route("/answer", answer, methods=["POST"]),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+        exception_handlers={UserError: told, HTTPException: told},
+        lifespan=living,
+        max_body_size=BODY_LIMIT,
+    )
+
+
+def file(path: Path) -> Callable[[Request], Response]:
+    """A route that sends a file."""
+    return lambda request: FileResponse(path)
+
+
+def number(request: Request, name: str) -> float:
+    """A number of the question, 0 where it is not given."""
+    low, high = LIMITS[name]
+    try:
+        value = float(request.query_params.get(name, 0))
+    except ValueError:
+        value = math.nan
+    if not low <= value <= high:
+        raise UserError(f"{name}={request.query_params[name]}: it is a number from {low} to {high}")
+    return value
+
+
+def told(request: Request, error: Exception) -> Response:
+    """What is wrong, in one line."""
+    status = error.status_code if isinstance(error, HTTPException) else 400
+    return JSONResponse({"error": error.detail if isinstance(error, HTTPException) else str(error)}, status)
+
+
+def server(playground: Playground, hosts: Sequence[str]) -> uvicorn.Server:
+    """What answers, once its ``run`` is given a socket."""
+    config = uvicorn.Config(
+        application(playground, hosts),
+        log_level="warning",
+        headers=HEADERS,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=2,
+    )
+    return uvicorn.Server(config)
