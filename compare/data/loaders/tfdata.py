@@ -1,0 +1,40 @@
+"""tf.data: a graph that maps the index stream to images and prefetches them, in TensorFlow's own threads.
+
+A file of tf.data's is read from its beginning to its end, so it cannot follow an order of ours. What fits into
+memory is therefore loaded whole (`tfds.load`), and gathered in the graph; what does not comes out of a data
+source, through a function in Python (`tf.numpy_function`), whose lock keeps it to one core.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import tensorflow as tf
+
+from compare.data.loaders import WORKERS, Chunk, Order
+from compare.data.loaders.records import NAME, Records, prepared, tfds
+from compare.data.stream import Data
+
+
+def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
+    """Map, in parallel and in order, and prefetch; `numpy` copies out of TensorFlow's memory."""
+    take = out_of_a_file(images) if isinstance(images, Records) else out_of_memory(images)
+    numbers = tf.TensorSpec((order.k, order.batch_size), tf.int64)
+    dataset = tf.data.Dataset.from_generator(lambda: order, output_signature=numbers)
+    for x, y in dataset.map(take, num_parallel_calls=WORKERS).prefetch(1):
+        yield x.numpy(), y.numpy()
+
+
+def out_of_memory(data: Data) -> Callable[[Any], Any]:
+    """index (k, n) -> images and labels, from a TFDS dataset in one batch."""
+    folder = prepared(data, "tfrecord")
+    whole = tfds().load(NAME, data_dir=folder, split="train", batch_size=-1, download=False)
+    return lambda index: (tf.gather(whole["image"], index), tf.gather(whole["label"], index))
+
+
+def out_of_a_file(records: Records) -> Callable[[Any], Any]:
+    """The same from a data source."""
+    return lambda index: tf.numpy_function(records.__getitem__, [index], (tf.uint8, tf.int32), stateful=False)
