@@ -7,6 +7,7 @@ validation accuracy, the first of equals; the test images have no say in anythin
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from compare import tracks
 from compare.clocks import Stopwatch, Timings
 from compare.config import Config, Plan
-from compare.data import Data, eval_batches
+from compare.data import Data, eval_batches, loaders
 from compare.errors import UserError
 from compare.jobs import Event
 from numpy_nn import tree
@@ -77,13 +78,25 @@ class Training:
         """The last evaluation."""
         return self.history[-1] if self.history else {}
 
+    @cached_property
+    def feed(self) -> loaders.Feed:
+        """The images of the steps to come. The loader starts when this is first asked for, and ends with the context."""
+        order = loaders.Order(
+            seed=self.config.seed,
+            batch_size=self.config.batch_size,
+            train_size=len(self.data.train_x),
+            k=self.schedule.chunk,
+            first=self.step,
+            stop=self.schedule.steps,
+        )
+        return loaders.start(self.config.loader, self.data, order)
+
     def chunk(self) -> Event:
         """Take the next steps and report them."""
         config, k = self.config, self.schedule.chunk
         with self.timings.chunks.lap():
-            x, y = self.data.train_chunk(
-                config.seed, self.step, k, batch_size=config.batch_size, augment=config.augment
-            )
+            with self.timings.input.lap():
+                x, y = self.data.augmented(*next(self.feed), config.augment, seed=config.seed, step=self.step)
             self.state, metrics = self.track.train_steps(self.state, x, y)
             self.track.synchronize(self.state)
         loss, correct, lr = (np.asarray(metrics[name], np.float64) for name in ("loss", "correct", "lr"))
@@ -178,6 +191,19 @@ def require_validation(config: Config, data: Data) -> None:
     if (config.patience is not None or config.keep_best) and not len(data.val_y):
         raise UserError(
             "patience and keep_best choose by validation images, and there are none: choose a larger val_size"
+        )
+
+
+def require_images(config: Config, data: Data) -> None:
+    """Raise UserError where the network takes other images, or tells other classes apart, than there are."""
+    takes = tuple(tracks.model_argument(config, "input_shape")), tracks.model_argument(config, "classes")
+    there = data.train_x.shape[1:], len(data.classes)
+    if takes != there:
+        (wanted, given), (some, many) = zip(takes, there, strict=True)
+        sizes = ["x".join(map(str, shape)) for shape in (wanted, given)]
+        raise UserError(
+            f"{config.preset} takes images of {sizes[0]} in {some} classes; those of {data.name} are {sizes[1]}, in {many}: "
+            "choose another preset or dataset"
         )
 
 

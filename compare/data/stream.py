@@ -130,5 +130,10 @@ class Data:
         also for what mixup makes of y.
         """
         index = batch_indices(seed, step, k, batch_size=batch_size, train_size=len(self.train_x))
-        x, y = self[index]
+        return self.augmented(*self[index], augment, seed=seed, step=step)
+
+    def augmented(
+        self, x: np.ndarray, y: np.ndarray, augment: Sequence[str], *, seed: int, step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The chunk that begins at `step`, as `augment` says; `x` may be overwritten."""
         return augmented(x, y, augment, seed=seed, step=step, classes=len(self.classes)) if augment else (x, y)

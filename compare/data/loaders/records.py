@@ -29,7 +29,9 @@ NAME, VERSION = "images", "1.0.0"  # of the one dataset in a folder
 
 def tfds() -> Any:
     """The library, without progress bars."""
-    sys.modules.setdefault("importlib_resources", importlib.resources)  # a backport that TFDS imports and does not require
+    sys.modules.setdefault(
+        "importlib_resources", importlib.resources
+    )  # a backport that TFDS imports and does not require
     import tensorflow_datasets
 
     tensorflow_datasets.disable_progress_bar()
@@ -45,18 +47,26 @@ class Records:
     @cached_property
     def source(self) -> Any:
         """`tfds.data_source`: a sequence of {"image", "label"}."""
-        try:
+        with self.readable():
             return tfds().data_source(NAME, data_dir=self.folder, split="train", download=False)
-        except Exception as error:  # TFDS raises what it likes
-            problem = str(error).strip().partition("\n")[0]
-            raise UserError(f"{self.folder}: no dataset that can be read ({problem}). Delete it to have it made again.") from error
+
+    @contextlib.contextmanager
+    def readable(self) -> Iterator[None]:
+        """TFDS and the file's library raise what they like: here it becomes one UserError."""
+        try:
+            yield
+        except Exception as error:
+            problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            raise UserError(f"{self.folder} cannot be read ({problem}). Delete it to have it made again.") from error
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images uint8 (k, n, h, w, c) and labels int32 (k, n) of the records `index` int64 (k, n)."""
-        examples = self.source.__getitems__(index.ravel().tolist())
+        source = self.source
+        with self.readable():
+            examples = source.__getitems__(index.ravel().tolist())
         x, y = np.stack([each["image"] for each in examples]), np.array([each["label"] for each in examples], np.int32)
         return x.reshape(*index.shape, *x.shape[1:]), y.reshape(index.shape)
 
@@ -77,7 +87,9 @@ def prepared(data: Data, file_format: str) -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
                 write(folder, zip(data.train_x, data.train_y, strict=True), data.train_x.shape[1:], file_format)
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): name another folder with NN_CACHE_DIR") from error
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}): name another folder with NN_CACHE_DIR"
+        ) from error
     return folder
 
 

@@ -29,10 +29,10 @@ def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
 
 
 def out_of_memory(data: Data) -> Callable[[Any], Any]:
-    """index (k, n) -> images and labels, from a TFDS dataset in one batch."""
-    folder = prepared(data, "tfrecord")
-    whole = tfds().load(NAME, data_dir=folder, split="train", batch_size=-1, download=False)
-    return lambda index: (tf.gather(whole["image"], index), tf.gather(whole["label"], index))
+    """index (k, n) -> images and labels, from a TFDS dataset that is read once."""
+    parts = list(tfds().load(NAME, data_dir=prepared(data, "tfrecord"), split="train", download=False).batch(1024))
+    images, labels = (tf.concat([part[name] for part in parts], axis=0) for name in ("image", "label"))
+    return lambda index: (tf.gather(images, index), tf.gather(labels, index))
 
 
 def out_of_a_file(records: Records) -> Callable[[Any], Any]:
