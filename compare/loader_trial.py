@@ -37,8 +37,8 @@ def run(loader: str, *, dataset: str, data_dir: str | None, batch_size: int, k: 
         started = time.perf_counter() - start
         lap = time.perf_counter()
         for x, y in feed:
-            sha.update(np.bitwise_xor.reduce(x, axis=1))
-            sha.update(y)
+            sha.update(np.bitwise_xor.reduce(x, axis=1).data)
+            sha.update(y.data)
             seconds.append(time.perf_counter() - lap)
             if len(seconds) in (1, chunks // 2):
                 memory.append(machine.pss_mb() or 0.0)

@@ -113,7 +113,9 @@ def configs(options: argparse.Namespace) -> list[Config]:
     """One Config per preset and seed, the command line's wishes over the preset's."""
     given = {
         name: value
-        for name in "epochs steps batch_size lr dataset loader augment data_dir precision patience device devices".split()
+        for name in (
+            "epochs steps batch_size lr dataset loader augment data_dir precision patience device devices"
+        ).split()
         if (value := getattr(options, name)) is not None
     }
     if options.patience:

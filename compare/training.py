@@ -80,7 +80,7 @@ class Training:
 
     @cached_property
     def feed(self) -> loaders.Feed:
-        """The images of the steps to come. The loader starts when this is first asked for, and ends with the context."""
+        """The images of the steps to come: the loader, which starts when it is first asked for."""
         order = loaders.Order(
             seed=self.config.seed,
             batch_size=self.config.batch_size,
@@ -202,8 +202,8 @@ def require_images(config: Config, data: Data) -> None:
         (wanted, given), (some, many) = zip(takes, there, strict=True)
         sizes = ["x".join(map(str, shape)) for shape in (wanted, given)]
         raise UserError(
-            f"{config.preset} takes images of {sizes[0]} in {some} classes; those of {data.name} are {sizes[1]}, in {many}: "
-            "choose another preset or dataset"
+            f"{config.preset} takes images of {sizes[0]} in {some} classes; those of {data.name} are {sizes[1]}, "
+            f"in {many}: choose another preset or dataset"
         )
 
 

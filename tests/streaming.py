@@ -1,4 +1,4 @@
-"""``python tests/streaming.py FOLDER LOADER FIRST STOP K BATCH``: stream a file; memory and a hash of each chunk, as JSON."""
+"""``python tests/streaming.py FOLDER LOADER FIRST STOP K BATCH``: memory and hash of each chunk, as JSON."""
 
 from __future__ import annotations
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from compare import presets, trial
-from compare.data import DataError, idx, load
+from compare.data import DataError, catalogue, idx, load
 from compare.data.loaders.records import tfds
 from compare.errors import UserError
 from compare.jobs import Job
@@ -22,8 +24,21 @@ def images(count: int, side: int = 6) -> np.ndarray:
     return np.random.default_rng(count).integers(0, 256, (count, side, side, 3), np.uint8)
 
 
+def png(image: np.ndarray) -> bytes:
+    """As it will be stored: TFDS would take TensorFlow to make one of an array."""
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG")
+    return file.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def _here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process would not know the datasets of this one."""
+    monkeypatch.setattr(catalogue, "prepare", lambda name, root: catalogue.found(name, root).download_and_prepare())
+
+
 @pytest.fixture(scope="module", autouse=True)
-def catalogue() -> None:
+def _known() -> None:
     """Datasets of this test, known to TFDS by name as the official ones are."""
     library = tfds()
 
@@ -42,7 +57,7 @@ def catalogue() -> None:
 
         def _generate_examples(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, image in enumerate(images(count)):
-                yield number, {"image": image, "label": number % 2}
+                yield number, {"image": png(image), "label": number % 2}
 
     class FakePets(Fake):
         """Of one size."""
@@ -52,7 +67,7 @@ def catalogue() -> None:
 
         def _generate_examples(self, count: int) -> Iterator[tuple[int, dict[str, Any]]]:
             yield from super()._generate_examples(count)
-            yield count, {"image": images(1, side=8)[0], "label": 0}
+            yield count, {"image": png(images(1, side=8)[0]), "label": 0}
 
 
 def test_a_dataset_by_its_name(tmp_path: Path) -> None:
@@ -80,6 +95,14 @@ def test_a_preset_does_not_take_just_any_images(tmp_path: Path) -> None:
         UserError, match=r"takes images of 28x28x1 in 10 classes; those of tfds:fake_pets are 6x6x3, in 2"
     ):
         trial.run(Job(config, "numpy", threads=1, folder=tmp_path))
+
+
+@pytest.mark.slow
+def test_another_process_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens
+    with pytest.raises(DataError, match=r"tfds:kmnist is not in .*be online the first time"):
+        load("tfds:kmnist", data_dir=tmp_path)
 
 
 @pytest.mark.slow

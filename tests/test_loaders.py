@@ -1,4 +1,4 @@
-"""The five loaders: one order, the same bytes, from any step; files larger than memory; what is absent, damaged, killed."""
+"""The five loaders: one order, the same bytes, from any step; files larger than memory; what is absent or damaged."""
 
 from __future__ import annotations
 
@@ -194,14 +194,16 @@ def test_a_killed_worker_is_named_and_its_batches_come_again(stored: Path) -> No
 
     expected = [x for x, _ in map(Records(stored).__getitem__, numbers(0))]
     seen = []
-    with (
-        pytest.raises(UserError, match=r"DataLoader worker.*--resume"),
-        loaders.start("torch", Records(stored), numbers(0)) as feed,
-    ):
-        for x, _ in feed:
-            seen.append(x)
-            if len(seen) == 2:
-                multiprocessing.active_children()[0].kill()
+
+    def until_it_is_killed() -> None:
+        with loaders.start("torch", Records(stored), numbers(0)) as feed:
+            for x, _ in feed:
+                seen.append(x)
+                if len(seen) == 2:
+                    multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(UserError, match=r"DataLoader worker.*--resume"):
+        until_it_is_killed()
     assert 2 <= len(seen) < 16
     with loaders.start("torch", Records(stored), numbers(4 * len(seen))) as feed:
         seen += [x for x, _ in feed]
@@ -271,6 +273,10 @@ def test_what_cannot_be_read_or_written_is_named(data: Data, tmp_path: Path, mon
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match=r"torn cannot be read .*Delete it to have it made again"):
         Records(tmp_path / "torn")[np.arange(50).reshape(1, 50)]
+    torn = Order(seed=0, batch_size=10, train_size=50, k=1, first=0, stop=5)
+    for name in ("tfds", "grain", "tfdata"):
+        with pytest.raises(UserError, match=r"torn cannot be read .*again\.$"):
+            loaders.start(name, Records(tmp_path / "torn"), torn)
     (tmp_path / "a-file").write_text("")
     monkeypatch.setenv("NN_CACHE_DIR", str(tmp_path / "a-file"))
     with pytest.raises(UserError, match="NN_CACHE_DIR"):

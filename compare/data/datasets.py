@@ -31,9 +31,8 @@ def load(
     """The dataset `name`, split by `seed` into training and validation images; the test images are never split.
 
     `name` is one of DATASETS, "tfds:NAME" (see `catalogue.py`), or "folder:PATH", a folder of images (see
-    `folder.py`), to which alone `image_size` and `channels` apply. `data_dir` is where to look for datasets that do not ship
-    (see `fetch.py`). `val_size` of None means 5,000 images, or a tenth of a training set of fewer
-    than 50,000.
+    `folder.py`), to which alone `image_size` and `channels` apply. `data_dir` is where to look for datasets that do not
+    ship (see `fetch.py`). `val_size` of None means 5,000 images, or a tenth of a training set of fewer than 50,000.
     """
     if name.startswith(FOLDER):
         data = load_folder(Path(name.removeprefix(FOLDER)).expanduser(), image_size=image_size, channels=channels)

@@ -14,12 +14,13 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compare import machine
 from compare.data.stream import Data, batch_indices
 from compare.errors import UserError
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from compare.data.loaders.records import Records
 
 Chunk = tuple[np.ndarray, np.ndarray]
-WORKERS = 2  # processes of `torch`, threads of `grain` and `tfdata`: what is read ahead is one chunk for each
+WORKERS = max(1, min(4, machine.cores() // 2))  # processes of `torch`, threads of `grain` and `tfdata`; a chunk each
 NEEDS = {  # packages of a loader
     "memory": (),
     "torch": ("torch",),
@@ -107,7 +108,7 @@ def require(name: str) -> None:
 def ahead(take: Callable[[np.ndarray], Chunk], order: Order) -> Generator[Chunk]:
     """`take` of every chunk of the order, one chunk ahead of the reader, in a thread."""
     with ThreadPoolExecutor(1) as thread:
-        coming = None
+        coming: Future[Chunk] | None = None
         for index in order:
             here, coming = coming, thread.submit(take, index)
             if here:

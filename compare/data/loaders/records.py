@@ -24,14 +24,12 @@ from compare.data.fetch import CACHE
 from compare.data.stream import Data
 from compare.errors import UserError
 
-NAME, VERSION = "images", "1.0.0"  # of the one dataset in a folder
+NAME, RELEASE = "images", "1.0.0"  # of the one dataset in a folder
 
 
 def tfds() -> Any:
-    """The library, without progress bars."""
-    sys.modules.setdefault(
-        "importlib_resources", importlib.resources
-    )  # a backport that TFDS imports and does not require
+    """The library, without progress bars; it imports a backport that it does not require to be installed."""
+    sys.modules.setdefault("importlib_resources", importlib.resources)
     import tensorflow_datasets
 
     tensorflow_datasets.disable_progress_bar()
@@ -83,13 +81,11 @@ def prepared(data: Data, file_format: str) -> Path:
         root.mkdir(parents=True, exist_ok=True)
         with (root / f"{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (folder / NAME / VERSION).is_dir():
+            if not (folder / NAME / RELEASE).is_dir():
                 shutil.rmtree(folder, ignore_errors=True)
                 write(folder, zip(data.train_x, data.train_y, strict=True), data.train_x.shape[1:], file_format)
     except OSError as error:
-        raise UserError(
-            f"{folder} cannot be written ({error.strerror}): name another folder with NN_CACHE_DIR"
-        ) from error
+        raise UserError(f"{folder} cannot be written ({error}): name another folder with NN_CACHE_DIR") from error
     return folder
 
 
@@ -97,10 +93,11 @@ def write(
     folder: Path, examples: Iterable[tuple[np.ndarray, int]], shape: tuple[int, ...], file_format: str = "array_record"
 ) -> None:
     """Write images uint8 (h, w, c) = `shape` and their labels; the dataset is there when all of it is, not before."""
-    core, features = tfds().core, tfds().features
+    core: Any = tfds().core
+    features = tfds().features
 
     class Images(core.GeneratorBasedBuilder, skip_registration=True):
-        name, VERSION = NAME, core.Version(VERSION)
+        name, VERSION = NAME, core.Version(RELEASE)
 
         def _info(self) -> Any:
             pixels = features.Tensor(shape=shape, dtype=np.uint8, encoding=features.Encoding.BYTES)

@@ -7,16 +7,20 @@ source, through a function in Python (`tf.numpy_function`), whose lock keeps it 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Generator
 from typing import Any
 
+with contextlib.suppress(ImportError):  # Linux only
+    import triton  # noqa: F401  PyTorch may need it later, and after TensorFlow's LLVM it cannot load its own
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf
 
 from compare.data.loaders import WORKERS, Chunk, Order
 from compare.data.loaders.records import NAME, Records, prepared, tfds
 from compare.data.stream import Data
+from compare.errors import UserError
 
 
 def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
@@ -24,8 +28,11 @@ def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
     take = out_of_a_file(images) if isinstance(images, Records) else out_of_memory(images)
     numbers = tf.TensorSpec((order.k, order.batch_size), tf.int64)
     dataset = tf.data.Dataset.from_generator(lambda: order, output_signature=numbers)
-    for x, y in dataset.map(take, num_parallel_calls=WORKERS).prefetch(1):
-        yield x.numpy(), y.numpy()
+    try:
+        for x, y in dataset.map(take, num_parallel_calls=WORKERS).prefetch(1):
+            yield x.numpy(), y.numpy()
+    except tf.errors.UnknownError as error:  # what a function in Python raised is the first line
+        raise UserError(error.message.partition("\n")[0].rpartition("UserError: ")[2]) from error
 
 
 def out_of_memory(data: Data) -> Callable[[Any], Any]:

@@ -20,7 +20,7 @@ from compare.errors import UserError
 
 
 def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
-    """Workers are spawned, as a fork would copy the locks of JAX's and NumPy's threads."""
+    """Workers are spawned: a fork would copy locks that threads of JAX hold, a fork server outlive whoever is killed."""
     dataset: Any = images
     if isinstance(images, Data):
         dataset = TensorDataset(torch.from_numpy(images.train_x), torch.from_numpy(images.train_y))
@@ -35,6 +35,8 @@ def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
     try:
         for x, y in loader:
             yield x.numpy(), y.numpy()
+    except UserError as error:  # a worker's; its traceback is part of the message
+        raise UserError(str(error).strip().rpartition("UserError: ")[2]) from error
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
