@@ -27,6 +27,7 @@ from compare.run_all import LOADERS, TRACKS
 
 K, BATCH_SIZE = 32, 128  # steps of a chunk, images of a step
 CHUNKS = 12  # timed ones, with the images of about an epoch of MNIST
+WRITES = {"tfds", "tfdata"}  # files, the first time: before anything is timed
 Results = dict[str, Any]
 
 
@@ -44,17 +45,21 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
+def delivered(loader: str, options: argparse.Namespace, *, chunks: int = CHUNKS) -> Results:
+    """What a loader delivers, in a fresh process."""
+    from compare import variants
+
+    job = {"loader": loader, "dataset": options.dataset, "data_dir": options.data_dir}
+    size = {"batch_size": BATCH_SIZE, "k": K, "chunks": chunks}
+    threads = {"OMP_NUM_THREADS": str(machine.cores())}
+    return variants.ask("compare.loader_trial", job=job | size, variables=threads, log=options.out / "log.txt")
+
+
 def measured(loader: str, number: int, options: argparse.Namespace) -> Results:
     """One loader once: its delivery, and the training that it feeds, in a fresh process each."""
     from compare import variants
 
-    threads = machine.cores()
-    job = {"loader": loader, "dataset": options.dataset, "data_dir": options.data_dir}
-    size = {"batch_size": BATCH_SIZE, "k": K, "chunks": CHUNKS}
-    log = options.out / "log.txt"
-    delivery = variants.ask(
-        "compare.loader_trial", job=job | size, variables={"OMP_NUM_THREADS": str(threads)}, log=log
-    )
+    delivery = delivered(loader, options)
     if "error" in delivery:
         return {"loader": loader, "repeat": number, **delivery}
     config = dataclasses.replace(
@@ -66,10 +71,12 @@ def measured(loader: str, number: int, options: argparse.Namespace) -> Results:
         steps=K * CHUNKS,
     )
     usual = variants.Variant(options.track, "as in run_all")
-    trained = variants.measure(config, usual, threads=threads, chunk=K, folder=options.out, evaluate=False, split=False)
-    step = {} if "error" in trained else {"step_ms": statistics.median(trained["step_ms"])}
-    kept = {name: trained[name] for name in ("error", "input_share") if name in trained}
-    return {"loader": loader, "repeat": number, **delivery, **step, **kept}
+    how = {"threads": machine.cores(), "chunk": K, "evaluate": False, "split": False}
+    trained = variants.measure(config, usual, folder=options.out, **how)
+    if "error" in trained:
+        return {"loader": loader, "repeat": number, "error": trained["error"]}
+    step = {"step_ms": statistics.median(trained["step_ms"]), "input_share": trained["input_share"]}
+    return {"loader": loader, "repeat": number, **delivery, **step}
 
 
 def problems(trials: Sequence[Results]) -> dict[str, str]:
@@ -122,13 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--repeats {options.repeats}: at least 1")
     from rich.console import Console
 
-    from compare.data import loaders
+    from compare.data import load, loaders
 
     for loader in options.loaders:
         loaders.require(loader)
     options.data_dir = str(Path(options.data_dir).resolve()) if options.data_dir else None
     options.out = options.out or Path("runs", f"loaders-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
     options.out.mkdir(parents=True, exist_ok=True)
+    print(load(options.dataset, data_dir=options.data_dir).describe())
+    for loader in WRITES & set(options.loaders):
+        delivered(loader, options, chunks=2)
     results: Results = {
         "schema": 1,
         "kind": "loaders",

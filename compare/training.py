@@ -196,14 +196,13 @@ def require_validation(config: Config, data: Data) -> None:
 
 def require_images(config: Config, data: Data) -> None:
     """Raise UserError where the network takes other images, or tells other classes apart, than there are."""
-    takes = tuple(tracks.model_argument(config, "input_shape")), tracks.model_argument(config, "classes")
-    there = data.train_x.shape[1:], len(data.classes)
-    if takes != there:
-        (wanted, given), (some, many) = zip(takes, there, strict=True)
-        sizes = ["x".join(map(str, shape)) for shape in (wanted, given)]
+    shape, classes = tuple(tracks.model_argument(config, "input_shape")), tracks.model_argument(config, "classes")
+    there = data.train_x.shape[1:]
+    if (shape, classes) != (there, len(data.classes)):
+        takes, given = ("x".join(map(str, sides)) for sides in (shape, there))
         raise UserError(
-            f"{config.preset} takes images of {sizes[0]} in {some} classes; those of {data.name} are {sizes[1]}, "
-            f"in {many}: choose another preset or dataset"
+            f"{config.preset} takes images of {takes} in {classes} classes; those of {data.name} are {given}, "
+            f"in {len(data.classes)}: choose another preset or dataset"
         )
 
 

@@ -307,6 +307,7 @@ def test_other_batches_are_no_figures(tmp_path: Path, monkeypatch: pytest.Monkey
         return {"loader": loader, "repeat": number, "checksum": checksums[loader], **TRIAL}
 
     monkeypatch.setattr(command, "measured", measured)
+    monkeypatch.setattr(command, "delivered", lambda *_, **__: {})
     arguments = ["--loaders", *checksums, "--repeats", "2", "--out", str(tmp_path / "out")]
     assert command.main(arguments) == 0
     assert "10.0%" in capsys.readouterr().out
@@ -316,6 +317,7 @@ def test_other_batches_are_no_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     assert command.main(arguments) == 1
     assert "its batches are not those of memory" in capsys.readouterr().out
     assert command.main(["--repeats", "0"]) == 2
+    assert command.main(["mnits", "--out", str(tmp_path / "out")]) == 2
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def write(
     core: Any = tfds().core
     features = tfds().features
 
-    class Images(core.GeneratorBasedBuilder, skip_registration=True):
+    class Images(core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
         name, VERSION = NAME, core.Version(RELEASE)
 
         def _info(self) -> Any:

@@ -20,7 +20,7 @@ from compare.errors import UserError
 
 
 def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
-    """Workers are spawned: a fork would copy locks that threads of JAX hold, a fork server outlive whoever is killed."""
+    """Workers are spawned: a fork would copy locks that JAX's threads hold, a fork server outlive a killed parent."""
     dataset: Any = images
     if isinstance(images, Data):
         dataset = TensorDataset(torch.from_numpy(images.train_x), torch.from_numpy(images.train_y))
