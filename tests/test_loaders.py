@@ -212,6 +212,7 @@ def test_a_killed_worker_is_named_and_its_batches_come_again(stored: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the file alone takes minutes where the machine is busy
 @pytest.mark.parametrize("loader", ["torch", "tfds", "tfdata", "grain"])
 def test_2_gb_stream_in_flat_memory(loader: str, huge: Path) -> None:
     found = stream(huge, loader, 900, 1_092, batch_size=128)
