@@ -56,6 +56,7 @@ class Timings:
 
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     chunks: Stopwatch = dataclasses.field(default_factory=Stopwatch)
+    input: Stopwatch = dataclasses.field(default_factory=Stopwatch)  # the part of each chunk until its images are there
     evaluations: Stopwatch = dataclasses.field(default_factory=Stopwatch)
 
     @contextmanager
@@ -73,11 +74,12 @@ class Timings:
         """Count on from the clocks of the process before, as :meth:`to_json` gave them."""
         for name, seconds in saved["seconds"].items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        for watch, laps in ((self.chunks, saved["chunks"]), (self.evaluations, saved["evaluations"])):
+        for name in ("chunks", "input", "evaluations"):
+            watch, laps = getattr(self, name), saved.get(name, {"laps": [], "first": [0]})  # earlier ones had no input
             watch.laps, watch.first = list(laps["laps"]), sorted({*laps["first"], len(laps["laps"])})
 
     def figures(self, *, chunk: int, batch_size: int) -> dict[str, Any]:
-        """``seconds``, ``step_ms`` and ``images_per_second`` of results.json."""
+        """``seconds``, ``step_ms``, ``images_per_second`` and ``input_share`` of results.json."""
         warm_up = self.chunks.warm_up + self.evaluations.warm_up
         seconds = self.seconds | {
             "compile": self.seconds["set-up"] + warm_up,
@@ -88,10 +90,11 @@ class Timings:
         seconds["total"] = sum(seconds.values())
         step_ms = [1000 * lap / chunk for lap in self.chunks.steady]
         if not step_ms:
-            return {"seconds": seconds, "step_ms": None, "images_per_second": None}
+            return {"seconds": seconds, "step_ms": None, "images_per_second": None, "input_share": None}
         p10, median, p90 = np.percentile(step_ms, [10, 50, 90]).tolist()
         return {
             "seconds": seconds,
             "step_ms": {"median": median, "p10": p10, "p90": p90},
             "images_per_second": 1000 * batch_size / median,
+            "input_share": 1000 * statistics.median(self.input.steady) / chunk / median if self.input.steady else None,
         }

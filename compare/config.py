@@ -18,6 +18,7 @@ class Config:
     promise: str  # expected test accuracy and time, measured
     model_args: dict[str, Any] = field(default_factory=dict)
     data_dir: str | None = None  # where datasets are that do not ship
+    loader: str = "memory"  # see compare.data.loaders; all give the same batches
     augment: tuple[str, ...] = ()  # see compare.data.augment
     epochs: float = 10.0
     steps: int | None = None  # instead of epochs

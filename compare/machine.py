@@ -62,6 +62,24 @@ def _peak_kb(process: Path) -> int:
     return 0
 
 
+def pss_mb() -> float | None:
+    """Memory of this process and of those it started, now, in MB (2²⁰ bytes): a page that several share counts once.
+
+    None where the system does not tell.
+    """
+    own = Path("/proc/self")
+    if not (own / "smaps_rollup").exists():
+        return None
+    return round(sum(map(_pss_kb, [own, *_descendants(own)])) / 1024, 1)
+
+
+def _pss_kb(process: Path) -> int:
+    with contextlib.suppress(OSError):
+        lines = (process / "smaps_rollup").read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+    return 0
+
+
 def _descendants(process: Path) -> Iterator[Path]:
     """The processes that this one has started, and those that they have; one may end while we look."""
     for listing in process.glob("task/*/children"):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compare.data.stream import Data, batch_indices
+from compare.data.stream import Data
 from compare.training import Training
 from numpy_nn.optim import schedule as formula
 from numpy_nn.tree import Tree, leaves
@@ -134,9 +134,8 @@ def copy_weights(network: nn.Module, params: Tree, channels: int) -> None:
 class InMemory(Data):
     """Data of which the loop gets the numbers of the images, not the images: the script indexes its own tensor."""
 
-    def train_chunk(self, seed: int, step: int, k: int, *, batch_size: int, augment: Any = ()) -> Any:
+    def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Which images the next k steps see, twice: (k, n)."""
-        index = batch_indices(seed, step, k, batch_size=batch_size, train_size=len(self.train_x))
         return index, index
 
 

@@ -24,6 +24,7 @@ from compare.config import Config, Interval
 from compare.errors import UserError, command_line
 
 TRACKS = ("numpy", "jax", "torch")
+LOADERS = ("memory", "torch", "tfds", "tfdata", "grain")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,7 +47,16 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="stop after N evaluations without a better validation accuracy, and keep the best state",
     )
+    options.add_argument(
+        "--dataset", metavar="NAME", help="other images of the same size, e.g. fashion-mnist or tfds:kmnist"
+    )
     options.add_argument("--augment", nargs="*", metavar="WHAT", help="e.g. crop:2 flip; nothing turns it off")
+    options.add_argument(
+        "--loader",
+        choices=LOADERS,
+        metavar="NAME",
+        help=f"what reads the training images, in the same order: {' '.join(LOADERS)} (default: memory)",
+    )
     options.add_argument("--data-dir", metavar="DIR", help="where Fashion-MNIST and CIFAR-10 are (or set NN_DATA_DIR)")
     options.add_argument("--seeds", type=int, nargs="+", metavar="S", help="one run each (default: 0)")
     options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
@@ -103,7 +113,9 @@ def configs(options: argparse.Namespace) -> list[Config]:
     """One Config per preset and seed, the command line's wishes over the preset's."""
     given = {
         name: value
-        for name in "epochs steps batch_size lr augment data_dir precision patience device devices".split()
+        for name in (
+            "epochs steps batch_size lr dataset loader augment data_dir precision patience device devices"
+        ).split()
         if (value := getattr(options, name)) is not None
     }
     if options.patience:
@@ -112,6 +124,10 @@ def configs(options: argparse.Namespace) -> list[Config]:
         from compare.data.augment import parse
 
         parse(options.augment)  # a wrong name is said now
+    if options.loader:
+        from compare.data.loaders import require
+
+        require(options.loader)  # so is a package that is absent
     if options.data_dir:
         options.data_dir = str(Path(options.data_dir).resolve())
     if options.resume_from:

@@ -28,7 +28,7 @@ from compare.errors import UserError
 from compare.insight import insight
 from compare.jobs import Emit, Job, received
 from compare.saving import Saver
-from compare.training import Training, require_validation
+from compare.training import Training, require_images, require_validation
 from numpy_nn import tree
 
 
@@ -55,7 +55,9 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
                 "step_loss": list(training.step_loss),
             }
         )
-        with Saver(job, training) as saver:
+        with timings.clock("data"):
+            feed = training.feed
+        with feed, Saver(job, training) as saver:
             while not training.finished and not stop.is_set():
                 chunk = training.chunk()
                 emit(chunk)
@@ -91,6 +93,7 @@ def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit) -> Traini
         schedule = plan(config, len(data.train_x), first=found.step if found else 0)
         if job.chunk:
             schedule = dataclasses.replace(schedule, chunk=job.chunk)
+        require_images(config, data)
         require_validation(config, data)
         if found:
             resuming.require_fit(found, job, data, steps=schedule.steps)

@@ -7,6 +7,7 @@ validation accuracy, the first of equals; the test images have no say in anythin
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from compare import tracks
 from compare.clocks import Stopwatch, Timings
 from compare.config import Config, Plan
-from compare.data import Data, eval_batches
+from compare.data import Data, eval_batches, loaders
 from compare.errors import UserError
 from compare.jobs import Event
 from numpy_nn import tree
@@ -77,13 +78,25 @@ class Training:
         """The last evaluation."""
         return self.history[-1] if self.history else {}
 
+    @cached_property
+    def feed(self) -> loaders.Feed:
+        """The images of the steps to come: the loader, which starts when it is first asked for."""
+        order = loaders.Order(
+            seed=self.config.seed,
+            batch_size=self.config.batch_size,
+            train_size=len(self.data.train_x),
+            k=self.schedule.chunk,
+            first=self.step,
+            stop=self.schedule.steps,
+        )
+        return loaders.start(self.config.loader, self.data, order)
+
     def chunk(self) -> Event:
         """Take the next steps and report them."""
         config, k = self.config, self.schedule.chunk
         with self.timings.chunks.lap():
-            x, y = self.data.train_chunk(
-                config.seed, self.step, k, batch_size=config.batch_size, augment=config.augment
-            )
+            with self.timings.input.lap():
+                x, y = self.data.augmented(*next(self.feed), config.augment, seed=config.seed, step=self.step)
             self.state, metrics = self.track.train_steps(self.state, x, y)
             self.track.synchronize(self.state)
         loss, correct, lr = (np.asarray(metrics[name], np.float64) for name in ("loss", "correct", "lr"))
@@ -180,6 +193,18 @@ def require_validation(config: Config, data: Data) -> None:
     if (config.patience is not None or config.keep_best) and not len(data.val_y):
         raise UserError(
             "patience and keep_best choose by validation images, and there are none: choose a larger val_size"
+        )
+
+
+def require_images(config: Config, data: Data) -> None:
+    """Raise UserError where the network takes other images, or tells other classes apart, than there are."""
+    shape, classes = tuple(tracks.model_argument(config, "input_shape")), tracks.model_argument(config, "classes")
+    there = data.train_x.shape[1:]
+    if (shape, classes) != (there, len(data.classes)):
+        takes, given = ("x".join(map(str, sides)) for sides in (shape, there))
+        raise UserError(
+            f"{config.preset} takes images of {takes} in {classes} classes; those of {data.name} are {given}, "
+            f"in {len(data.classes)}: choose another preset or dataset"
         )
 
 

@@ -21,7 +21,6 @@ from compare import jobs, layers, machine, runner, tracks
 from compare.bench_results import SHOWN
 from compare.clocks import Timings
 from compare.config import Config
-from compare.data.stream import Data
 from compare.errors import UserError
 from compare.jobs import Job
 from compare.training import Training
@@ -53,16 +52,19 @@ def run(
     if target is None:  # validation images have no say: only the test images are looked at
         data = training.data
         training.data = dataclasses.replace(data, val_x=data.val_x[:0], val_y=data.val_y[:0])
-    if module:
-        with timings.clock("data"):
+    with timings.clock("data"):
+        if module:
             importlib.import_module(module).hold(training)
-    row = train(training, target=target, evaluate=evaluate)
+        feed = training.feed
+    with feed:
+        row = train(training, target=target, evaluate=evaluate)
     peak = machine.peak_rss_mb()  # before the split makes arrays of its own
     figures = timings.figures(chunk=training.schedule.chunk, batch_size=job.config.batch_size)
     return {
         "seconds": figures["seconds"],
         "step_ms": [1000 * lap / training.schedule.chunk for lap in timings.chunks.steady],
         "split_ms": parts(training) if split else None,
+        "input_share": figures["input_share"],
         "losses": training.step_loss[:SHOWN],
         "chunk": training.schedule.chunk,
         "steps": training.step,
@@ -107,7 +109,7 @@ def parts(training: Training) -> dict[str, float]:
 
     x, y = batches()
     few = x[:, :2].copy(), y[:, :2].copy()
-    (images,), (labels,) = Data.train_chunk(data, config.seed, 0, 1, batch_size=config.batch_size)  # bytes, always
+    images, labels = data.train_x[: config.batch_size], data.train_y[: config.batch_size]
     evaluations = [_median(partial(forward, images[:n], labels[:n])) for n in (len(images), 2)]
     milliseconds = {
         "input": _median(batches) / k,

@@ -16,7 +16,7 @@ DATASETS: dict[str, Callable[[Path | None], Data]] = {
     "fashion-mnist": load_fashion_mnist,
     "cifar10": load_cifar10,
 }
-FOLDER = "folder:"
+FOLDER, TFDS = "folder:", "tfds:"
 
 
 def load(
@@ -30,15 +30,18 @@ def load(
 ) -> Data:
     """The dataset `name`, split by `seed` into training and validation images; the test images are never split.
 
-    `name` is one of DATASETS or "folder:PATH", a folder of images (see `folder.py`), to which alone
-    `image_size` and `channels` apply. `data_dir` is where to look for datasets that do not ship
-    (see `fetch.py`). `val_size` of None means 5,000 images, or a tenth of a training set of fewer
-    than 50,000.
+    `name` is one of DATASETS, "tfds:NAME" (see `catalogue.py`), or "folder:PATH", a folder of images (see
+    `folder.py`), to which alone `image_size` and `channels` apply. `data_dir` is where to look for datasets that do not
+    ship (see `fetch.py`). `val_size` of None means 5,000 images, or a tenth of a training set of fewer than 50,000.
     """
     if name.startswith(FOLDER):
         data = load_folder(Path(name.removeprefix(FOLDER)).expanduser(), image_size=image_size, channels=channels)
+    elif name.startswith(TFDS):
+        from compare.data.catalogue import load_tfds
+
+        data = load_tfds(name.removeprefix(TFDS), Path(data_dir).expanduser() if data_dir else None)
     elif name in DATASETS:
         data = DATASETS[name](Path(data_dir).expanduser() if data_dir else None)
     else:
-        raise UserError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}, {FOLDER}PATH")
+        raise UserError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}, {FOLDER}PATH, {TFDS}NAME")
     return data.split(min(5000, len(data.train_x) // 10) if val_size is None else val_size, seed)

@@ -21,7 +21,7 @@ from compare.data.seeds import SHUFFLE, SPLIT, generator
 from compare.errors import UserError
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # a batch straddles two epochs at most, and of a large set each permutation is large
 def _permutation(seed: int, epoch: int, train_size: int) -> np.ndarray:
     order = generator(SHUFFLE, seed, epoch).permutation(train_size)
     order.flags.writeable = False  # it is shared through the cache
@@ -117,6 +117,10 @@ class Data:
             val_y=self.train_y[val],
         )
 
+    def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Training images uint8 (k, n, h, w, c) and their labels int32 (k, n) by their numbers (k, n), copied."""
+        return np.take(self.train_x, index, axis=0), np.take(self.train_y, index)
+
     def train_chunk(
         self, seed: int, step: int, k: int, *, batch_size: int, augment: Sequence[str] = ()
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -126,5 +130,10 @@ class Data:
         also for what mixup makes of y.
         """
         index = batch_indices(seed, step, k, batch_size=batch_size, train_size=len(self.train_x))
-        x, y = np.take(self.train_x, index, axis=0), np.take(self.train_y, index)
+        return self.augmented(*self[index], augment, seed=seed, step=step)
+
+    def augmented(
+        self, x: np.ndarray, y: np.ndarray, augment: Sequence[str], *, seed: int, step: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The chunk that begins at `step`, as `augment` says; `x` may be overwritten."""
         return augmented(x, y, augment, seed=seed, step=step, classes=len(self.classes)) if augment else (x, y)
