@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compare.data.stream import Data, batch_indices
+from compare.data.stream import InMemory
 from compare.training import Training
 from numpy_nn.optim import schedule as formula
 from numpy_nn.tree import Tree, leaves
@@ -129,15 +129,6 @@ def copy_weights(network: nn.Module, params: Tree, channels: int) -> None:
             channels = 1
         layer.weight.copy_(weights)
         layer.bias.copy_(bias)
-
-
-class InMemory(Data):
-    """Data of which the loop gets the numbers of the images, not the images: the script indexes its own tensor."""
-
-    def train_chunk(self, seed: int, step: int, k: int, *, batch_size: int, augment: Any = ()) -> Any:
-        """Which images the next k steps see, twice: (k, n)."""
-        index = batch_indices(seed, step, k, batch_size=batch_size, train_size=len(self.train_x))
-        return index, index
 
 
 def hold(training: Training) -> None:

@@ -128,3 +128,14 @@ class Data:
         index = batch_indices(seed, step, k, batch_size=batch_size, train_size=len(self.train_x))
         x, y = np.take(self.train_x, index, axis=0), np.take(self.train_y, index)
         return augmented(x, y, augment, seed=seed, step=step, classes=len(self.classes)) if augment else (x, y)
+
+
+class InMemory(Data):
+    """Data of which the loop gets the numbers of the images, not the images: it has them as a tensor of its own."""
+
+    def train_chunk(
+        self, seed: int, step: int, k: int, *, batch_size: int, augment: Sequence[str] = ()
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Which images the next k steps see, twice: (k, n)."""
+        index = batch_indices(seed, step, k, batch_size=batch_size, train_size=len(self.train_x))
+        return index, index
