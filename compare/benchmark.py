@@ -4,6 +4,7 @@ python -m compare.benchmark                               the MLP and the CNN, a
 python -m compare.benchmark cnn-mnist --tracks jax torch --repeats 9 --threads 1
 python -m compare.benchmark mlp-mnist --target 0.98       also the cold time to a validation accuracy
 python -m compare.benchmark mlp-mnist --sweep             also how cost grows with batch, width and steps
+python -m compare.benchmark mlp-mnist --tensorflow        also a plain Keras script on the same batches
 python -m compare.benchmark mlp-mnist --against OLD.json  what became slower, beyond noise
 
 No speed is measured before the tracks are proven to be one model, and none is shown of a process whose first losses
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import importlib.util
 import itertools
 import json
 import shlex
@@ -40,6 +42,7 @@ class Benchmark:
 
     configs: list[Config]
     tracks: list[str]
+    tensorflow: bool
     threads: int
     out: Path
     note: Callable[[str], None]
@@ -67,15 +70,14 @@ class Benchmark:
                 self.note(f"{config.preset} {track}: not measured: {problem}")
 
     def chosen(self, config: Config) -> list[Any]:
-        """The variants of a preset that are measured: those of the proven tracks."""
+        """The variants of a preset that are measured: those of the proven tracks, and TensorFlow if asked for."""
         from compare import variants
-        from compare.results import proof_problem
+        from compare.bench_results import SCRIPT, unproven
 
         return [
             variant
-            for variant in variants.of_tracks(self.tracks)
-            if variant.fits(config, threads=self.threads)
-            and not proof_problem(self.results, {**config.to_json(), "track": variant.track})
+            for variant in variants.of_tracks([*self.tracks, *([SCRIPT] if self.tensorflow else [])])
+            if variant.fits(config, threads=self.threads) and not unproven(self.results, config.preset, variant.track)
         ]
 
     def repeat(self, number: int, target: float | None) -> None:
@@ -187,6 +189,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--threads", choices=("1", "all"), default="all", help="cores to use (default: all)")
     options.add_argument("--target", type=float, metavar="X", help="also the cold time to this validation accuracy")
     options.add_argument("--sweep", action="store_true", help="also how cost grows with batch, width and steps")
+    options.add_argument("--tensorflow", action="store_true", help="also a plain Keras script, as a second yardstick")
     options.add_argument("--no-layers", action="store_true", help="no layers one by one, no roofline")
     options.add_argument("--against", type=Path, metavar="OLD", help="an earlier benchmark.json to compare with")
     options.add_argument("--data-dir", metavar="DIR", help="where datasets are that do not ship (or set NN_DATA_DIR)")
@@ -202,7 +205,7 @@ def run(options: argparse.Namespace, configs: list[Config], command: str) -> dic
     threads = machine.cores() if options.threads == "all" else 1
     with variants.on_cores(threads):
         started = begin(configs, repeats=options.repeats, target=options.target, threads=threads, command=command)
-        benchmark = Benchmark(configs, options.tracks, threads, options.out, _say, started)
+        benchmark = Benchmark(configs, options.tracks, options.tensorflow, threads, options.out, _say, started)
         benchmark.prove()
         for number in range(options.repeats):
             benchmark.repeat(number, options.target)
@@ -229,6 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(f"--repeats {options.repeats}: at least 1")
     if options.batch_size is not None and options.batch_size < 1:
         raise UserError(f"--batch-size {options.batch_size}: at least 1")
+    if options.tensorflow and not importlib.util.find_spec("tensorflow"):
+        raise UserError("--tensorflow: TensorFlow is not installed; pip install 'nn-three-ways[tensorflow]' brings it")
     folder = str(Path(options.data_dir).resolve()) if options.data_dir else None
     names = dict.fromkeys(options.presets or presets.DEFAULT)
     given = {"data_dir": folder} | ({} if options.batch_size is None else {"batch_size": options.batch_size})

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    "numpy jax jaxlib flax optax orbax-checkpoint torch torchvision tensorflow-datasets mlflow matplotlib rich"
+    "numpy jax jaxlib flax optax orbax-checkpoint torch torchvision tensorflow-cpu keras tensorflow-datasets mlflow "
+    "matplotlib rich"
 ).split()
 
 

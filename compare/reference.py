@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compare.data.stream import Data
+from compare.data.stream import InMemory
 from compare.training import Training
 from numpy_nn.optim import schedule as formula
 from numpy_nn.tree import Tree, leaves
@@ -129,14 +129,6 @@ def copy_weights(network: nn.Module, params: Tree, channels: int) -> None:
             channels = 1
         layer.weight.copy_(weights)
         layer.bias.copy_(bias)
-
-
-class InMemory(Data):
-    """Data of which the loop gets the numbers of the images, not the images: the script indexes its own tensor."""
-
-    def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which images the next k steps see, twice: (k, n)."""
-        return index, index
 
 
 def hold(training: Training) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from compare.errors import UserError
 
 SCHEMA = 1
-NAMES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch"}  # in the order of every table and figure
+NAMES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch", "tensorflow": "TensorFlow"}  # the order of every table
 FIGURES = (
     "test_accuracy",
     "test_loss",

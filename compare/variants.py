@@ -45,7 +45,8 @@ class Variant:
             return threads > 1
         if self.name == "reference":
             plain = not (config.augment or config.ema or config.lr_scale or config.accumulate > 1)
-            known = config.optimizer in ("sgd", "momentum", "nesterov", "adamw") and config.precision == "float32"
+            optimizers = ("sgd", "momentum", "nesterov") + (("adamw",) if self.track == "torch" else ())
+            known = config.optimizer in optimizers and config.precision == "float32"
             return config.model in ("mlp", "cnn") and plain and known
         return True
 
@@ -58,6 +59,7 @@ VARIANTS = (
     Variant("torch", "eager"),
     Variant("torch", "compiled", arguments={"compile": True}),
     Variant("torch", "reference", module="compare.reference"),
+    Variant("tensorflow", "reference", module="compare.reference_tf", variables={"TF_CPP_MIN_LOG_LEVEL": "3"}),
 )
 FAST = ("numpy processes", "jax scan", "torch eager")  # where one form of each track is enough, on several cores
 

@@ -257,6 +257,33 @@ def test_the_plain_script_is_the_same_model(preset: str, tmp_path: Path) -> None
     np.testing.assert_allclose(found[1]["losses"], found[0]["losses"], rtol=1e-5)  # observed: up to 1e-6
 
 
+@pytest.mark.slow  # TensorFlow takes its time to be imported, and wants a process without PyTorch's compiler
+@pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist"])
+def test_the_keras_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
+    small = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8, "padding": 1}
+    config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
+    numpy_plain, keras_script = variants.VARIANTS[0], variants.VARIANTS[-1]
+    found = [
+        variants.measure(config, variant, threads=1, chunk=5, folder=tmp_path, split=False)
+        for variant in (numpy_plain, keras_script)
+    ]
+    np.testing.assert_allclose(found[1]["losses"], found[0]["losses"], rtol=1e-5)
+    assert abs(found[1]["test_accuracy"] - found[0]["test_accuracy"]) < 2e-3
+
+
+def test_tensorflow_is_held_to_the_tracks_by_its_losses_alone() -> None:
+    results = invented({"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3, "tensorflow reference": [5.0] * 3})
+    assert {row.label for row in bench_results.rows(results) if row.problem is None} == {
+        "numpy plain", "torch eager", "tensorflow reference",
+    }  # fmt: skip
+    assert "mlp-mnist: torch eager is 1.25 (1.25 to 1.25) times as fast as tensorflow reference." in (
+        bench_report.document(results)
+    )
+    assert bench_pictures.speeds(results).startswith(b"\x89PNG")
+    results["trials"] = [trial for trial in results["trials"] if trial["track"] == "tensorflow"]
+    assert [row.problem for row in bench_results.rows(results)] == ["there is no track to hold it against"]
+
+
 @pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist", "lenet5-mnist"])
 def test_the_layers_do_all_the_multiplying(preset: str) -> None:
     config = dataclasses.replace(presets.get(preset), batch_size=4)

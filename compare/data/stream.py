@@ -137,3 +137,11 @@ class Data:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The chunk that begins at `step`, as `augment` says; `x` may be overwritten."""
         return augmented(x, y, augment, seed=seed, step=step, classes=len(self.classes)) if augment else (x, y)
+
+
+class InMemory(Data):
+    """Data of which the loop gets the numbers of the images, not the images: it has them as a tensor of its own."""
+
+    def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Which images the next k steps see, twice: (k, n)."""
+        return index, index
