@@ -28,6 +28,7 @@ from compare import devices, machine, presets, sharing, tracks
 from compare.config import Interval
 from compare.errors import UserError, command_line
 from compare.jobs import Job
+from compare.run_all import positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,9 +39,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("preset", metavar="PRESET")
     options.add_argument("--track", choices=("jax", "torch"), required=True, help="jax or torch")
     options.add_argument(
-        "--steps", type=int, metavar="N", help="exact number of updates (default: as the preset has it)"
+        "--steps", type=positive(int), metavar="N", help="exact number of updates (default: as the preset has it)"
     )
-    options.add_argument("--batch-size", type=int, metavar="N", help="of all processes together")
+    options.add_argument("--batch-size", type=positive(int), metavar="N", help="of all processes together")
     options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
     options.add_argument("--device", type=devices.parse, default="cpu", help="auto, cpu or gpu (default: cpu)")
     options.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -51,8 +52,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="save after N steps, or after N seconds with an s behind it (default: 60s), and at the end",
     )
-    options.add_argument("--keep", type=int, default=2, metavar="K", help="keep the last K checkpoints (default: 2)")
-    options.add_argument("--timeout", type=int, default=60, metavar="S", help="seconds to wait for the others (60)")
+    options.add_argument(
+        "--keep", type=positive(int), default=2, metavar="K", help="keep the last K checkpoints (default: 2)"
+    )
+    options.add_argument(
+        "--timeout", type=positive(int), default=60, metavar="S", help="seconds to wait for the others (60)"
+    )
     jax = options.add_argument_group("JAX, where no Slurm, MPI or Kubernetes says it")
     jax.add_argument("--coordinator", metavar="HOST:PORT", help="an address of process 0")
     jax.add_argument("--processes", type=int, metavar="N")
