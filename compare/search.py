@@ -13,23 +13,15 @@ import argparse
 import dataclasses
 import datetime
 import shlex
-import shutil
-import statistics
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compare import devices, machine, planning, presets, space, study, tracking, workers
+from compare import devices, machine, planning, presets, search_report, space, study
 from compare.config import Config
 from compare.errors import UserError, command_line
-from compare.jobs import Event, Job
-from compare.progress import Progress
 from compare.run_all import TRACKS, positive
-from compare.training import NOT_FINITE
-
-TESTED = ("test_loss", "test_accuracy")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -63,125 +55,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-@dataclasses.dataclass
-class Search:
-    """What the trials of one search share."""
-
-    study: Any
-    directory: Path
-    configs: dict[str, Config]  # by preset
-    fields: dict[str, space.Field]
-    asked: dict[str, Any]
-    trials: int
-    progress: Progress
-    tracker: tracking.Tracker
-    tags: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    def run(self) -> None:
-        """Do what is left to do; wait for what others do."""
-        waiting = False
-        while (left := self.trials - len(study.over(self.study))) > 0:
-            if study.under_way(self.study) < left:
-                study.next_trial(self.study, self.trial, self.fields, grid=self.asked["grid"])
-                self.write()
-            else:
-                if not waiting:
-                    self.progress.note("Waiting for the last trials of other processes (Ctrl-C: not)")
-                waiting = True
-                time.sleep(1)
-
-    def trial(self, trial: Any) -> float:
-        """One trial: its settings trained with each seed; returns the mean validation accuracy."""
-        values = {name: field.suggested(trial) for name, field in self.fields.items()}
-        config = space.replaced(self.configs[values.pop("preset", next(iter(self.configs)))], values)
-        trial.set_user_attr("preset", config.preset)
-        reported: list[float] = []
-        own = [
-            self.train(trial, dataclasses.replace(config, seed=seed), reported=reported) for seed in self.asked["seeds"]
-        ]
-        trial.set_user_attr("accuracies", own)
-        return statistics.fmean(own)
-
-    def train(self, trial: Any, config: Config, *, reported: list[float]) -> float:
-        """One training; its validation accuracies are ``reported`` to Optuna, which may cut the trial off."""
-        settings = "  ".join(f"{name}={value}" for name, value in trial.params.items())
-        label = f"trial {trial.number} seed {config.seed}"
-        self.progress.note(f"{label}: {settings}")
-        child = self.tracker.child(
-            config.preset, self.asked["track"], config.seed, name=label, params=config.to_json(), tags=self.tags
-        )  # fmt: skip
-        first = f"trial-{study.first_number(trial):04}"
-        folder = self.directory.absolute() / "checkpoints" / f"{first}-seed{config.seed}"
-        job = Job(config, self.asked["track"], machine.cores(), folder, keep=1)
-        status, accuracy = "interrupted", None
-        try:
-            with workers.trainer(job, log=self.directory / "logs" / f"{folder.name}.log") as worker:
-                for event in worker.events():
-                    if event["event"] == "end":
-                        status = event["status"]
-                        accuracy = self.ended(trial, event, label)
-                    else:
-                        self.heard(trial, event, label, child=child, reported=reported)
-        finally:
-            self.tracker.finish_child(child, status, metrics={"val_accuracy": accuracy})
-        shutil.rmtree(folder, ignore_errors=True)
-        assert accuracy is not None
-        return accuracy
-
-    def heard(self, trial: Any, event: Event, label: str, *, child: str, reported: list[float]) -> None:
-        """Show and log what a training reports; raise what ends a trial that is cut off."""
-        kind = event["event"]
-        if kind == "note":
-            self.progress.note(f"{label}: {event['text']}")
-        elif kind == "begin":
-            self.progress.begin(label, event["steps"], step=event["step"])
-            for row in event["history"]:  # of a trial that is done again
-                self.judge(trial, row, reported)
-        elif kind == "chunk":
-            loss = event["loss"][-1]
-            self.tracker.log_steps(child, [(event["step"], {"chunk_loss": loss, "lr": event["lr"]})])
-            self.progress.update(event["step"], loss=loss, images_per_second=event["images_per_second"])
-        elif kind == "eval":
-            row = {name: value for name, value in event.items() if name not in ("event", "step", *TESTED)}
-            self.tracker.log_steps(child, [(event["step"], row)])
-            self.tracker.flush()
-            self.progress.update(event["step"], accuracy=event["val_accuracy"])
-            self.judge(trial, event, reported)
-
-    def judge(self, trial: Any, row: Event, reported: list[float]) -> None:
-        """Report an evaluation, and raise what ends a trial that is behind the others."""
-        reported.append(row["val_accuracy"])
-        trial.report(row["val_accuracy"], len(reported))
-        if trial.should_prune():
-            raise study.cut_off(self.why(trial, f"behind the others at evaluation {len(reported)}"))
-
-    def ended(self, trial: Any, event: Event, label: str) -> float:
-        """What a training came to: its validation accuracy; or raise why there is none."""
-        if event["status"] == "finished":
-            seconds = event["seconds"]["total"]
-            self.progress.end(label, f"validation accuracy {event['val_accuracy']:.2%}, {seconds:.1f} s")
-            return float(event["val_accuracy"])
-        self.why(trial, event["message"])
-        raise (
-            study.cut_off(event["message"])
-            if NOT_FINITE in event["message"]
-            else study.FailedTrialError(event["message"])
-        )
-
-    def why(self, trial: Any, text: str) -> str:
-        """Say and remember why a trial ended early."""
-        trial.set_user_attr(study.WHY, text)
-        self.progress.end(f"trial {trial.number}", text)
-        return text
-
-    def write(self) -> Path:
-        """search.json, as it stands now."""
-        from compare import search_report
-
-        return search_report.write(search_report.results(self.study, self.asked, self.fields), self.directory)
-
-
-def asked_of(options: argparse.Namespace, fields: dict[str, space.Field]) -> dict[str, Any]:
+def asked_of(options: argparse.Namespace) -> dict[str, Any]:
     """What decides whether a command goes on with a search: plain JSON types."""
     names = ("presets", "track", "grid", "epochs", "steps", "pruner")
     return {
@@ -220,31 +94,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trials = min(trials, study.grid_size(fields))
     directory = options.out or Path("runs", f"search-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
     planning.require_writable(directory)
-    asked = asked_of(options, fields)
+    asked = asked_of(options)
     url = options.storage or f"sqlite:///{directory.absolute() / 'study.db'}"
     found = study.opened(url, directory, asked)
     command = shlex.join(
         ["python", "-m", "compare.search", *given, *([] if options.out else ["--out", str(directory)])]
     )
+    from compare.progress import Progress
+    from compare.searching import Search
+    from compare.tracking import Tracker, environment_tags
+
     with Progress() as progress:
-        tracker = tracking.Tracker(results_dir=directory, warn=progress.note, enabled=not options.no_mlflow)
-        search = Search(found, directory, configs, fields, asked, trials, progress, tracker)
-        return _run(search, command)
+        tracker = Tracker(results_dir=directory, warn=progress.note, enabled=not options.no_mlflow)
+        tags = environment_tags(machine.facts(threads=machine.cores()))
+        search = Search(found, directory, configs, fields, asked, trials, progress, tracker, tags)
+        return carried_out(search, command)
 
 
-def _run(search: Search, command: str) -> int:
-    """The whole search, its report included."""
-    from compare import search_report
-
-    status = 0
+def carried_out(search: Any, command: str) -> int:
+    """Search and report; what was done before Ctrl-C counts."""
+    status, known = 0, search.study.user_attrs.get("mlflow", "")
     with search.tracker as tracker:
-        parent = tracker.start(
-            "search",
-            search.directory.name,
-            params={"command": command},
-            parent=search.study.user_attrs.get("mlflow", ""),
-        )
-        search.study.set_user_attr("mlflow", parent)
+        params = {"command": command}
+        parent = tracker.start("search", search.directory.name, params=params, tags=search.tags, parent=known)
+        search.study.set_user_attr("mlflow", parent or known)
         try:
             search.run()
         except KeyboardInterrupt:

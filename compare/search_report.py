@@ -69,7 +69,7 @@ def entry(trial: Any, fields: Mapping[str, Field]) -> Trial:
 
 
 def winner(best: Trial, asked: Mapping[str, Any]) -> str:
-    """The command that trains a trial's settings as any preset is trained, with seeds that had no part in the choice."""
+    """The command that trains a trial's settings as a preset is trained, with seeds that had no part in the choice."""
     values = {name: value for name, value in best["params"].items() if name != "preset"}
     words = ["python", "compare/run_all.py", best["preset"], "--tracks", asked["track"]]
     words += [f"--{name}={asked[name]:g}" for name in ("epochs", "steps") if asked[name]]
@@ -105,7 +105,7 @@ def show(found: Results, console: Console) -> None:
         table.add_column(name, justify="right", overflow="fold")
     ranked = sorted((trial for trial in found["trials"] if trial["accuracy"] is not None), key=_rank)
     for trial in ranked[:SHOWN]:
-        values = (_shown(trial["params"].get(name)) for name in names)
+        values = (shown(trial["params"].get(name)) for name in names)
         table.add_row(str(trial["number"]), f"{trial['accuracy']:.2%}", *values, f"{trial['seconds']:.1f}")
     states = [trial["state"] for trial in found["trials"]]
     console.print(table)
@@ -122,7 +122,8 @@ def _rank(trial: Trial) -> tuple[float, int]:
     return -trial["accuracy"], trial["number"]
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value for people."""
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else _text(value)
 
 

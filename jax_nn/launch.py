@@ -104,6 +104,8 @@ def roll_call(coordinator: str, processes: int, process: int, timeout: int) -> d
     else:
         absent, lines = _gather(int(port), processes, end_of_waiting)
     if absent:
+        for line in lines.values():
+            line.close()
         who = ", ".join(map(str, absent))
         raise TimeoutError(
             f"after {timeout} s there is no sign of process {who} of {processes}: "
@@ -115,12 +117,14 @@ def roll_call(coordinator: str, processes: int, process: int, timeout: int) -> d
 def _report(host: str, port: int, process: int, until: float) -> tuple[list[int], dict[int, socket.socket]]:
     """Tell process 0 the own number: who is absent, and the line. Whatever else answers there is not yet process 0."""
     while (left := until - time.monotonic()) > 0:
-        with contextlib.suppress(OSError, ValueError):
-            line = socket.create_connection((host, port), timeout=left)
+        with contextlib.suppress(OSError, ValueError), contextlib.ExitStack() as if_in_vain:
+            line = if_in_vain.enter_context(socket.create_connection((host, port), timeout=left))
             line.settimeout(left + 5)
             line.sendall(f"{process:8}".encode())
-            absent = json.loads(line.makefile().readline())
+            with line.makefile() as words:
+                absent = json.loads(words.readline())
             line.settimeout(None)
+            if_in_vain.pop_all()
             return absent, {0: line}
         time.sleep(0.1)
     return [0], {}
@@ -156,7 +160,8 @@ def _listen(other: int, line: socket.socket, on_loss: Callable[[str], None]) -> 
     """Hear the last words of another process; it has none if it was killed."""
     words = ""
     with contextlib.suppress(OSError):
-        words = line.makefile().read()
+        with line.makefile() as end:
+            words = end.read()
     if words == DONE or _leaving.is_set():
         return
     words = words or f"process {other} {GONE}"
