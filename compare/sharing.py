@@ -29,7 +29,8 @@ PLACES = ("devices", "device", "data_dir", "promise")  # fields of a Config that
 
 def found_by_all(job: Job, note: resuming.Note, *, process: int, say: Say) -> Checkpoint | None:
     """The checkpoint from which all processes go on, None at step 0; UserError in all of them if they do not agree."""
-    found, own, problem = None, {"config": lasting(job.config)}, ""
+    own: dict[str, Any] = {"config": lasting(job.config)}
+    found, problem = None, ""
     try:
         if process == 0:
             found = resuming.find(job, note)

@@ -172,10 +172,10 @@ def _require_fit(name: str, value: Any, now: Any) -> None:
     """Could the value stand where ``now`` does? Where nothing stands, anything could."""
     from numpy_nn import losses, optim
 
-    tables = {"optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES, "loss": losses.LOSSES}
+    tables = {"optimizer": list(optim.OPTIMIZERS), "schedule": list(optim.SCHEDULES), "loss": list(losses.LOSSES)}
     kinds: dict[type, Any] = {float: int | float, tuple: list}
     if name in tables:
-        _require(value, list(tables[name]), name)
+        _require(value, tables[name], name)
     elif now is not None and not (
         isinstance(value, kinds.get(type(now), type(now))) and isinstance(value, bool) == isinstance(now, bool)
     ):

@@ -101,20 +101,31 @@ def grid_size(fields: Mapping[str, Field]) -> int:
 def next_trial(study: Any, objective: Callable[[Any], float], fields: Mapping[str, Field], *, grid: bool) -> None:
     """Do one trial. One that is stopped by Ctrl-C is left to whoever goes on."""
     optuna = library()
-    count = len(study.get_trials(deepcopy=False))
     if grid:
-        study.sampler = optuna.samplers.GridSampler(
-            {name: list(field.labels) for name, field in fields.items()}, seed=0
-        )
+        values = {name: list(field.labels) for name, field in fields.items() if isinstance(field, Choice)}
+        study.sampler = optuna.samplers.GridSampler(values, seed=0)
     else:  # the seed is that of the trial's number, so that a search that goes on is the one that was not stopped
-        study.sampler = optuna.samplers.TPESampler(seed=count)
+        study.sampler = optuna.samplers.TPESampler(seed=len(study.get_trials(deepcopy=False)))
+    begun = []
+
+    def noted(trial: Any) -> float:
+        begun.append(trial.number)
+        return objective(trial)
+
     try:
-        study.optimize(objective, n_trials=1, catch=(FailedTrialError,))
+        study.optimize(noted, n_trials=1, catch=(FailedTrialError,))
     except KeyboardInterrupt:
-        for trial in study.get_trials(deepcopy=False)[count:]:
-            if trial.state.name == "FAIL" and WHY not in trial.user_attrs:
-                optuna.storages.RetryHeartbeatStaleTrialCallback()(study, trial)
+        for number in begun:
+            optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[number])
         raise
+    except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
+        if not any(_taken_for_dead(study.trials[number]) for number in begun):
+            raise
+
+
+def _taken_for_dead(trial: Any) -> bool:
+    """Has another process given up on it, because this one slept? Then its result comes too late."""
+    return trial.state.name == "FAIL" and WHY not in trial.user_attrs
 
 
 def over(study: Any) -> list[Any]:

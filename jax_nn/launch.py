@@ -159,9 +159,8 @@ def _server(port: int, until: float) -> socket.socket:
 def _listen(other: int, line: socket.socket, on_loss: Callable[[str], None]) -> None:
     """Hear the last words of another process; it has none if it was killed."""
     words = ""
-    with contextlib.suppress(OSError):
-        with line.makefile() as end:
-            words = end.read()
+    with contextlib.suppress(OSError), line.makefile() as end:
+        words = end.read()
     if words == DONE or _leaving.is_set():
         return
     words = words or f"process {other} {GONE}"

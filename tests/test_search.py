@@ -287,6 +287,22 @@ def test_processes_share_a_search_and_do_what_a_killed_one_left(searched, tmp_pa
     assert (again.state.name, again.params) == ("COMPLETE", opened.trials[lost].params)
 
 
+def test_whose_trial_was_given_to_another_goes_on_with_the_next(tmp_path):
+    fields = space.parse(["lr=0.1:1"])
+    opened = study.opened(f"sqlite:///{tmp_path / 'study.db'}", tmp_path, {"pruner": "none"})
+
+    def asleep(trial: Any) -> float:
+        study.library().storages.RDBStorage.set_trial_state_values(
+            opened._storage._backend, trial._trial_id, study.library().trial.TrialState.FAIL
+        )
+        return trial.suggest_float("lr", 0.1, 1)
+
+    study.next_trial(opened, asleep, fields, grid=False)
+    assert study.over(opened) == []
+    study.next_trial(opened, fields["lr"].suggested, fields, grid=False)
+    assert len(study.over(opened)) == 1
+
+
 # --- for real ---------------------------------------------------------------------------------------------------------
 
 
