@@ -154,6 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if process == 0:
             path = write(snapshot, job, options.out / f"{name}.npz")
             print(f"{path}: test accuracy {figures['test_accuracy']:.2%}, {world} devices ({figures['hardware']})")
+    except KeyboardInterrupt:
+        lost("stopped", status=130)
     except Exception as error:
         fail(error, module, process)
     module.leave()

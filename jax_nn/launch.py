@@ -76,7 +76,9 @@ def leave(error: Exception | None = None, words: str = DONE) -> list[str]:
     The error may come from another's end, of which the line to that one, broken, tells in these seconds: then
     ``on_loss`` is called, and has the last word.
     """
-    if isinstance(error, ValueError | RuntimeError):  # as JAX has it from a sum that fails
+    if not isinstance(error, ValueError | RuntimeError):  # which JAX raises from a sum that fails
+        _leaving.set()
+    if error:
         time.sleep(SOON)
     _leaving.set()
     for line in _lines.values():
