@@ -135,15 +135,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     named = ("steps", "batch_size", "precision", "device")
     given = {name: value for name in named if (value := getattr(options, name)) is not None}
     config = dataclasses.replace(presets.get(options.preset), **given)
-    threads = max(machine.cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)), 1)  # torchrun: processes of a machine
-    os.environ.update(tracks.environment(options.track, config, threads=threads))
+    os.environ.update(tracks.environment(options.track, config, threads=machine.cores()))
     module, process, world = join(options)
     config = dataclasses.replace(config, devices=world)
     name = f"{config.preset}-{options.track}"
     job = Job(
         config,
         options.track,
-        threads,
+        machine.cores(),
         folder=options.out.absolute() / "checkpoints" / name,
         save_every=options.save_every,
         keep=options.keep,

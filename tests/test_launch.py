@@ -199,7 +199,6 @@ class Group:
         port, self.processes = str(free_port()), []
         for process, out in enumerate(outs):
             who = {"RANK": process, "WORLD_SIZE": len(outs), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-            who["LOCAL_WORLD_SIZE"] = len(outs)
             where = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(len(outs)), "--process", str(process)]
             self.processes.append(
                 subprocess.Popen(
