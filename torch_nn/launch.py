@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-SOON = datetime.timedelta(seconds=10)  # enough to notice that a process is gone
+SOON = datetime.timedelta(seconds=30)  # enough to notice that a process is gone, on a busy machine too
 GONE = "is gone without a word: killed, or its machine is down"
 
 _store: dist.Store | None = None  # what all of them can write to and read
