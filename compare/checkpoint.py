@@ -47,19 +47,24 @@ class Writer:
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None) -> None:
-        import orbax.checkpoint as ocp  # and with it JAX: a second, and memory
+        import jax  # a second, and memory
+        import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy
 
         self.directory, self._kinds = directory, ocp.args
+        own = jax.process_index()
         policies = [preservation_policy.LatestN(keep), preservation_policy.BestN(n=1, get_metric_fn=_rank)]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             best_fn=_rank,  # has the metrics written down; who stays is the policy's decision
             todelete_subdir=OLD,
+            create=False,  # Orbax makes no folder for some of several processes; this one writes alone
+            multiprocessing_options=ocp.options.MultiprocessingOptions(own, {own}),
             cleanup_tmp_directories=True,
             save_root_metadata=False,
         )
         with self._explained():
+            directory.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(directory / OLD, ignore_errors=True)
             self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
 

@@ -4,25 +4,31 @@
     python -m compare.launch mlp-mnist --track jax --coordinator HOST:PORT --processes 2 --process 0 --out DIR
 
 Every process runs this same command (docs/scaling.md has it for Slurm, Kubernetes and ssh), makes the same batches, and
-computes its own shard of each; process 0 reports, and writes the trained network to DIR/PRESET-TRACK.npz.
+computes its own shard of each; process 0 reports, saves to DIR/checkpoints on the way, and writes the trained network
+to DIR/PRESET-TRACK.npz. If a process is lost, the others end and say which; the same command goes on from the last
+checkpoint. NumPy's processes share the memory of one machine: python compare/run_all.py --devices N starts them.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import os
+import socket
 import sys
+import traceback
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from compare import devices, machine, presets, tracks
-from compare.clocks import Timings
-from compare.config import Config
+from compare import devices, machine, presets, sharing, tracks
+from compare.config import Interval
 from compare.errors import UserError, command_line
 from compare.jobs import Job
+from compare.run_all import positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,15 +37,27 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m compare.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("preset", metavar="PRESET")
-    options.add_argument("--track", choices=("jax", "torch"), required=True)
+    options.add_argument("--track", choices=("jax", "torch"), required=True, help="jax or torch")
     options.add_argument(
-        "--steps", type=int, metavar="N", help="exact number of updates (default: as the preset has it)"
+        "--steps", type=positive(int), metavar="N", help="exact number of updates (default: as the preset has it)"
     )
-    options.add_argument("--batch-size", type=int, metavar="N", help="of all processes together")
+    options.add_argument("--batch-size", type=positive(int), metavar="N", help="of all processes together")
     options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
     options.add_argument("--device", type=devices.parse, default="cpu", help="auto, cpu or gpu (default: cpu)")
     options.add_argument("--out", type=Path, required=True, metavar="DIR")
-    options.add_argument("--timeout", type=int, default=60, metavar="S", help="seconds to wait for the others (60)")
+    options.add_argument(
+        "--save-every",
+        type=Interval.parse,
+        default=Interval.parse("60s"),
+        metavar="N",
+        help="save after N steps, or after N seconds with an s behind it (default: 60s), and at the end",
+    )
+    options.add_argument(
+        "--keep", type=positive(int), default=2, metavar="K", help="keep the last K checkpoints (default: 2)"
+    )
+    options.add_argument(
+        "--timeout", type=positive(int), default=60, metavar="S", help="seconds to wait for the others (60)"
+    )
     jax = options.add_argument_group("JAX, where no Slurm, MPI or Kubernetes says it")
     jax.add_argument("--coordinator", metavar="HOST:PORT", help="an address of process 0")
     jax.add_argument("--processes", type=int, metavar="N")
@@ -47,58 +65,113 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def join(options: argparse.Namespace) -> tuple[int, int]:
-    """Find the others: this process's number, and that of all devices."""
+REMEDY = "start all of them again by the same command: the training goes on from its last checkpoint"
+
+
+def join(options: argparse.Namespace) -> tuple[Any, int, int]:
+    """Find the others: the module through which one hears of them, this process's number, that of all devices."""
     module = importlib.import_module(f"{options.track}_nn.launch")
     try:
         if options.track == "torch":
-            return module.join(options.device, timeout=options.timeout)
+            return module, *module.join(options.device, timeout=options.timeout)
         given = {"processes": options.processes, "process": options.process}
-        return module.join(options.coordinator, **given, timeout=options.timeout)
+        return module, *module.join(options.coordinator, **given, timeout=options.timeout, on_loss=lost)
     except (TimeoutError, ValueError) as error:
         raise UserError(str(error)) from error
 
 
-def train(config: Config, job: Job, *, report: bool) -> tuple[dict[str, Any], Any]:
-    """Train to the end, the same in every process; returns the figures, and the trained snapshot."""
+def train(job: Job, *, process: int, say: sharing.Say) -> tuple[dict[str, Any], Any]:
+    """Train to the end, the same in every process, of which 0 saves; returns the figures, and the trained snapshot."""
     from compare import runner
+    from compare.clocks import Timings
+    from compare.saving import Saver
 
-    timings, track = Timings(), tracks.load(job.track)
-    training = runner.begin(job, track, timings, lambda event: None)
-    while not training.finished:
-        chunk = training.chunk()
-        if report:
+    def tell(text: str) -> None:
+        if process == 0:
+            print(text, flush=True)
+
+    track, find = tracks.load(job.track), partial(sharing.found_by_all, process=process, say=say)
+    training = runner.begin(job, track, Timings(), lambda event: tell(event["text"]), find=find)
+    if training.resumed:
+        tell(f"going on from {training.resumed[-1]['checkpoint']}")
+    with Saver(job, training) if process == 0 else contextlib.nullcontext() as saver:
+        while not training.finished:
+            chunk = training.chunk()
             pace = f"loss {chunk['loss'][-1]:.4f}  {chunk['images_per_second']:,.0f} images/s"
-            print(f"step {chunk['step']:,} of {training.schedule.steps:,}  {pace}", flush=True)
-        if training.step in training.schedule.evaluations:
-            training.evaluation(chunk)
-    return training.result() | track.device_facts(training.state), track.to_snapshot(training.state)
+            tell(f"step {chunk['step']:,} of {training.schedule.steps:,}  {pace}")
+            if training.step in training.schedule.evaluations:
+                training.evaluation(chunk)
+            if saver:
+                saver.save_if_due()
+        if saver:
+            saver.finish()
+    moment = training.best_moment or training.moment()
+    return training.result() | track.device_facts(training.state), moment.snapshot
+
+
+def lost(why: str, *, status: int = 1) -> NoReturn:
+    """End at once: an orderly exit would wait for whoever is gone."""
+    print(f"error: {why}" + (f"; {REMEDY}" if status == 1 else ""), file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def fail(error: Exception, module: Any, process: int) -> NoReturn:
+    """Tell the others why this process cannot go on, or find out why they cannot; and end."""
+    own = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    others = module.leave(error, f"process {process} on {socket.gethostname()} ended: {own}")
+    if isinstance(error, UserError):
+        lost(own, status=2)
+    if not others:
+        traceback.print_exception(error)
+    lost("; ".join(others) or own)
 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if the network was trained, 2 for a wrong question."""
+    """Return 0 if the network was trained, 2 for a wrong question, 1 if this process or another was lost."""
     options = parser().parse_args(arguments)
     named = ("steps", "batch_size", "precision", "device")
     given = {name: value for name in named if (value := getattr(options, name)) is not None}
     config = dataclasses.replace(presets.get(options.preset), **given)
     os.environ.update(tracks.environment(options.track, config, threads=machine.cores()))
-    rank, world = join(options)
+    module, process, world = join(options)
     config = dataclasses.replace(config, devices=world)
-    devices.require_shards(config)
-    arguments_of_track = {"parallel": "shard_map"} if options.track == "jax" else {}
-    job = Job(config, options.track, machine.cores(), options.out / "none", arguments=arguments_of_track)
-    figures, snapshot = train(config, job, report=rank == 0)
-    if rank == 0:
-        from compare.data import load
-        from compare.networks import write_npz
-
-        data = load(config.dataset, data_dir=config.data_dir)
-        meta = {"config": config.to_json(), "track": options.track, "mean": list(data.mean), "std": list(data.std)}
-        path = options.out / f"{config.preset}-{options.track}.npz"
-        write_npz(path, {"params": snapshot.get("ema") or snapshot["params"], "stats": snapshot["stats"]}, meta)
-        print(f"{path}: test accuracy {figures['test_accuracy']:.2%}, {world} devices ({figures['hardware']})")
+    name = f"{config.preset}-{options.track}"
+    job = Job(
+        config,
+        options.track,
+        machine.cores(),
+        folder=options.out.absolute() / "checkpoints" / name,
+        save_every=options.save_every,
+        keep=options.keep,
+        arguments={"parallel": "shard_map"} if options.track == "jax" else {},
+    )
+    try:
+        devices.require_shards(config)
+        figures, snapshot = train(job, process=process, say=module.said)
+        if process == 0:
+            path = write(snapshot, job, options.out / f"{name}.npz")
+            print(f"{path}: test accuracy {figures['test_accuracy']:.2%}, {world} devices ({figures['hardware']})")
+    except KeyboardInterrupt:
+        lost("stopped", status=130)
+    except Exception as error:
+        fail(error, module, process)
+    module.leave()
     return 0
+
+
+def write(snapshot: Any, job: Job, path: Path) -> Path:
+    """Write the trained network, as ``compare.predict`` reads it."""
+    from compare.data import load
+    from compare.networks import write_npz
+
+    config = job.config
+    data = load(config.dataset, data_dir=config.data_dir)
+    meta = {"config": config.to_json(), "track": job.track, "mean": list(data.mean), "std": list(data.std)}
+    write_npz(path, {"params": snapshot.get("ema") or snapshot["params"], "stats": snapshot["stats"]}, meta)
+    return path
 
 
 if __name__ == "__main__":

@@ -24,7 +24,12 @@ def cores() -> int:
 
 
 def describe(*, threads: int) -> dict[str, Any]:
-    """The ``environment`` of results.json."""
+    """The ``environment`` of results.json: what is known, and what is measured."""
+    return facts(threads=threads) | {"gemm_gflops": gemm_gflops(threads=threads), "load": [load()]}
+
+
+def facts(*, threads: int) -> dict[str, Any]:
+    """Processor, versions and commit."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -33,8 +38,6 @@ def describe(*, threads: int) -> dict[str, Any]:
         "threads": threads,
         "versions": {name: version for name in PACKAGES if (version := _version(name))},
         "git_commit": git_commit(),
-        "gemm_gflops": gemm_gflops(threads=threads),
-        "load": [load()],
     }
 
 

@@ -12,6 +12,7 @@ from compare.jobs import Job
 from compare.training import Moment, Training
 
 Note = Callable[[str], None]
+Find = Callable[[Job, Note], Checkpoint | None]
 
 
 def find(job: Job, note: Note) -> Checkpoint | None:

@@ -37,13 +37,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("presets", nargs="*", metavar="PRESET", help=f"what to train: {names} (default: {default})")
     options.add_argument("--tracks", nargs="+", choices=TRACKS, default=TRACKS, metavar="TRACK", help="numpy jax torch")
     length = options.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=_positive(float), metavar="N", help="passes over the training images")
-    length.add_argument("--steps", type=_positive(int), metavar="N", help="exact number of updates instead")
-    options.add_argument("--batch-size", type=_positive(int), metavar="N")
-    options.add_argument("--lr", type=_positive(float), metavar="X", help="peak learning rate")
+    length.add_argument("--epochs", type=positive(float), metavar="N", help="passes over the training images")
+    length.add_argument("--steps", type=positive(int), metavar="N", help="exact number of updates instead")
+    options.add_argument("--batch-size", type=positive(int), metavar="N")
+    options.add_argument("--lr", type=positive(float), metavar="X", help="peak learning rate")
     options.add_argument(
         "--patience",
-        type=_positive(int),
+        type=positive(int),
         metavar="N",
         help="stop after N evaluations without a better validation accuracy, and keep the best state",
     )
@@ -58,6 +58,13 @@ def parser() -> argparse.ArgumentParser:
         help=f"what reads the training images, in the same order: {' '.join(LOADERS)} (default: memory)",
     )
     options.add_argument("--data-dir", metavar="DIR", help="where Fashion-MNIST and CIFAR-10 are (or set NN_DATA_DIR)")
+    options.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any other field of a preset, as compare.search finds them: optimizer=adamw model_args.hidden=[256]",
+    )
     options.add_argument("--seeds", type=int, nargs="+", metavar="S", help="one run each (default: 0)")
     options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
     options.add_argument(
@@ -67,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         help="where JAX and PyTorch compute (default: cpu, where NumPy does); auto is a GPU if there is one",
     )
     options.add_argument(
-        "--devices", type=_positive(int), metavar="N", help="split each batch over N devices; a CPU's are its cores"
+        "--devices", type=positive(int), metavar="N", help="split each batch over N devices; a CPU's are its cores"
     )
     options.add_argument(
         "--save-every",
@@ -78,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument(
         "--keep",
-        type=_positive(int),
+        type=positive(int),
         default=2,
         metavar="K",
         help="keep the last K checkpoints of a run, and the best by validation (default: 2)",
@@ -94,7 +101,7 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def _positive(kind: type[int] | type[float]) -> Any:
+def positive(kind: type[int] | type[float]) -> Any:
     """A number above zero, as argparse wants it."""
 
     def convert(text: str) -> float:
@@ -136,9 +143,20 @@ def configs(options: argparse.Namespace) -> list[Config]:
         chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
         seeds = dict.fromkeys(options.seeds or [0])
         wanted = [dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in seeds]
+    if options.set:
+        wanted = [with_settings(config, options.set) for config in wanted]
     for config in wanted:
         devices.require(config)
     return wanted
+
+
+def with_settings(config: Config, texts: Sequence[str]) -> Config:
+    """The config with ``NAME=VALUE`` of each text."""
+    from compare import space
+
+    fields = space.parse(texts)
+    space.require_known(fields, config)
+    return space.replaced(config, {name: field.single() for name, field in fields.items()})
 
 
 def from_checkpoint(options: argparse.Namespace, given: dict[str, Any]) -> Config:

@@ -80,8 +80,10 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
     emit({"event": "end", **figures})
 
 
-def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit) -> Training:
-    """Data, plan and state of a training: at its first step, or where a checkpoint leaves off."""
+def begin(
+    job: Job, track: tracks.Track, timings: Timings, emit: Emit, *, find: resuming.Find = resuming.find
+) -> Training:
+    """Data, plan and state of a training: at its first step, or where the checkpoint that is found leaves off."""
 
     def note(text: str) -> None:
         emit({"event": "note", "text": text})
@@ -89,7 +91,7 @@ def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit) -> Traini
     config = job.config
     with timings.clock("data"):
         data = load_data(config.dataset, data_dir=config.data_dir, val_size=config.val_size, seed=config.seed)
-        found = resuming.find(job, note)
+        found = find(job, note)
         schedule = plan(config, len(data.train_x), first=found.step if found else 0)
         if job.chunk:
             schedule = dataclasses.replace(schedule, chunk=job.chunk)

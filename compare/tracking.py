@@ -99,19 +99,31 @@ class Tracker:
         self.finish(status)
 
     @_never_stops_training
-    def start(self, experiment: str, name: str, *, params: Fields = None, tags: Fields = None) -> str:
-        """Create store and experiment if need be and the parent run, all that a worker never does."""
+    def start(self, experiment: str, name: str, *, params: Fields = None, tags: Fields = None, parent: str = "") -> str:
+        """Create store and experiment if need be and the parent run, all that a worker never does.
+
+        ``parent`` is one of before to go on with, if it is in this store.
+        """
         self._client = _client(self.uri)
         self._experiment = self._experiment_id(experiment)
-        self._parent = self._run(name, params or {}, tags or {})
+        self._parent = self._again(parent) or self._run(name, params or {}, tags or {})
         return self._parent
 
     @_never_stops_training
-    def child(self, preset: str, track: str, seed: int, *, params: Fields = None, tags: Fields = None) -> str:
+    def child(
+        self,
+        preset: str,
+        track: str,
+        seed: int,
+        *,
+        name: str = "",
+        params: Fields = None,
+        tags: Fields = None,
+    ) -> str:
         """Create the run of one training; MLflow's page shows it under its parent."""
         names = {"preset": preset, "track": track, "seed": seed}
         return self._run(
-            f"{preset} {track} seed {seed}",
+            name or f"{preset} {track} seed {seed}",
             names | dict(params or {}),
             names | dict(tags or {}) | {"mlflow.parentRunId": self._parent},
         )
@@ -191,6 +203,15 @@ class Tracker:
         entries = [Param(key, str(value)) for key, value in params.items()]
         for start in range(0, len(entries), 100):
             self._client.log_batch(run, params=entries[start : start + 100])
+        return run
+
+    def _again(self, run: str) -> str:
+        """Take up a run of before; empty if this store has none."""
+        known = self._client.search_runs([self._experiment], f"attributes.run_id = '{run}'") if run else []
+        if not known:
+            return ""
+        self._client.update_run(run, status="RUNNING")
+        self._open.append(run)
         return run
 
     def _end(self, run: str, status: str, artifacts: Iterable[Path]) -> None:

@@ -20,6 +20,8 @@ from compare.errors import UserError
 from compare.jobs import Event
 from numpy_nn import tree
 
+NOT_FINITE = "the loss became"  # nan, or inf: how the message begins
+
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
@@ -213,7 +215,7 @@ def require_finite(loss: np.ndarray, first_step: int, config: Config) -> None:
     bad = np.flatnonzero(~np.isfinite(loss))
     if len(bad):
         raise UserError(
-            f"the loss became {loss[bad[0]]} at step {first_step + bad[0]:,}; "
+            f"{NOT_FINITE} {loss[bad[0]]} at step {first_step + bad[0]:,}; "
             f"try a lower learning rate than --lr {config.lr:g}"
         )
 

@@ -26,6 +26,7 @@ MAY_IMPORT = {
 ONE_HOME = {
     "orbax": "compare/checkpoint.py",
     "mlflow": "compare/tracking.py",
+    "optuna": "compare/study.py",
 }
 
 # What the command line must not load before it knows that there is something to train.

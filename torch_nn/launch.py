@@ -5,19 +5,27 @@
 starts them and says in RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT who is who; so can a shell, or Slurm. After
 ``join``, ``init_state(..., devices=N)`` trains on all N. Every process makes the same calls with the same whole
 batches.
+
+A process that is gone takes the others with it, as no sum over all ever ends again. ``leave`` finds out which it was.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import datetime
 import os
 import socket
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SOON = datetime.timedelta(seconds=30)  # enough to notice that a process is gone, on a busy machine too
+GONE = "is gone without a word: killed, or its machine is down"
+
+_store: dist.Store | None = None  # what all of them can write to and read
 
 
 def join(device: str = "cpu", *, timeout: int = 60) -> tuple[int, int]:
@@ -25,6 +33,7 @@ def join(device: str = "cpu", *, timeout: int = 60) -> tuple[int, int]:
 
     TimeoutError names the processes that did not come.
     """
+    global _store
     if absent := [name for name in NEEDED if name not in os.environ]:
         raise ValueError(f"{', '.join(absent)} not set: start this by torchrun, or set {', '.join(NEEDED)}")
     patience = datetime.timedelta(seconds=timeout)
@@ -41,20 +50,61 @@ def join(device: str = "cpu", *, timeout: int = 60) -> tuple[int, int]:
     except (dist.DistStoreError, dist.DistNetworkError) as error:
         raise TimeoutError(_absent([0], timeout)) from error
     # after a restart, torchrun's store still knows of the processes before
-    store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    here = [f"here/{process}" for process in range(world)]
-    store.set(here[rank], socket.gethostname())
+    _store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    _store.set(f"here/{rank}", socket.gethostname())
     try:
-        store.wait(here, patience)
-    except dist.DistStoreError as error:
-        missing = [process for process in range(world) if not store.check([here[process]])]
-        raise TimeoutError(_absent(missing, timeout)) from error
+        missing = _silent("here", range(world), patience)
     except dist.DistNetworkError as error:
         raise TimeoutError("process 0 is gone, having waited long enough: it says for whom") from error
+    if missing:
+        raise TimeoutError(_absent(missing, timeout))
     on_gpus = device != "cpu" and torch.cuda.is_available()
-    dist.init_process_group("nccl" if on_gpus else "gloo", store=store, rank=rank, world_size=world)
-    atexit.register(dist.destroy_process_group)
+    backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
+    dist.init_process_group(backend, store=_store, rank=rank, world_size=world)
+    atexit.register(_destroy)
     return rank, world
+
+
+def said(words: str) -> list[str]:
+    """What each process says here, in their order; all of them have to say something."""
+    every: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(every, words)
+    return every
+
+
+def leave(error: Exception | None = None, words: str = "") -> list[str]:
+    """Part from the others: with nothing left to do, or, before this process ends by an error, telling them why.
+
+    Returns why they end, of each a sentence. Nothing from those that only suffer from another's end, as those do that
+    get a RuntimeError from ``torch.distributed``.
+    """
+    if error is None:
+        return []
+    assert _store
+    rank, others = dist.get_rank(), [each for each in range(dist.get_world_size()) if each != dist.get_rank()]
+    _destroy()  # so that who waits for this process does no longer
+    try:
+        _store.set(f"words/{rank}", "" if isinstance(error, RuntimeError) else words)
+        gone = _silent("words", others, SOON)
+        found = [f"process {each} {GONE}" for each in gone]
+        found += [_store.get(f"words/{each}").decode() for each in others if each not in gone]
+        _store.set(f"heard/{rank}", "")
+        if rank == 0:  # who may be keeping the store
+            _silent("heard", [each for each in others if each not in gone], SOON)
+    except dist.DistNetworkError:
+        return [f"process 0 {GONE}"]
+    return [sentence for sentence in found if sentence]
+
+
+def _silent(what: str, processes: Sequence[int], patience: datetime.timedelta) -> list[int]:
+    """Those of the processes that have not written ``what`` in time."""
+    assert _store
+    keys = {process: f"{what}/{process}" for process in processes}
+    try:
+        _store.wait(list(keys.values()), patience)
+    except dist.DistStoreError:
+        return [process for process, key in keys.items() if not _store.check([key])]
+    return []
 
 
 def _absent(ranks: list[int], timeout: int) -> str:
@@ -64,3 +114,8 @@ def _absent(ranks: list[int], timeout: int) -> str:
         f"after {timeout} s there is no sign of process {who} of {os.environ['WORLD_SIZE']}: "
         f"is it started, and does it reach {where}?"
     )
+
+
+def _destroy() -> None:
+    with contextlib.suppress(Exception):
+        dist.destroy_process_group()
