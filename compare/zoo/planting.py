@@ -72,7 +72,9 @@ def plant(bug: Bug, root: Path, *, secret: bool = False) -> None:
     """Put the bug's wrong lines in the place of the right ones."""
     if old := current(root):
         name = "whose name is a secret" if old.secret else f"{old.name!r}"
-        raise UserError(f"a bug is planted already, {name}: find it, or `python -m compare.bugs solve`, before the next")
+        raise UserError(
+            f"a bug is planted already, {name}: find it, or `python -m compare.bugs solve`, before the next"
+        )
     swap(bug, root, RIGHT)
     remember(root, Planted(bug.name, secret))
 
