@@ -21,7 +21,6 @@ from compare.errors import UserError
 from compare.tracks import TRACKS
 from compare.zoo import BUGS, copies, planting, probe
 from compare.zoo.bug import CHANGED, RIGHT, WRONG, Bug, which
-
 from compare.zoo.planting import MEMORY, Planted, current, difference, plant, solve, swap
 from compare.zoo.showing import measured, sparkline, table
 
@@ -266,7 +265,7 @@ def test_what_stops_is_shown_by_its_words(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(probe, "load", lambda *_, **__: 1 / 0)
     stopped = probe.whatever_happens(probe.curve, probe.CONFIG, "numpy")
     assert stopped == {"stopped": "ZeroDivisionError: division by zero"}
-    cells = list(table(BUGS["zero-grad"], right, {name: stopped for name in right}).columns[2].cells)
+    cells = list(table(BUGS["zero-grad"], right, dict.fromkeys(right, stopped)).columns[2].cells)
     assert cells.count("stops: ZeroDivisionError: division by zero") == 4
 
 

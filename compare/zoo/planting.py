@@ -85,7 +85,8 @@ def swap(bug: Bug, root: Path, there: str) -> None:
     old, new = (bug.right, bug.wrong) if there == RIGHT else (bug.wrong, bug.right)
     if which(bug, text) != there:
         raise UserError(
-            f"{bug.file} has been changed where {bug.name!r} would be, and was left as it is; expected there, once:\n{old}"
+            f"{bug.file} has been changed where {bug.name!r} would be, and was left as it is; "
+            f"expected there, once:\n{old}"
         )
     write(root, bug, text.replace(old, new))
 
@@ -105,7 +106,8 @@ def solve(root: Path, *, keep: bool = False) -> tuple[Bug, str]:
     elif stood != RIGHT and not keep:
         raise UserError(
             f"it was {bug.name!r}, and its lines in {bug.file} have become others. Mended in your own words? Then "
-            f"`python -m compare.bugs solve --keep` leaves them so. Otherwise put this there and solve again:\n{bug.right}"
+            "`python -m compare.bugs solve --keep` leaves them so. Otherwise put this there, and solve again:\n"
+            f"{bug.right}"
         )
     (root / MEMORY).unlink(missing_ok=True)
     return bug, stood

@@ -30,7 +30,7 @@ CONFIG = Config(
     preset="probe", model="mlp", dataset="mnist", promise="", model_args={"hidden": (64,)}, steps=120, batch_size=50
 )
 CHUNK = 20  # steps
-EPS = 1e-5
+EPS = 1e-6  # short, so that no relu on the way changes sides
 
 
 def few_digits(config: Config) -> Data:
@@ -73,7 +73,7 @@ def curve(config: Config, track_name: str) -> dict[str, Any]:
 
 
 def gradients(config: Config, track_name: str) -> float:
-    """|∂ - g·d|/(|∂| + |g·d|), where ∂ = (L(p + ε d) - L(p - ε d))/2ε along a random direction d, and g = ∇L(p).
+    """|∂ - g·d|/(|∂| + |g·d|), where ∂ = (L(p + ε d) - L(p - ε d))/2ε along a random d of length 1, and g = ∇L(p).
 
     Both come out of one step of the track: its loss is L before the step, and momentum from rest is g after it.
     """
@@ -81,7 +81,9 @@ def gradients(config: Config, track_name: str) -> float:
     rng = np.random.default_rng(1)
     x = rng.integers(0, 256, (1, 8, *tracks.model_argument(config, "input_shape")), dtype=np.uint8)
     y = rng.integers(0, 10, (1, 8), dtype=np.int32)
-    direction = tree_map(lambda p: rng.normal(size=p.shape), snapshot["params"])
+    drawn = tree_map(lambda p: rng.normal(size=p.shape), snapshot["params"])
+    length = np.sqrt(sum(float(np.vdot(d, d)) for d in leaves(drawn).values()))
+    direction = tree_map(lambda d: d / length, drawn)
     at_rest = arguments(config, track_name) | {"optimizer": "momentum", "optimizer_args": {}}
 
     def step(distance: float) -> tuple[float, Tree]:

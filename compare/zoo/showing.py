@@ -17,7 +17,7 @@ from compare.zoo.copies import copy_of, run
 from compare.zoo.planting import swap
 
 BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 30
+WIDTH = 24
 
 
 def measured(bug: Bug, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
