@@ -21,6 +21,7 @@ from compare.errors import UserError
 from compare.tracks import TRACKS
 from compare.zoo import BUGS, copies, planting, probe
 from compare.zoo.bug import CHANGED, RIGHT, WRONG, Bug, which
+from compare.zoo.copies import Verdict
 from compare.zoo.planting import MEMORY, Planted, current, difference, plant, solve, swap
 from compare.zoo.showing import measured, sparkline, table
 
@@ -225,11 +226,21 @@ def test_a_bug_turns_its_test_red(name: str, capsys: pytest.CaptureFixture):
     assert "1 of 1 caught" in told
 
 
-def test_a_bug_that_no_test_sees_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    blind = {**vars(BUGS["split-leak"]), "caught_by": BUGS["labels-apart"].caught_by}
-    monkeypatch.setitem(BUGS, "split-leak", Bug(**blind))
-    assert bugs.main(["check", "split-leak"]) == 1
-    assert "MISSED" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("without", "broken", "words"),
+    [
+        (Verdict(True, False, ""), Verdict(True, False, "5 passed"), "5 passed"),
+        (Verdict(True, False, ""), Verdict(False, False, "no such test"), "no such test"),
+        (Verdict(False, True, "assert 2 == 3"), Verdict(False, True, ""), "not green without the bug: assert 2 == 3"),
+    ],
+)
+def test_a_bug_that_no_test_sees_is_told(without: Verdict, broken: Verdict, words: str, monkeypatch, capsys):
+    monkeypatch.setattr(copies, "check", lambda bug, root: (without, broken))
+    assert bugs.main(["check", "--all"]) == 1
+    told = capsys.readouterr().out
+    assert told.count("MISSED") == 20
+    assert words in told
+    assert "0 of 20 caught" in told
 
 
 def test_a_copy_has_no_bug_whatever_is_planted(tmp_path: Path):
@@ -249,14 +260,10 @@ def test_a_copy_has_no_bug_whatever_is_planted(tmp_path: Path):
 
 def test_the_right_code_measures_well():
     config = dataclasses.replace(probe.CONFIG, steps=40)
-    exact = dataclasses.replace(config, precision="float64")
     curve = probe.curve(config, "numpy")
-    answer = {"curve": curve, "gradients": probe.gradients(exact, "numpy"), "proof": probe.proof(exact, "numpy")}
     assert curve["loss"][0] > 2 > 1 > np.mean(curve["loss"][-10:])
     assert curve["test"] > 0.7
-    assert answer["gradients"] < 1e-6
-    assert answer["proof"]["max_rel"] < 1e-12
-    assert len(table(BUGS["zero-grad"], answer, answer).rows) == 7
+    assert probe.gradients(dataclasses.replace(config, precision="float64"), "numpy") < 1e-6  # observed: 1e-8
 
 
 def test_what_stops_is_shown_by_its_words(monkeypatch: pytest.MonkeyPatch):
@@ -267,6 +274,7 @@ def test_what_stops_is_shown_by_its_words(monkeypatch: pytest.MonkeyPatch):
     assert stopped == {"stopped": "ZeroDivisionError: division by zero"}
     cells = list(table(BUGS["zero-grad"], right, dict.fromkeys(right, stopped)).columns[2].cells)
     assert cells.count("stops: ZeroDivisionError: division by zero") == 4
+    assert len(cells) == 7
 
 
 @pytest.mark.slow
@@ -288,13 +296,11 @@ def test_a_sparkline_has_a_scale_and_survives_anything():
 def test_interrupted_it_leaves_nothing_behind(tmp_path: Path):
     before = {path: (ROOT / path).read_bytes() for path in {bug.file for bug in BUGS.values()}}
     asked = [sys.executable, "-m", "compare.bugs", "check", "conv-stride"]
-    process = subprocess.Popen(
-        asked, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, process_group=0, stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen(asked, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, process_group=0)
     while not list(tmp_path.glob("bugs-*/pyproject.toml")) and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(200) == 130
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)

@@ -5,7 +5,12 @@ from __future__ import annotations
 from compare.zoo.bug import Bug
 
 DIFFERENCES = "tests/test_ops.py::test_backward_agrees_with_central_differences"
-SMALL_RESNET = {"model": "resnet", "model_args": {"input_shape": (28, 28, 1), "stages": (1, 1), "channels": (4, 8)}}
+SMALL_RESNET = {
+    "model": "resnet",
+    "model_args": {"input_shape": (28, 28, 1), "stages": (1, 1), "channels": (8, 16)},
+    "lr": 0.3,
+    "steps": 80,
+}
 SMALL_VIT = {
     "model": "vit",
     "model_args": {"patch": 7, "dim": 16, "depth": 1, "heads": 2, "mlp_dim": 32},
