@@ -138,7 +138,9 @@ def test_mended_in_other_words_is_left_alone(at: Path, capsys: pytest.CaptureFix
     assert "solve --keep" in error
     assert bug.right in error
     assert planting.read(at, bug) == text
+    capsys.readouterr()
     assert bugs.main(["solve", "--keep"]) == 0
+    assert "-shifted = x\n+shifted = x - x.max" in capsys.readouterr().out
     assert planting.read(at, bug) == text
     assert current(at) is None
 

@@ -67,7 +67,7 @@ def tested(copy: Path, *tests: str) -> Verdict:
         raise UserError("pytest is not installed, which the checks need: pip install -e '.[dev]'")
     done = run(copy, "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", *tests)
     errors = [line.removeprefix("E").strip() for line in done.stdout.splitlines() if line.startswith("E  ")]
-    words = errors[0] if errors else (done.stdout + done.stderr).strip()[-500:]
+    words = " ".join(errors)[:200] if errors else (done.stdout + done.stderr).strip()[-500:]
     return Verdict(done.returncode == 0, done.returncode == 1, words)
 
 

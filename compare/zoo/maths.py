@@ -70,8 +70,8 @@ BUGS = (
         "harm can it do?",
         symptom="A transformer that trains, its queries and keys at a learning rate √d times too high. With adam, "
         "which divides the size of a gradient away, hardly anything is seen.",
-        lesson="A gradient check leaf by leaf: only query and key are off, both by the same factor. A factor names "
-        "its culprit: 2.8 is √8.",
+        lesson="A gradient check of the operation alone: dv is right, dq and dk are off by one and the same factor. A "
+        "factor names its culprit: 2.24 is √5, where there are 5 features.",
         caught_by=f"{DIFFERENCES}[attention]",
         training=SMALL_VIT,
     ),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from compare.errors import UserError
 from compare.zoo import BUGS
-from compare.zoo.bug import RIGHT, WRONG, Bug, which
+from compare.zoo.bug import CHANGED, RIGHT, WRONG, Bug, which
 
 MEMORY = Path("build", "bugs.json")
 
@@ -116,10 +116,9 @@ def solve(root: Path, *, keep: bool = False) -> tuple[Bug, str]:
 def difference(bug: Bug, root: Path) -> str:
     """What the bug changes, as a diff: lines with - are the wrong ones, lines with + the right ones."""
     text = read(root, bug)
-    right, wrong = text.replace(bug.wrong, bug.right), text.replace(bug.right, bug.wrong)
-    if which(bug, text) == RIGHT:
-        right = text
-    else:
-        wrong = text
-    lines = (each.splitlines() for each in (wrong, right))
-    return "\n".join(difflib.unified_diff(*lines, bug.file, bug.file, n=2, lineterm=""))
+    wrong, right = {
+        RIGHT: (text.replace(bug.right, bug.wrong), text),
+        WRONG: (text, text.replace(bug.wrong, bug.right)),
+        CHANGED: (bug.wrong, bug.right),
+    }[which(bug, text)]
+    return "\n".join(difflib.unified_diff(wrong.splitlines(), right.splitlines(), bug.file, bug.file, n=2, lineterm=""))

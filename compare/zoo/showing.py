@@ -32,6 +32,8 @@ def measured(bug: Bug, root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             if done.returncode:
                 raise UserError(f"the measurement of {bug.name!r} did not end well:\n{done.stderr.strip()[-500:]}")
             answers.append(json.loads(done.stdout.splitlines()[-1]))
+    if "stopped" in answers[0]["curve"]:
+        raise UserError(f"the training stops without the bug, too: {answers[0]['curve']['stopped']}; mend that first")
     return answers[0], answers[1]
 
 
