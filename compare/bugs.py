@@ -95,9 +95,7 @@ def planted(name: str | None, seed: int | None) -> int:
     bug = named(name) if name else random.Random(seed).choice(list(BUGS.values()))
     plant(bug, ROOT, secret=name is None)
     print(f"{bug.name}: {bug.story}" if name else "A bug is planted, somewhere. (git diff would tell: do not look.)")
-    print(
-        "Hunt it by curves, tests and `python -m compare.parity`; `python -m compare.bugs hint` helps, `solve` ends it."
-    )
+    print("Hunt it by curves, by tests, by `python -m compare.parity`; `hint` helps, `solve` ends it.")
     return 0
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from compare.zoo.bug import Bug
 
 DIFFERENCES = "tests/test_ops.py::test_backward_agrees_with_central_differences"
-SMALL_RESNET = {
+SMALL_RESNET: dict[str, Any] = {
     "model": "resnet",
     "model_args": {"input_shape": (28, 28, 1), "stages": (1, 1), "channels": (8, 16)},
     "lr": 0.3,
     "steps": 80,
 }
-SMALL_VIT = {
+SMALL_VIT: dict[str, Any] = {
     "model": "vit",
     "model_args": {"patch": 7, "dim": 16, "depth": 1, "heads": 2, "mlp_dim": 32},
     "optimizer": "adamw",

@@ -36,9 +36,14 @@ EPS = 1e-6  # short, so that no relu on the way changes sides
 def few_digits(config: Config) -> Data:
     """A twentieth of MNIST: 2,400 images to train on, 600 to validate, 1,100 to test, the last batch a short one."""
     whole = load(config.dataset, val_size=0)
-    images = {"train_x": whole.train_x[:3000], "train_y": whole.train_y[:3000]}
-    images |= {"test_x": whole.test_x[:1100], "test_y": whole.test_y[:1100]}
-    return dataclasses.replace(whole, **images).split(600, config.seed)
+    few = dataclasses.replace(
+        whole,
+        train_x=whole.train_x[:3000],
+        train_y=whole.train_y[:3000],
+        test_x=whole.test_x[:1100],
+        test_y=whole.test_y[:1100],
+    )
+    return few.split(600, config.seed)
 
 
 def first(config: Config) -> Tree:
