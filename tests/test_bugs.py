@@ -310,6 +310,7 @@ def test_interrupted_it_leaves_nothing_behind(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # twenty tests in one
 def test_every_catching_test_is_green_without_a_bug():
     with copies.copy_of(ROOT) as copy:
         verdict = copies.tested(copy, *(bug.caught_by for bug in BUGS.values()))

@@ -15,8 +15,8 @@ BUGS = (
         wrong='group["lr_scale"]\n\n        for images',
         story="PyTorch adds a new gradient to the old one. The line that clears it got lost.",
         symptom="The loss falls at first and then swings, or grows, as if the learning rate rose with every step.",
-        lesson="Two steps against another track: the first is the same, the second is not. One step proves nothing "
-        "about what is carried over.",
+        lesson="A few steps against another track: two losses are the same, and the third is not. One step proves "
+        "nothing about what is carried over to the next.",
         caught_by=f"{GOES_ON}[torch-torch]",
         track="torch",
         training={"optimizer": "sgd"},
