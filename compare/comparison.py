@@ -124,12 +124,14 @@ class Comparison:
 
     def train(self, run: Run, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
         """One run: started, followed, written into the results."""
+        self.products = self.products or machine.products(threads=self.results["environment"]["threads"])
+        if self.stopping:
+            return
         config = Config.from_json(run["config"])
         label = f"{config.preset} {run['track']} seed {config.seed}"
         child = tracker.child(config.preset, run["track"], config.seed, params=run["config"], tags=tags)
         run["status"] = "interrupted"
         self.write()
-        self.products = self.products or machine.products(threads=self.results["environment"]["threads"])
         log = self.directory / "logs" / f"{file_name(run)}.log"
         with workers.trainer(self.job(run, config), log=log) as self.worker:
             for event in self.worker.events():

@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
         "--steps", type=positive(int), metavar="N", help="exact number of updates (default: as the preset has it)"
     )
     options.add_argument("--batch-size", type=positive(int), metavar="N", help="of all processes together")
+    options.add_argument("--lr", type=positive(float), metavar="X", help="peak learning rate")
     options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
     options.add_argument("--device", type=devices.parse, default="cpu", help="auto, cpu or gpu (default: cpu)")
     options.add_argument("--out", type=Path, required=True, metavar="DIR")
@@ -132,7 +133,7 @@ def fail(error: Exception, module: Any, process: int) -> NoReturn:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if the network was trained, 2 for a wrong question, 1 if this process or another was lost."""
     options = parser().parse_args(arguments)
-    named = ("steps", "batch_size", "precision", "device")
+    named = ("steps", "batch_size", "lr", "precision", "device")
     given = {name: value for name in named if (value := getattr(options, name)) is not None}
     config = dataclasses.replace(presets.get(options.preset), **given)
     os.environ.update(tracks.environment(options.track, config, threads=machine.cores()))

@@ -69,6 +69,8 @@ def measured(loader: str, number: int, options: argparse.Namespace) -> Results:
         loader=loader,
         model_args={"input_shape": delivery["shape"], "classes": delivery["classes"]},
         steps=K * CHUNKS,
+        batch_size=BATCH_SIZE,
+        lr=0.1,
     )
     usual = variants.Variant(options.track, "as in run_all")
     how = {"threads": machine.cores(), "chunk": K, "evaluate": False, "split": False}
@@ -81,13 +83,13 @@ def measured(loader: str, number: int, options: argparse.Namespace) -> Results:
 
 def problems(trials: Sequence[Results]) -> dict[str, str]:
     """Why a loader has no figures: it failed, or its batches are not those of the first."""
-    expected = next((trial["checksum"] for trial in trials if "checksum" in trial), None)
+    first = next((trial for trial in trials if "checksum" in trial), None)
     found = {}
     for trial in trials:
         if "error" in trial:
             found[trial["loader"]] = trial["error"]
-        elif trial["checksum"] != expected:
-            found[trial["loader"]] = f"its batches are not those of {trials[0]['loader']}"
+        elif first and trial["checksum"] != first["checksum"]:
+            found[trial["loader"]] = f"its batches are not those of {first['loader']}"
     return found
 
 
@@ -95,7 +97,9 @@ def table(results: Results) -> Any:
     """Medians over the repeats."""
     from rich.table import Table
 
-    shown = Table(title=f"{results['dataset']}, batches of {BATCH_SIZE}; a step of mlp-mnist in {results['track']}")
+    shown = Table(
+        title=f"{results['dataset']}, batches of {BATCH_SIZE}; a step of mlp-mnist's network in {results['track']}"
+    )
     shown.add_column("loader")
     for name in ("images/s", "start s", "MB", "step ms", "of it waiting"):
         shown.add_column(name, justify="right")

@@ -102,7 +102,7 @@ def seconds():
     start = time.perf_counter(); a @ b
     return time.perf_counter() - start
 seconds()
-print(*(2 * 2048**3 / seconds() / 1e9 for _ in range(10)))
+print(*(2 * 2048**3 / seconds() / 1e9 for _ in range(5)))
 """
 
 COPY = """
@@ -126,12 +126,12 @@ print(*(threads * 2 * 4 * numbers * laps / seconds() / 1e9 for _ in range(5)))
 
 
 def products(*, threads: int) -> list[float]:
-    """GFLOP/s of ten products of two float32 matrices (2048, 2048), all threads, in a fresh process; [] if it fails."""
+    """GFLOP/s of five products of two float32 matrices (2048, 2048), in a fresh process; [] if that fails."""
     return _figures(PRODUCT, threads=threads)
 
 
 def gemm_gflops(*, threads: int) -> float | None:
-    """The best of ten such products."""
+    """The best of five such products."""
     return max(products(threads=threads), default=None)
 
 

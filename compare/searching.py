@@ -35,7 +35,7 @@ class Search:
     progress: Progress
     tracker: tracking.Tracker
     tags: dict[str, Any]
-    folder: Path = Path()  # of the trial under way
+    folder: Path | None = None  # of the trial under way
     steps: int = 0  # of its training under way
 
     def run(self) -> None:
@@ -43,8 +43,10 @@ class Search:
         waiting = False
         while (left := self.trials - len(study.over(self.study))) > 0:
             if study.under_way(self.study) < left:
-                study.next_trial(self.study, self.trial, self.fields, grid=self.asked["grid"])
-                shutil.rmtree(self.folder, ignore_errors=True)
+                counts = study.next_trial(self.study, self.trial, self.fields, grid=self.asked["grid"])
+                if counts and self.folder:
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder = None
                 search_report.write(search_report.results(self.study, self.asked, self.fields), self.directory)
             else:
                 if not waiting:
@@ -73,6 +75,7 @@ class Search:
         child = self.tracker.child(
             config.preset, self.asked["track"], config.seed, name=label, params=config.to_json(), tags=self.tags
         )  # fmt: skip
+        assert self.folder
         job = Job(config, self.asked["track"], machine.cores(), self.folder / f"seed{config.seed}", keep=1)
         log = self.directory / "logs" / f"trial-{trial.number:04}-seed{config.seed}.log"
         status, accuracy = "interrupted", 0.0

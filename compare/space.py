@@ -152,12 +152,15 @@ def replaced(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def require_known(fields: Mapping[str, Field], config: Config) -> None:
-    """Raise UserError for a name that the config does not have, or a value that cannot be one of its."""
+    """Raise UserError for a name that the config, or its network, does not have, or a value that cannot be one of its.
+
+    Who takes the arguments of optimizer, schedule and loss is told of a wrong one by the first training.
+    """
     from numpy_nn.models import MODELS
 
     for name, field in fields.items():
         group, dot, argument = name.partition(".")
-        if dot and group in ARGUMENTS:
+        if dot and group in ARGUMENTS and "." not in argument:
             if group == "model_args":
                 _require(
                     argument, list(inspect.signature(MODELS[config.model]).parameters), f"argument of {config.model}"

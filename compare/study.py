@@ -98,19 +98,24 @@ def grid_size(fields: Mapping[str, Field]) -> int:
 # --- trials -----------------------------------------------------------------------------------------------------------
 
 
-def next_trial(study: Any, objective: Callable[[Any], float], fields: Mapping[str, Field], *, grid: bool) -> None:
-    """Do one trial. One that is stopped by Ctrl-C is left to whoever goes on."""
+def next_trial(study: Any, objective: Callable[[Any], float], fields: Mapping[str, Field], *, grid: bool) -> bool:
+    """Do one trial; False if it came too late. One that is stopped by Ctrl-C is left to whoever goes on."""
     optuna = library()
     if grid:
         values = {name: list(field.labels) for name, field in fields.items() if isinstance(field, Choice)}
         study.sampler = optuna.samplers.GridSampler(values, seed=0)
     else:  # the seed is that of the trial's number, so that a search that goes on is the one that was not stopped
         study.sampler = optuna.samplers.TPESampler(seed=len(study.get_trials(deepcopy=False)))
-    begun = []
+    begun: list[int] = []
+    broken: list[int] = []
 
     def noted(trial: Any) -> float:
         begun.append(trial.number)
-        return objective(trial)
+        try:
+            return objective(trial)
+        except ValueError:  # of ours; Optuna's own, of a trial that is over, comes after the objective
+            broken.append(trial.number)
+            raise
 
     try:
         study.optimize(noted, n_trials=1, catch=(FailedTrialError,))
@@ -119,8 +124,10 @@ def next_trial(study: Any, objective: Callable[[Any], float], fields: Mapping[st
             optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[number])
         raise
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-        if not any(_taken_for_dead(study.trials[number]) for number in begun):
+        if broken or not any(_taken_for_dead(study.trials[number]) for number in begun):
             raise
+        return False
+    return True
 
 
 def _taken_for_dead(trial: Any) -> bool:

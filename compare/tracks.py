@@ -29,6 +29,9 @@ class Track(Protocol):
     def train_steps(self, state: Any, x: np.ndarray, y: np.ndarray) -> tuple[Any, dict[str, Any]]:
         """Take k steps: x uint8 (k, n, h, w, c), y int32 (k, n); metrics of shape (k,)."""
 
+    def resident(self, state: Any, x: np.ndarray, y: np.ndarray) -> Any:
+        """A dataset where the state computes, to be indexed by numbers (k, n); None if that is this memory."""
+
     def eval_batch(self, state: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
         """Sums and counts over one batch: ``loss_sum``, ``correct``, ``count``."""
 

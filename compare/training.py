@@ -91,7 +91,15 @@ class Training:
             first=self.step,
             stop=self.schedule.steps,
         )
-        return loaders.start(self.config.loader, self.data, order)
+        return loaders.start(self.config.loader, self.on_device or self.data, order)
+
+    @property
+    def on_device(self) -> Any:
+        """The training images on an accelerator, if it is to have them all; None otherwise."""
+        config, data = self.config, self.data
+        if config.device == "cpu" or config.loader != "memory" or config.augment:
+            return None
+        return self.track.resident(self.state, data.train_x, data.train_y)
 
     def chunk(self) -> Event:
         """Take the next steps and report them."""

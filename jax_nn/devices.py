@@ -7,9 +7,12 @@ the device sets ``XLA_PYTHON_CLIENT_PREALLOCATE=false`` before that.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
+from jax import Array
 
 FORCED = "XLA_FLAGS=--xla_force_host_platform_device_count"  # set before JAX starts, it cuts the CPU into devices
 
@@ -55,6 +58,23 @@ def compiler_options(devices: Sequence[jax.Device]) -> dict[str, str] | None:
     """
     left = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
     return {"xla_cpu_experimental_ynn_fusion_type": left} if devices[0].platform == "cpu" else None
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A dataset on the device, images uint8 (N, h, w, c), labels int32 (N,): only numbers of images travel there."""
+
+    x: Array
+    y: Array
+
+    def __getitem__(self, index: np.ndarray) -> tuple[Array, Array]:
+        """The images and labels of these numbers (k, n)."""
+        return _taken(self.x, self.y, index)
+
+
+@jax.jit
+def _taken(x: Array, y: Array, index: Array) -> tuple[Array, Array]:
+    return x[index], y[index]
 
 
 def in_full(function: Callable[..., Any]) -> Callable[..., Any]:

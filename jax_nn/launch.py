@@ -139,8 +139,12 @@ def _gather(port: int, processes: int, until: float) -> tuple[list[int], dict[in
         while len(lines) < processes - 1:
             server.settimeout(max(until - time.monotonic(), 0.001))
             line = server.accept()[0]
-            with contextlib.suppress(OSError, ValueError):  # a stranger
-                lines[int(line.recv(8, socket.MSG_WAITALL))] = line
+            line.settimeout(min(5, max(until - time.monotonic(), 0.001)))
+            with contextlib.suppress(OSError, ValueError):  # a stranger, who may say nothing
+                number = int(line.recv(8, socket.MSG_WAITALL))
+                line.settimeout(None)
+                if 0 < number < processes:
+                    lines[number] = line
     absent = sorted({*range(1, processes)} - lines.keys())
     for line in lines.values():
         line.sendall(f"{json.dumps(absent)}\n".encode())

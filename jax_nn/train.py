@@ -31,7 +31,7 @@ from flax import nnx
 from jax import Array
 
 from jax_nn import interop, optim
-from jax_nn.devices import choose, compiler_options, facts, in_full
+from jax_nn.devices import Resident, choose, compiler_options, facts, in_full
 from jax_nn.losses import LOSSES, correct
 from jax_nn.models import MODELS
 from jax_nn.norm import BatchNorm
@@ -238,13 +238,19 @@ def make_evaluate(
     return evaluate
 
 
-def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Array]]:
+def train_steps(state: State, x: np.ndarray | Array, y: np.ndarray | Array) -> tuple[State, dict[str, Array]]:
     """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
 
     Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
     """
     carry, metrics = state.train_chunk(state.carry, x, y)
     return replace(state, carry=carry), metrics
+
+
+def resident(state: State, x: np.ndarray, y: np.ndarray) -> Resident | None:
+    """A dataset where the state computes, to be indexed by numbers (k, n); None on a CPU, and on several devices."""
+    device, *others = state.devices
+    return None if others or device.platform == "cpu" else Resident(*jax.device_put((x, y), device))
 
 
 def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Array]:

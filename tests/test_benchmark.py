@@ -304,7 +304,7 @@ def test_a_layer_is_timed_in_every_track(track: str, monkeypatch: pytest.MonkeyP
 
 def test_the_sweep_varies_one_thing_at_a_time() -> None:
     points = list(scaling.points(presets.get("mlp-mnist")))
-    assert [config.batch_size for axis, config, _ in points if axis == "batch"] == [32, 64, 128, 256, 512]
+    assert [config.batch_size for axis, config, _ in points if axis == "batch"] == [128, 256, 512, 1024, 2048]
     assert next(config.model_args["hidden"] for axis, config, _ in points if axis == "width") == (256, 256)
     steps = [config.steps or 0 for axis, config, _ in points if axis == "steps"]
     assert steps[2] == 16 * steps[0]

@@ -213,7 +213,7 @@ def test_the_command_line_takes_a_device_and_a_number_of_them():
     ("arguments", "message"),
     [
         (["--device", "tpu"], "'tpu' is no device: it is auto, cpu, gpu"),
-        (["--devices", "3"], "mlp-mnist: a batch of 128 does not divide by 3 devices: choose another --batch-size"),
+        (["--devices", "3"], "mlp-mnist: a batch of 512 does not divide by 3 devices: choose another --batch-size"),
         (["--devices", "64"], "--devices 64: on a CPU they share its cores, and this process may use 2"),
     ],
 )
@@ -238,6 +238,23 @@ def test_proofs_are_made_where_it_is_computed_but_formulas_on_the_cpu():
     assert comparison.proof_of(config, "float64") == dataclasses.replace(config, precision="float64", device="cpu")
 
 
+@pytest.mark.parametrize("name", ["jax", "torch"])
+def test_a_dataset_on_the_device_gives_the_same_steps(name):
+    track, place = tracks.load(name), {"jax": jax.device_put, "torch": torch.from_numpy}[name]
+    x, y = images("mlp", 12, 4)
+    index = np.random.default_rng(0).permutation(48).reshape(6, 8)
+    flat_x, flat_y = x.reshape(48, *x.shape[2:]), y.reshape(48)
+    there = {"jax": jax_devices, "torch": torch_devices}[name].Resident(place(flat_x), place(flat_y))
+    states = [
+        track.train_steps(start(track, "mlp", precision="float32"), *batches)[0]
+        for batches in (there[index], (flat_x[index], flat_y[index]))
+    ]
+    (a, b) = (leaves(track.to_snapshot(state)) for state in states)
+    for path in b:
+        np.testing.assert_array_equal(a[path], b[path], err_msg=path)
+    assert track.resident(states[0], flat_x, flat_y) is None  # on a CPU nothing has to move
+
+
 # --- on an accelerator ------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +273,10 @@ def test_a_gpu_does_what_the_cpu_does(track, model, needs_gpu):
         snapshots[device] = leaves(track.to_snapshot(state))
     gap, where = largest_gap(snapshots["gpu"], snapshots["cpu"])
     assert gap <= 1e-3, where  # TF32 would be at 1e-2
+    there = track.resident(state, x[0], y[0])
+    index = np.arange(8).reshape(2, 4)
+    labels = there[index][1]
+    assert np.array_equal(np.asarray(labels.cpu() if torch.is_tensor(labels) else labels), y[0][index])
     facts = track.device_facts(state)
     assert facts["hardware"] != "cpu"
     assert facts["products"] == "float32 (no TF32)"

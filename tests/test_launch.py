@@ -110,8 +110,8 @@ def test_a_process_that_nobody_launched_says_how(capsys, monkeypatch, tmp_path):
 
 # --- where they go on -------------------------------------------------------------------------------------------------
 
-CONFIG = dataclasses.replace(presets.get("mlp-mnist"), precision="float64", steps=58, batch_size=32)
-SAME = ["--precision", "float64", "--steps", "58", "--batch-size", "32", "--save-every", "2"]  # 29 chunks
+CONFIG = dataclasses.replace(presets.get("mlp-mnist"), precision="float64", steps=58, batch_size=32, lr=0.1)
+SAME = "--precision float64 --steps 58 --batch-size 32 --lr 0.1 --save-every 2".split()  # 29 chunks
 
 
 def agreed(*jobs: Job) -> list[Any]:

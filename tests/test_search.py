@@ -54,8 +54,8 @@ def test_a_space_is_ranges_and_choices():
         ("seed=0,1", "unknown field 'seed'"),
         ("model_args.width=1,2", "unknown argument of mlp 'width'; known: "),
         ("optimizer=adamm", "unknown optimizer 'adamm'; known: sgd, momentum"),
-        ("batch_size=0.5:2", "batch_size=0.5: it is float, and should be like 128"),
-        ("lr=high,low", "lr='high': it is str, and should be like 0.1"),
+        ("batch_size=0.5:2", "batch_size=0.5: it is float, and should be like 512"),
+        ("lr=high,low", "lr='high': it is str, and should be like 0.3"),
     ],
 )
 def test_what_cannot_be_searched_is_said(text, message):

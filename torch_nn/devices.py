@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 
 def choose(device: str = "cpu", count: int = 1) -> list[torch.device]:
@@ -36,6 +39,19 @@ def accelerators() -> list[torch.device]:
         return []
     kind = torch.accelerator.current_accelerator().type
     return [torch.device(kind, number) for number in range(torch.accelerator.device_count())]
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A dataset on the device, images uint8 (N, h, w, c), labels int32 (N,): only numbers of images travel there."""
+
+    x: Tensor
+    y: Tensor
+
+    def __getitem__(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The images and labels of these numbers (k, n)."""
+        there = torch.from_numpy(index).to(self.x.device)
+        return self.x[there], self.y[there]
 
 
 def in_full(device: torch.device, precision: str) -> None:

@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import datetime
 import os
+import re
 import socket
 from collections.abc import Sequence
 
@@ -84,7 +85,8 @@ def leave(error: Exception | None = None, words: str = "") -> list[str]:
     rank, others = dist.get_rank(), [each for each in range(dist.get_world_size()) if each != dist.get_rank()]
     _destroy()  # so that who waits for this process does no longer
     try:
-        _store.set(f"words/{rank}", "" if isinstance(error, RuntimeError) else words)
+        suffers = isinstance(error, RuntimeError) and re.search("gloo|nccl|connection", str(error), re.IGNORECASE)
+        _store.set(f"words/{rank}", "" if suffers else words)  # whoever only misses another has nothing to say
         gone = _silent("words", others, SOON)
         found = [f"process {each} {GONE}" for each in gone]
         found += [_store.get(f"words/{each}").decode() for each in others if each not in gone]

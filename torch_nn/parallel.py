@@ -107,7 +107,7 @@ def each_its_shard(train_steps: Callable[..., Any]) -> Callable[..., Any]:
     """The same train_steps of a whole batch, of which every process computes its shard."""
 
     @functools.wraps(train_steps)
-    def of_whole(state: Any, x: np.ndarray, y: np.ndarray) -> Any:
+    def of_whole(state: Any, x: np.ndarray | Tensor, y: np.ndarray | Tensor) -> Any:
         if state.devices == 1:
             return train_steps(state, x, y)
         xs, ys = (dealt(array, state.devices, state.accumulate) for array in (x, y))

@@ -159,11 +159,11 @@ def prepared(network: nn.Module, *, compile: bool, precision: str) -> Callable[[
     return in_bfloat16(forward) if precision == "bfloat16" else forward
 
 
-def to_device(state: State, x: np.ndarray, y: np.ndarray) -> tuple[Tensor, Tensor]:
+def to_device(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
     """Images as bytes, and labels as PyTorch's losses want them: int64, or distributions of the logits' dtype."""
-    labels = torch.from_numpy(y)
+    labels = torch.as_tensor(y)
     dtype = state.mean.dtype if labels.is_floating_point() else torch.int64
-    return torch.from_numpy(x).to(state.device), labels.to(state.device, dtype)
+    return torch.as_tensor(x).to(state.device), labels.to(state.device, dtype)
 
 
 def preprocess(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ def micro_batches(x: Tensor, y: Tensor, parts: int) -> Iterator[tuple[Tensor, Te
 
 
 @parallel.each_its_shard
-def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, Tensor]]:
+def train_steps(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) -> tuple[State, dict[str, Tensor]]:
     """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
 
     Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
@@ -211,6 +211,13 @@ def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict
     per_step = (len(lrs), state.accumulate)
     loss_sums, correct_sums = (torch.stack(parts).view(per_step).sum(dim=1) for parts in (losses, corrects))
     return state, {"loss": loss_sums.cpu(), "correct": correct_sums.cpu(), "lr": torch.tensor(lrs)}
+
+
+def resident(state: State, x: np.ndarray, y: np.ndarray) -> places.Resident | None:
+    """A dataset where the state computes, to be indexed by numbers (k, n); None on a CPU, and on several devices."""
+    if state.devices > 1 or state.device.type == "cpu":
+        return None
+    return places.Resident(torch.from_numpy(x).to(state.device), torch.from_numpy(y).to(state.device))
 
 
 @torch.inference_mode()

@@ -62,6 +62,15 @@ def eval_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> Iterator[tupl
         yield xs, ys
 
 
+def digest(*arrays: np.ndarray) -> str:
+    """SHA-256 of arrays: of their types, shapes and numbers."""
+    sha = sha256()
+    for array in arrays:
+        sha.update(f"{array.dtype} {array.shape} ".encode())
+        sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return sha.hexdigest()
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Data:
     """A dataset in memory: images uint8 (n, h, w, c), labels int32 (n,).
@@ -93,11 +102,7 @@ class Data:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all images and labels in their order: a resumed run must see the same."""
-        sha = sha256()
-        for array in (self.train_x, self.train_y, self.val_x, self.val_y, self.test_x, self.test_y):
-            sha.update(f"{array.dtype} {array.shape} ".encode())
-            sha.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-        return sha.hexdigest()
+        return digest(self.train_x, self.train_y, self.val_x, self.val_y, self.test_x, self.test_y)
 
     def split(self, val_size: int, seed: int) -> Data:
         """Move `val_size` training images, chosen by `seed`, to the validation set."""

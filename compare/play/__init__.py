@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from compare.errors import UserError, command_line
-from compare.results import NAMES
+from compare.run_all import TRACKS
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--checkpoint", type=Path, metavar="C", help="checkpoint folder or exported file (the CNN that ships)"
     )
-    options.add_argument("--tracks", nargs="+", choices=list(NAMES), default=list(NAMES), metavar="T", help="(all)")
+    options.add_argument("--tracks", nargs="+", choices=TRACKS, default=list(TRACKS), metavar="T", help="(all)")
     options.add_argument(
         "--host", default="127.0.0.1", help="who may come: 127.0.0.1 is this machine alone (the default)"
     )

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from compare.data.fetch import CACHE
-from compare.data.stream import Data
+from compare.data.stream import Data, digest
 from compare.errors import UserError
 
 NAME, RELEASE = "images", "1.0.0"  # of the one dataset in a folder
@@ -74,7 +74,7 @@ def prepared(data: Data, file_format: str) -> Path:
     others wait for it; what a killed one leaves is removed.
     """
     root = Path(os.environ.get("NN_CACHE_DIR") or CACHE).expanduser() / "prepared"
-    folder = root / f"{data.name.partition(':')[0]}-{data.digest[:16]}-{file_format}"
+    folder = root / f"{data.name.partition(':')[0]}-{digest(data.train_x, data.train_y)[:16]}-{file_format}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         with (root / f"{folder.name}.lock").open("w") as lock:
