@@ -5,7 +5,7 @@
     jax.jit(..., donate_argnums=0)                compiled once, the old state's memory reused for the new
     jax.pmap(..., "devices")                      on several devices at once: see ``parallel``
 
-The seven functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
+The eight functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
 
     state = init_state(snapshot, model="mlp", ...)
     state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
@@ -13,6 +13,7 @@ The seven functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
     outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
+    images = resident(state, x, y)                  # a dataset on an accelerator, else None
     facts = device_facts(state)                     # what computed, how precisely, in how much memory
 """
 

@@ -1,6 +1,6 @@
 """Training with NumPy: forward, backward, update; nothing hidden.
 
-The seven functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
+The eight functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
 
     state = init_state(snapshot, model="mlp", ...)
     state, metrics = train_steps(state, x, y)       # x uint8 (k, n, h, w, c), y int32 (k, n)
@@ -8,6 +8,7 @@ The seven functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
     outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
+    images = resident(state, x, y)                  # a dataset on an accelerator, else None
     facts = device_facts(state)                     # what computed, how precisely, in how much memory
 """
 
