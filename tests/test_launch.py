@@ -247,7 +247,7 @@ def trained_by_one(folder: Path, track: str, **changes: Any) -> Tree:
 
 
 def assert_equal(out: Path, track: str, whole: Tree) -> None:
-    """The trained network is that of one device without interruption; observed: 3e-16 of the largest number."""
+    """The trained network is that of one device without interruption."""
     snapshot, _ = read_npz(out / f"mlp-mnist-{track}.npz")
     found = leaves(snapshot["params"])
     assert found.keys() == whole.keys()
