@@ -102,9 +102,7 @@ class Benchmark:
         before = self.products or machine.products(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
         self.products = machine.products(threads=self.threads)
-        answer["gemm_gflops"] = statistics.median(around) if (around := before + self.products) else None
-        environment = self.results["environment"]
-        environment["gemm_gflops"] = max(environment["gemm_gflops"] or 0.0, *around)
+        answer["gemm_gflops"] = machine.around(self.results["environment"], before, self.products)
         self.results["trials" if target is None else "cold"].append({"repeat": number, **answer})
         self.note(f"{number + 1}/{self.results['repeats']}  {config.preset}  {variant.label:<16}  {describe(answer)}")
 

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import os
 import signal
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,10 +196,8 @@ class Comparison:
         """Hold a run's speed against large products just before it and just after: a machine has slow minutes."""
         environment, before = self.results["environment"], self.products
         self.products = [] if self.stopping else machine.products(threads=environment["threads"])
-        if around := before + self.products:
-            run["gemm_gflops"] = statistics.median(around)
-            run["gemm_share"] = run["gflops"] / run["gemm_gflops"] if run["gflops"] else None
-            environment["gemm_gflops"] = max(environment["gemm_gflops"] or 0, *around)
+        pace = run["gemm_gflops"] = machine.around(environment, before, self.products)
+        run["gemm_share"] = run["gflops"] / pace if run["gflops"] and pace else None
 
     def finish(self, tracker: tracking.Tracker) -> None:
         """Measure the drift, write results and report, end the MLflow run."""
