@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from compare.errors import UserError, command_line
+from compare.errors import UserError, command_line, look_up
 from compare.zoo import BUGS
 from compare.zoo.bug import RIGHT, Bug
 from compare.zoo.planting import current, difference, plant, remember, solve
@@ -68,11 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def named(name: str) -> Bug:
     """Look up a bug; an unknown name is answered with the known ones."""
-    if name not in BUGS:
-        close = difflib.get_close_matches(name, BUGS, n=1)
-        guess = f" Did you mean {close[0]}?" if close else ""
-        raise UserError(f"unknown bug {name!r}.{guess} Known: {', '.join(BUGS)}")
-    return BUGS[name]
+    return look_up("bug", name, BUGS)
 
 
 # --- the game ---------------------------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
 import sys
-from collections.abc import Callable
-from typing import ParamSpec
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
 
 Arguments = ParamSpec("Arguments")
+Thing = TypeVar("Thing")
 
 
 class UserError(Exception):
@@ -17,6 +19,15 @@ class UserError(Exception):
     The message names the thing and says what to do about it; the command line
     prints it without a traceback and exits with status 2.
     """
+
+
+def look_up(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
+    """What has this name; UserError answers an unknown one with the known ones."""
+    if name not in table:
+        close = difflib.get_close_matches(name, table, n=1)
+        guess = f" Did you mean {close[0]}?" if close else ""
+        raise UserError(f"unknown {kind} {name!r}.{guess} Known: {', '.join(table)}")
+    return table[name]
 
 
 def told(error: UserError) -> int:

@@ -25,10 +25,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from compare import devices, machine, presets, sharing, tracks
-from compare.config import Interval
 from compare.errors import UserError, command_line
 from compare.jobs import Job
-from compare.run_all import positive
+from compare.run_all import add_saving, positive
 
 
 def parser() -> argparse.ArgumentParser:
@@ -46,16 +45,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
     options.add_argument("--device", type=devices.parse, default="cpu", help="auto, cpu or gpu (default: cpu)")
     options.add_argument("--out", type=Path, required=True, metavar="DIR")
-    options.add_argument(
-        "--save-every",
-        type=Interval.parse,
-        default=Interval.parse("60s"),
-        metavar="N",
-        help="save after N steps, or after N seconds with an s behind it (default: 60s), and at the end",
-    )
-    options.add_argument(
-        "--keep", type=positive(int), default=2, metavar="K", help="keep the last K checkpoints (default: 2)"
-    )
+    add_saving(options)
     options.add_argument(
         "--timeout", type=positive(int), default=60, metavar="S", help="seconds to wait for the others (60)"
     )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import Any
 
 from compare.config import Config
-from compare.errors import UserError
+from compare.errors import look_up
 
 DEFAULT = ("mlp-mnist", "cnn-mnist")
 
@@ -137,8 +136,4 @@ PRESETS = {
 
 def get(name: str) -> Config:
     """Look up a preset; an unknown name is answered with the known ones."""
-    if name not in PRESETS:
-        close = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise UserError(f"unknown preset {name!r}.{hint} Known: {', '.join(PRESETS)}")
-    return PRESETS[name]
+    return look_up("preset", name, PRESETS)

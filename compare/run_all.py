@@ -76,6 +76,20 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--devices", type=positive(int), metavar="N", help="split each batch over N devices; a CPU's are its cores"
     )
+    add_saving(options)
+    options.add_argument("--resume", type=Path, metavar="DIR", help="go on with every unfinished run of a comparison")
+    options.add_argument(
+        "--resume-from", type=Path, metavar="CHECKPOINT", help="start every track from this, whatever track wrote it"
+    )
+    options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/DATE_TIME)")
+    options.add_argument("--no-proof", action="store_true", help="skip the parity proof; speeds are then not shown")
+    options.add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")
+    options.add_argument("--list", action="store_true", help="list the presets and their promises, and exit")
+    return options
+
+
+def add_saving(options: argparse.ArgumentParser) -> None:
+    """How often a training saves itself, and how many of its checkpoints stay."""
     options.add_argument(
         "--save-every",
         type=Interval.parse,
@@ -90,15 +104,6 @@ def parser() -> argparse.ArgumentParser:
         metavar="K",
         help="keep the last K checkpoints of a run, and the best by validation (default: 2)",
     )
-    options.add_argument("--resume", type=Path, metavar="DIR", help="go on with every unfinished run of a comparison")
-    options.add_argument(
-        "--resume-from", type=Path, metavar="CHECKPOINT", help="start every track from this, whatever track wrote it"
-    )
-    options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/DATE_TIME)")
-    options.add_argument("--no-proof", action="store_true", help="skip the parity proof; speeds are then not shown")
-    options.add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")
-    options.add_argument("--list", action="store_true", help="list the presets and their promises, and exit")
-    return options
 
 
 def positive(kind: type[int] | type[float]) -> Any:
