@@ -52,6 +52,7 @@ def test_a_space_is_ranges_and_choices():
         ("optimizer=sgd,,adam", "values have commas between them"),
         ("learning_rate=0.1,1", "unknown field 'learning_rate'; known: augment, batch_size"),
         ("seed=0,1", "unknown field 'seed'"),
+        ("optimizer_args.weight.decay=0,1", "unknown field 'optimizer_args.weight.decay'"),
         ("model_args.width=1,2", "unknown argument of mlp 'width'; known: "),
         ("optimizer=adamm", "unknown optimizer 'adamm'; known: sgd, momentum"),
         ("batch_size=0.5:2", "batch_size=0.5: it is float, and should be like 512"),
