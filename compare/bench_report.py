@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from compare import bench_costs
+from compare import bench_costs, machine
 from compare import bench_tables as tables
 from compare.bench_results import SHOWN, Results, read, rows
 from compare.errors import UserError, command_line
@@ -58,7 +58,8 @@ def against(results: Results, before: Results) -> list[tuple[str, bool]]:
         said.append(
             (f"The earlier benchmark ran on {machines[0]}, this one on {machines[1]}: no fair comparison.", False)
         )
-    changed = {name for name, facts in results["presets"].items() if facts != before["presets"].get(name, facts)}
+    earlier = {name: {"device": "cpu"} | facts for name, facts in before["presets"].items()}
+    changed = {name for name, facts in results["presets"].items() if facts != earlier.get(name, facts)}
     said += [(f"{name} was another network or another amount of work: not compared.", False) for name in changed]
     for row in tables.shown(results):
         if row.key in old and row.preset not in changed:
@@ -100,12 +101,15 @@ def _how(results: Results) -> str:
     cores = f"{environment['threads']} core{'s' if environment['threads'] > 1 else ''}"
     interval = "in brackets the 95 % bootstrap interval of that" if repeats > 2 else "too few repeats for an interval"
     steps = " and ".join(f"{plan['steps']:,} steps of {name}" for name, plan in results["presets"].items())
+    where = {trial["track"]: trial.get("hardware") for trial in results["trials"]}
+    there = "".join(f", {track} on {name}" for track, name in where.items() if not machine.on_cpu(name))
     return (
-        f"{tables.processes(results)} for each row, in turns, on {cores} of {environment['cpu']}, {steps} in each: "
-        f"a tenth warms up, the rest is timed. A figure is the median over processes of the median of one; {interval}. "
-        f"*p10 to p90* is the spread of all timed calls. *Of products*: arithmetic counted on paper, as a share of "
+        f"{tables.processes(results)} for each row, in turns, on {cores} of {environment['cpu']}{there}, {steps} in "
+        "each: a tenth warms up, the rest is timed. A figure is the median over processes of the median of one; "
+        f"{interval}. *p10 to p90* is the spread of all timed calls. *Of products*: arithmetic counted on paper, as a share of "
         "what NumPy's large float32 products reached just before and after each process (the median; the best of all: "
-        f"{environment['gemm_gflops']:,.0f} GFLOP/s). *To reference*: "
+        f"{environment['gemm_gflops']:,.0f} GFLOP/s); on an accelerator, of what PyTorch's products reach there in the "
+        "precision of the run. *To reference*: "
         "times as fast as a plain PyTorch script. *Accuracy*: after those few steps, all test images counted; so early "
         "equal models may be points apart, and it is the first losses that show that they are equal."
     )

@@ -5,6 +5,7 @@ python -m compare.benchmark cnn-mnist --tracks jax torch --repeats 9 --threads 1
 python -m compare.benchmark mlp-mnist --target 0.98       also the cold time to a validation accuracy
 python -m compare.benchmark mlp-mnist --sweep             also how cost grows with batch, width and steps
 python -m compare.benchmark mlp-mnist --tensorflow        also a plain Keras script on the same batches
+python -m compare.benchmark cnn-mnist --device gpu --precision bfloat16
 python -m compare.benchmark mlp-mnist --against OLD.json  what became slower, beyond noise
 
 No speed is measured before the tracks are proven to be one model, and none is shown of a process whose first losses
@@ -27,7 +28,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from compare import machine, presets, workers
+from compare import devices, machine, presets, tracks, workers
 from compare.config import Config
 from compare.errors import UserError, command_line
 
@@ -57,13 +58,17 @@ class Benchmark:
 
     def prove(self) -> None:
         """Hold the tracks against each other, or the only one against another; what fails is not measured."""
+        from compare.comparison import proof_of
         from compare.results import proof_problem
 
         names = list(dict.fromkeys(self.tracks)) if len(self.tracks) > 1 else [*self.tracks, other(self.tracks[0])]
-        for precision in ("float64", "float32"):
+        for precision in dict.fromkeys(("float64", *(config.precision for config in self.configs))):
             self.note(f"proving that {' and '.join(names)} are the same model in {precision}")
-            wanted = [dataclasses.replace(config, precision=precision).to_json() for config in self.configs]
-            self.results["proof"] += workers.call("compare.parity", "--json", json.dumps(wanted), "--tracks", *names)
+            wanted = [proof_of(config, precision) for config in self.configs]
+            self.results["proof"] += workers.call(
+                *("compare.parity", "--json", json.dumps([config.to_json() for config in wanted]), "--tracks", *names),
+                variables=devices.variables(wanted[0]),
+            )
         for config, track in itertools.product(self.configs, self.tracks):
             problem = proof_problem(self.results, {**config.to_json(), "track": track})
             if problem:
@@ -102,7 +107,10 @@ class Benchmark:
         before = self.products or machine.products(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
         self.products = machine.products(threads=self.threads)
-        answer["gemm_gflops"] = machine.around(self.results["environment"], before, self.products)
+        pace = machine.around(self.results["environment"], before, self.products)
+        if not machine.on_cpu(answer.get("hardware")):
+            pace = machine.accelerator_gflops(config.device, config.precision)
+        answer["gemm_gflops"] = pace
         self.results["trials" if target is None else "cold"].append({"repeat": number, **answer})
         self.note(f"{number + 1}/{self.results['repeats']}  {config.preset}  {variant.label:<16}  {describe(answer)}")
 
@@ -140,7 +148,7 @@ def begin(configs: list[Config], *, repeats: int, target: float | None, threads:
 
     def preset(config: Config) -> dict[str, Any]:
         chunk = chunk_of(config, WORK)
-        facts = ("model", "model_args", "dataset", "batch_size", "optimizer", "precision")
+        facts = ("model", "model_args", "dataset", "batch_size", "optimizer", "precision", "device")
         plan = {"flops_per_image": training_flops(config), "chunk": chunk, "steps": LAPS * chunk}
         return {name: getattr(config, name) for name in facts} | plan
 
@@ -184,6 +192,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--tracks", nargs="+", choices=TRACKS, default=list(TRACKS), metavar="TRACK")
     options.add_argument("--repeats", type=int, default=5, metavar="N", help="fresh processes for each (default: 5)")
     options.add_argument("--batch-size", type=int, metavar="N", help="instead of the preset's")
+    options.add_argument("--precision", choices=("float32", "bfloat16"), help="of the products (default: the preset's)")
+    options.add_argument("--device", type=devices.parse, metavar="auto|cpu|gpu[:i]", help="of JAX and PyTorch")
     options.add_argument("--threads", choices=("1", "all"), default="all", help="cores to use (default: all)")
     options.add_argument("--target", type=float, metavar="X", help="also the cold time to this validation accuracy")
     options.add_argument("--sweep", action="store_true", help="also how cost grows with batch, width and steps")
@@ -203,12 +213,13 @@ def run(options: argparse.Namespace, configs: list[Config], command: str) -> dic
     threads = machine.cores() if options.threads == "all" else 1
     with variants.on_cores(threads):
         started = begin(configs, repeats=options.repeats, target=options.target, threads=threads, command=command)
-        benchmark = Benchmark(configs, options.tracks, options.tensorflow, threads, options.out, _say, started)
+        names = tracks.that_have(configs[0].precision, options.tracks)
+        benchmark = Benchmark(configs, names, options.tensorflow, threads, options.out, _say, started)
         benchmark.prove()
         for number in range(options.repeats):
             benchmark.repeat(number, options.target)
             benchmark.save()
-        if not options.no_layers:
+        if not options.no_layers and all(config.device == "cpu" for config in configs):  # a roofline of one core
             benchmark.layers()
         if options.sweep:
             benchmark.sweep()
@@ -234,7 +245,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError("--tensorflow: TensorFlow is not installed; pip install 'nn-three-ways[tensorflow]' brings it")
     folder = str(Path(options.data_dir).resolve()) if options.data_dir else None
     names = dict.fromkeys(options.presets or presets.DEFAULT)
-    given = {"data_dir": folder} | ({} if options.batch_size is None else {"batch_size": options.batch_size})
+    asked = {name: getattr(options, name) for name in ("batch_size", "precision", "device")}
+    given = {"data_dir": folder} | {name: value for name, value in asked.items() if value is not None}
     configs = [dataclasses.replace(presets.get(name), **given) for name in names]
     from compare import bench_report, bench_results
 

@@ -193,10 +193,17 @@ class Comparison:
             self.progress.end(label, f"{run['status'].upper()}: {run['message']}")
 
     def weigh(self, run: Run) -> None:
-        """Hold a run's speed against large products just before it and just after: a machine has slow minutes."""
-        environment, before = self.results["environment"], self.products
+        """Hold a run's speed against large products just before it and just after: a machine has slow minutes.
+
+        What ran on an accelerator is held against that one's.
+        """
+        environment, before, config = self.results["environment"], self.products, run["config"]
         self.products = [] if self.stopping else machine.products(threads=environment["threads"])
-        pace = run["gemm_gflops"] = machine.around(environment, before, self.products)
+        pace = machine.around(environment, before, self.products)
+        if not machine.on_cpu(run["hardware"]):
+            each = machine.accelerator_gflops(config["device"], config["precision"])
+            pace = each and each * config["devices"]
+        run["gemm_gflops"] = pace
         run["gemm_share"] = run["gflops"] / pace if run["gflops"] and pace else None
 
     def finish(self, tracker: tracking.Tracker) -> None:

@@ -106,6 +106,19 @@ seconds()
 print(*(2 * 2048**3 / seconds() / 1e9 for _ in range(5)))
 """
 
+PRODUCT_THERE = """
+import sys, time, torch
+number, precision = sys.argv[1:]
+torch.backends.cuda.matmul.fp32_precision = "ieee"
+device = torch.device(torch.accelerator.current_accelerator().type, int(number))
+a, b = torch.randn(2, 8192, 8192, dtype=getattr(torch, precision), device=device)
+def seconds():
+    torch.accelerator.synchronize(device); start = time.perf_counter(); a @ b
+    torch.accelerator.synchronize(device); return time.perf_counter() - start
+seconds()
+print(*(2 * 8192**3 / seconds() / 1e9 for _ in range(5)))
+"""
+
 COPY = """
 import numpy, sys, threading, time
 threads, numbers = map(int, sys.argv[1:])
@@ -136,6 +149,17 @@ def around(environment: dict[str, Any], before: list[float], after: list[float])
     both = before + after
     environment["gemm_gflops"] = max([environment["gemm_gflops"] or 0.0, *both]) or None
     return statistics.median(both) if both else None
+
+
+def on_cpu(hardware: str | None) -> bool:
+    """Is it the CPU, or a part of it, that a run's ``hardware`` names? None: it did not come so far."""
+    return hardware is None or hardware.endswith("cpu")
+
+
+def accelerator_gflops(device: str, precision: str) -> float | None:
+    """Median of five products of matrices (8192, 8192) by PyTorch on an accelerator; float32 without TF32."""
+    found = _figures(PRODUCT_THERE, device.partition(":")[2] or "0", precision, threads=1)
+    return statistics.median(found) if found else None
 
 
 def gemm_gflops(*, threads: int) -> float | None:

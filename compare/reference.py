@@ -2,8 +2,9 @@
 
 It is what nearly everybody writes first: ``nn.Sequential``, the training images normalised once and kept as one float
 tensor, batches by indexing it, ``zero_grad``, ``backward``, ``step``, a scheduler, and the losses collected. Nothing
-of ``torch_nn`` is used. Because it is called like a track, the benchmark times it by the same clocks; and because it
-starts from the same weights and sees the same batches, its losses must be those of the tracks.
+of ``torch_nn`` is used, but for the names of devices. Because it is called like a track, the benchmark times it by the
+same clocks; and because it starts from the same weights and sees the same batches, its losses must be those of the
+tracks.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from compare.data.stream import InMemory
 from compare.training import Training
 from numpy_nn.optim import schedule as formula
 from numpy_nn.tree import Tree, leaves
+from torch_nn import devices as torch_devices
 
 
 @dataclasses.dataclass
@@ -88,14 +90,18 @@ def init_state(
     std: tuple[float, ...],
     threads: int,
     loss_args: dict[str, Any],
+    device: str = "cpu",
     **_: Any,
 ) -> State:
     """The script's variables, with the weights of the snapshot; the arguments are those of a track."""
     torch.set_num_threads(threads)
+    there = torch_devices.choose(device)[0]
+    torch_devices.in_full(there, "float32")
     network = NETWORKS[model](**model_args)
     height, width, channels = model_args.get("input_shape", (28, 28, 1))
     network(torch.zeros(1, channels, height, width))  # lazy layers find their sizes
     copy_weights(network, snapshot["params"], channels)
+    network.to(there)
     matrices = [p for p in network.parameters() if p.ndim > 1]
     vectors = [p for p in network.parameters() if p.ndim == 1]
     decay, clip_norm = optimizer_args.get("weight_decay", 0.0), optimizer_args.get("clip_norm")
@@ -107,8 +113,8 @@ def init_state(
         scheduler=torch.optim.lr_scheduler.LambdaLR(made, formula(schedule, **schedule_args)),
         criterion=nn.CrossEntropyLoss(label_smoothing=loss_args.get("label_smoothing", 0.0)),
         clip_norm=clip_norm,
-        mean=torch.tensor(mean).view(-1, 1, 1),
-        std=torch.tensor(std).view(-1, 1, 1),
+        mean=torch.tensor(mean, device=there).view(-1, 1, 1),
+        std=torch.tensor(std, device=there).view(-1, 1, 1),
     )
 
 
@@ -135,20 +141,21 @@ def hold(training: Training) -> None:
     """Turn the training images into the tensor that the script keeps in memory."""
     data, state = training.data, training.state
     state.images = normalised(state, data.train_x)
-    state.labels = torch.from_numpy(data.train_y).long()
+    state.labels = torch.from_numpy(data.train_y).long().to(state.mean.device)
     training.data = InMemory(**{field.name: getattr(data, field.name) for field in dataclasses.fields(data)})
 
 
 def normalised(state: State, x: np.ndarray) -> Tensor:
     """Bytes (n, h, w, c) to floats (n, c, h, w)."""
-    return (torch.from_numpy(x).permute(0, 3, 1, 2).contiguous().float() / 255 - state.mean) / state.std
+    pixels = torch.from_numpy(x).to(state.mean.device)
+    return (pixels.permute(0, 3, 1, 2).contiguous().float() / 255 - state.mean) / state.std
 
 
 def train_steps(state: State, index: np.ndarray, _: np.ndarray) -> tuple[State, dict[str, Tensor]]:
     """The loop of the script over batches of images; index (k, n) says which."""
     losses, corrects, lrs = [], [], []
     state.network.train()
-    for batch in torch.from_numpy(index):
+    for batch in torch.from_numpy(index).to(state.mean.device):
         images, labels = state.images[batch], state.labels[batch]
         state.optimizer.zero_grad()
         outputs = state.network(images)
@@ -168,8 +175,9 @@ def train_steps(state: State, index: np.ndarray, _: np.ndarray) -> tuple[State, 
 def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Tensor]:
     """Sums over a batch of images as bytes; labels below zero are padding."""
     state.network.eval()
-    real = torch.from_numpy(y) >= 0
-    outputs, labels = state.network(normalised(state, x))[real], torch.from_numpy(y).long()[real]
+    labels = torch.from_numpy(y).long().to(state.mean.device)
+    real = labels >= 0
+    outputs, labels = state.network(normalised(state, x))[real], labels[real]
     return {
         "loss_sum": nn.functional.cross_entropy(outputs, labels, reduction="sum"),
         "correct": (outputs.argmax(dim=1) == labels).sum(),
@@ -177,5 +185,16 @@ def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Tensor]:
     }
 
 
-def synchronize(_: State) -> None:
-    """The CPU is idle when a call returns."""
+def synchronize(state: State) -> None:
+    """Wait for the device; the CPU is idle when a call returns."""
+    if state.mean.device.type != "cpu":
+        torch.accelerator.synchronize(state.mean.device)
+
+
+def device_facts(state: State) -> dict[str, Any]:
+    """What computed, how precisely, and in how much of its memory."""
+    return torch_devices.facts(state.mean.device, 1, "float32")
+
+
+def resident(*_: Any) -> None:
+    """Nothing more has to move: the script holds its images where it computes."""

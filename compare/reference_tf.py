@@ -177,3 +177,8 @@ def infer(network: keras.Model, images: tf.Tensor) -> tf.Tensor:
 
 def synchronize(_: State) -> None:
     """The CPU is idle when a call returns: the losses have been read."""
+
+
+def device_facts(_: State) -> dict[str, Any]:
+    """What computed, and how precisely."""
+    return {"hardware": "cpu", "products": "float32", "peak_device_mb": None}

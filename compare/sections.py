@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from compare import machine
 from compare.caveats import one_line, unfairness, unfinished
 from compare.results import (
     Results,
@@ -120,7 +121,8 @@ def _results(results: Results) -> str:
         "the same model; otherwise its cell says why. Steps are timed in chunks: the first is warm-up, and what it "
         "took beyond the median of the others is in *compile s*. *Of products*: the network's arithmetic, counted "
         "on paper, per second, as a share of what NumPy's large fp32 matrix products reached just before and just "
-        f"after the run (their median; the best of all: {_peak(results)}). Several seeds: mean ± standard deviation."
+        f"after the run (their median; the best of all: {_peak(results)}); on an accelerator, of what PyTorch's reach. "
+        "Several seeds: mean ± standard deviation."
     )
     return "\n\n".join([markdown(COLUMNS, lines), how, *(["\n".join(notes)] if notes else [])])
 
@@ -210,6 +212,10 @@ def _errors(results: Results) -> str:
 def _machine(results: Results) -> str:
     environment = results["environment"]
     facts = {name: environment.get(name) for name in ("cpu", "cores", "threads", "platform", "python", "git_commit")}
+    for run in results["runs"]:
+        if not machine.on_cpu(run.get("hardware")):
+            memory = f", {run['peak_device_mb']:,.0f} MB of its memory" if run["peak_device_mb"] else ""
+            facts[f"{run['preset']} {run['track']} on"] = f"{run['hardware']}, {run['products']}{memory}"
     facts |= {"best matmul": _peak(results), "measured": results.get("created"), **(environment.get("versions") or {})}
     return markdown(("what", "value"), [[name, "-" if value is None else str(value)] for name, value in facts.items()])
 

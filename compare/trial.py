@@ -42,7 +42,8 @@ def run(
 
     Returns:
         ``seconds`` of each clock, ``step_ms`` of every timed call, ``losses`` of the first steps, ``split_ms``, memory
-        in MB and ``test_accuracy`` (None where not asked for); ``reached`` is whether that is the target.
+        in MB, what computed, and ``test_accuracy`` (None where not asked for); ``reached`` is whether that is the
+        target.
     """
     timings = Timings()
     with timings.clock("import"):
@@ -59,6 +60,7 @@ def run(
     with feed:
         row = train(training, target=target, evaluate=evaluate)
     peak = machine.peak_rss_mb()  # before the split makes arrays of its own
+    facts = track.device_facts(training.state)
     figures = timings.figures(chunk=training.schedule.chunk, batch_size=job.config.batch_size)
     return {
         "seconds": figures["seconds"],
@@ -73,6 +75,7 @@ def run(
         "reached": None if target is None else row["val_accuracy"] >= target,
         "import_rss_mb": import_rss_mb,
         "peak_rss_mb": peak,
+        **facts,
     }
 
 

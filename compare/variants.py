@@ -47,7 +47,8 @@ class Variant:
             plain = not (config.augment or config.ema or config.lr_scale or config.accumulate > 1)
             optimizers = ("sgd", "momentum", "nesterov") + (("adamw",) if self.track == "torch" else ())
             known = config.optimizer in optimizers and config.precision == "float32"
-            return config.model in ("mlp", "cnn") and plain and known
+            here = self.track == "torch" or config.device == "cpu"
+            return config.model in ("mlp", "cnn") and plain and known and here
         return True
 
 

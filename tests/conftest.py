@@ -20,11 +20,9 @@ os.environ.update(
     OPENBLAS_NUM_THREADS="1",
     MKL_NUM_THREADS="1",
     VECLIB_MAXIMUM_THREADS="1",
-    # Two CPU devices everywhere, so that data parallelism is tested on any machine. Programs that run for
-    # milliseconds are not worth optimising: a fifth of the time for what compiles.
-    XLA_FLAGS="--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
-    "--xla_cpu_parallel_codegen_split_count=1",
+    # Two CPU devices everywhere, so that data parallelism is tested on any machine.
+    XLA_FLAGS="--xla_force_host_platform_device_count=2",
+    XLA_PYTHON_CLIENT_PREALLOCATE="false",
     JAX_DEFAULT_MATMUL_PRECISION="highest",
     # No window, no telemetry, and nobody's own tracking server.
     MPLBACKEND="Agg",
@@ -34,6 +32,11 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 if "NN_GPU" not in os.environ:
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    # Programs that run for milliseconds are not worth optimising: a fifth of the time for what compiles.
+    os.environ["XLA_FLAGS"] += (
+        " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
     os.environ["TRITON_INTERPRET"] = "1"  # it is read by whoever imports Triton first: torch.compile in another test
 
 import jaxtyping
