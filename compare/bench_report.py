@@ -106,12 +106,12 @@ def _how(results: Results) -> str:
     return (
         f"{tables.processes(results)} for each row, in turns, on {cores} of {environment['cpu']}{there}, {steps} in "
         "each: a tenth warms up, the rest is timed. A figure is the median over processes of the median of one; "
-        f"{interval}. *p10 to p90* is the spread of all timed calls. *Of products*: arithmetic counted on paper, as a share of "
-        "what NumPy's large float32 products reached just before and after each process (the median; the best of all: "
-        f"{environment['gemm_gflops']:,.0f} GFLOP/s); on an accelerator, of what PyTorch's products reach there in the "
-        "precision of the run. *To reference*: "
-        "times as fast as a plain PyTorch script. *Accuracy*: after those few steps, all test images counted; so early "
-        "equal models may be points apart, and it is the first losses that show that they are equal."
+        f"{interval}. *p10 to p90* is the spread of all timed calls. *Of products*: arithmetic counted on paper, as a "
+        "share of what NumPy's large float32 products reached just before and after each process (the median; the best "
+        f"of all: {environment['gemm_gflops']:,.0f} GFLOP/s); on an accelerator, of what PyTorch's products reach "
+        "there in the precision of the run. *To reference*: times as fast as a plain PyTorch script. *Accuracy*: "
+        "after those few steps, all test images counted; so early equal models may be points apart, and it is the "
+        "first losses that show that they are equal."
     )
 
 

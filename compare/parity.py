@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ TOLERANCES = {
     # each of them to its float32: 9e-3, 3e-1 (5e-2), 7e-2. What ten such steps make of a small bias proves nothing.
     "bfloat16": {"logits": 5e-2, "gradients": 5e-1, "losses": 2e-1},
 }
+ROUNDED = 5  # times as far apart as rounding moves NumPy's own float32 from its float64, two tracks may be in float32;
+LOST = 2e-2  # what it moves farther than that proves nothing, and is left out
 BATCH = 32
 DRAWS = 3
 HORIZON = 1000  # steps of the run whose first few are taken
@@ -59,7 +61,7 @@ Row = dict[str, Any]
 Details = dict[str, dict[str, tuple[float, float]]]  # {what: {leaf: (max_abs, max_rel)}}
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Observed:
     """What one track computed: named arrays for each quantity, and where they stand in ``TOLERANCES``."""
 
@@ -133,30 +135,65 @@ def prove(config: Config, names: Sequence[str], *, steps: int = 10) -> list[tupl
     3e-7 to 3e-3 within a step. On random images that befalls one of some million
     pixels. So what fails, in float64 excepted, is asked again on other images, up to
     ``DRAWS`` times; a wrong formula fails on all of them. ``draws`` says how many it took.
+    A deep network has so many kinks that every draw meets some, and ten steps of it
+    magnify a rounding to anything. What fails in float32 is therefore also held against
+    ``rounding``: how far NumPy's own float32 is from its float64, whose formulas the
+    proof in float64 has shown to be those of all tracks.
     In bfloat16 NumPy is left out: it has no such numbers.
     """
     names = tracks.that_have(config.precision, names)
+
+    def rows(rounding: Mapping[str, float]) -> list[tuple[Row, Details]]:
+        return [
+            compare(config, a, observed[a], b, observed[b], steps=steps, draws=draw, rounding=rounding)
+            for a, b in itertools.combinations(names, 2)
+        ]
+
     for draw in range(1, 1 + (1 if config.precision == "float64" else DRAWS)):
         with exact_jax(config.precision):
             observed = {name: observe(config, name, steps=steps, draw=draw) for name in names}
-        rows = [
-            compare(config, a, observed[a], b, observed[b], steps=steps, draws=draw)
-            for a, b in itertools.combinations(names, 2)
-        ]
-        if all(row["passed"] for row, _ in rows):
+        found = rows({})
+        if config.precision == "float32" and not agree(found):
+            found = rows(rounded(config, steps=steps, draw=draw))
+        if agree(found):
             break
-    return rows
+    return found
+
+
+def agree(rows: Sequence[tuple[Row, Details]]) -> bool:
+    """Do all pairs agree?"""
+    return all(row["passed"] for row, _ in rows)
+
+
+def rounded(config: Config, *, steps: int, draw: int) -> dict[str, float]:
+    """How far float32 is from float64 in NumPy, the largest relative distance of a leaf of each quantity."""
+    ours, exact = (
+        observe(dataclasses.replace(config, precision=precision), "numpy", steps=steps, draw=draw)
+        for precision in ("float32", "float64")
+    )
+    moved = {what: distances(getattr(ours, what), getattr(exact, what)) for what in TOLERANCES["float32"]}
+    return {what: max(rel for _, rel in found.values()) for what, found in moved.items() if found}
 
 
 def compare(
-    config: Config, a: str, seen_by_a: Observed, b: str, seen_by_b: Observed, *, steps: int, draws: int
+    config: Config,
+    a: str,
+    seen_by_a: Observed,
+    b: str,
+    seen_by_b: Observed,
+    *,
+    steps: int,
+    draws: int,
+    rounding: Mapping[str, float],
 ) -> tuple[Row, Details]:
-    """Hold what two tracks computed against the tolerances of the config's precision."""
+    """Hold what two tracks computed against the tolerances of the config's precision, and of what rounding does."""
     checks, details = [], {}
-    for what, tolerance in TOLERANCES[config.precision].items():
+    for what, usual in TOLERANCES[config.precision].items():
         found = distances(getattr(seen_by_a, what), getattr(seen_by_b, what))
-        if not found:
-            continue  # sgd has no moments
+        moved = rounding.get(what, 0.0)
+        if not found or moved > LOST:  # sgd has no moments
+            continue
+        tolerance = max(usual, ROUNDED * moved)
         worst = max(found, key=lambda path: found[path][1])
         checks.append(
             {
@@ -176,7 +213,8 @@ def compare(
         "draws": draws,
         "a": a,
         "b": b,
-        "passed": all(check["passed"] for check in checks),
+        "passed": bool(checks) and all(check["passed"] for check in checks),
+        "rounding": dict(rounding),  # by quantity, where float32 was held against it; {} where it was not needed
         "checks": checks,
         "leaves": {  # max_rel of each: losses of every step left out
             what: {path: float(f"{rel:.2e}") for path, (_, rel) in found.items()}

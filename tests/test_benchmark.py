@@ -89,7 +89,7 @@ def invented(step_ms: dict[str, list[float]], **losses: list[float]) -> dict[str
                 | {"split_ms": {"input": 0.1, "forward": 1.0, "backward": 2.0, "update": 0.5}}
                 | {"import_rss_mb": 40.0, "peak_rss_mb": 99.0, "gemm_gflops": 200.0}
             )
-    plan = {"batch_size": 128, "flops_per_image": 3_209_216, "steps": 600, "precision": "float32"}
+    plan = {"batch_size": 128, "flops_per_image": 3_209_216, "steps": 600, "precision": "float32", "device": "cpu"}
     proof = {"preset": "mlp-mnist", "precision": "float32", "a": "numpy", "b": "torch", "passed": True, "checks": []}
     core = {"gemm_gflops": 100.0, "memory": 12.0, "cache": 50.0}
     return {
@@ -192,7 +192,7 @@ def test_pictures_and_tables_of_everything(tmp_path: Path) -> None:
 
 
 def test_they_take_turns_and_the_unproven_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def proof(*arguments: str) -> list[dict[str, Any]]:
+    def proof(*arguments: str, variables: Any) -> list[dict[str, Any]]:
         pairs = [("numpy", "jax", True), ("numpy", "torch", False), ("jax", "torch", False)]
         facts = {"preset": "mlp-mnist", "checks": []}
         return [facts | {"a": a, "b": b, "passed": p, "precision": "float32"} for a, b, p in pairs]

@@ -195,6 +195,7 @@ def test_bad_input_is_named(rng, triton):
 
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # Triton 3.9 announces another default
+@pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")  # JAX 0.11: Mosaic is to follow it
 def test_compiled_on_a_gpu(factors, logits, triton):
     if not torch.cuda.is_available() or jax.default_backend() != "gpu":
         pytest.skip("needs a GPU that JAX and PyTorch both find (and NN_GPU=1, so that they look for one)")

@@ -121,6 +121,32 @@ def test_a_difference_is_found_and_named():
     assert parity.distance(np.array([1e-9]), np.array([0.0])) == (np.inf, np.inf)
 
 
+@pytest.mark.parametrize(("torch_is_off", "same"), [(3e-3, True), (7e-3, False)])
+def test_what_rounding_moves_is_held_against_rounding(torch_is_off, same, monkeypatch):
+    def observe(config: Config, track: str, **_: object) -> parity.Observed:
+        off = 0.0 if config.precision == "float64" else 1e-3 if track == "numpy" else torch_is_off
+        apart = {"leaf": np.array([1 + off])}
+        far = {"leaf": np.array([1 + 100 * off])}
+        return parity.Observed(logits={"leaf": np.ones(1)}, gradients=apart, losses=apart, parameters=far, optimizer={})
+
+    monkeypatch.setattr(parity, "observe", observe)
+    ((row, _),) = parity.prove(config("mlp", precision="float32"), ["numpy", "torch"])
+    assert row["rounding"] == pytest.approx({"logits": 0, "gradients": 1e-3, "losses": 1e-3, "parameters": 0.1})
+    assert {check["what"]: check["tolerance"] for check in row["checks"]} == {
+        "logits": 1e-5,
+        "gradients": pytest.approx(5e-3),
+        "losses": pytest.approx(5e-3),
+    }
+    assert (row["passed"], row["draws"]) == ((True, 1) if same else (False, parity.DRAWS))
+
+
+def test_a_proof_of_nothing_is_none(monkeypatch):
+    monkeypatch.setitem(parity.TOLERANCES, "float64", {})
+    small = {**SMALL, "hidden": (9,)}
+    ((row, _),) = parity.prove(config("mlp", model_args=small, precision="float64"), ["numpy", "torch"], steps=1)
+    assert not row["passed"]
+
+
 def test_the_command_names_the_first_leaf_out_of_tolerance(capsys, monkeypatch):
     monkeypatch.setitem(parity.TOLERANCES, "float64", dict.fromkeys(parity.TOLERANCES["float64"], 0.0))
     monkeypatch.setitem(parity.EXAMPLES, "mlp", {**SMALL, "hidden": (9,)})
