@@ -213,6 +213,28 @@ def test_they_take_turns_and_the_unproven_is_not_measured(tmp_path: Path, monkey
     assert [row["repeat"] for row in written["trials"]] == [0] * (len(done) // 2) + [1] * (len(done) // 2)
 
 
+def test_an_accelerator_is_held_against_its_own_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def proof(*_: str, variables: Any) -> list[dict[str, Any]]:
+        pair = {"preset": "mlp-mnist", "a": "jax", "b": "torch", "passed": True, "checks": []}
+        return [pair | {"precision": "float64"}, pair | {"precision": "bfloat16"}]
+
+    def one(config: Any, variant: Any, **_: Any) -> dict[str, Any]:
+        hardware = "NVIDIA H200" if variant.track == "jax" else "cpu"
+        facts = {"preset": config.preset, "track": variant.track, "variant": variant.name}
+        return facts | {"hardware": hardware, "error": "-"}
+
+    monkeypatch.setattr(workers, "call", proof)
+    monkeypatch.setattr(variants, "measure", one)
+    monkeypatch.setattr(machine, "products", lambda **_: [200.0])
+    monkeypatch.setattr(machine, "accelerator_gflops", lambda device, precision: {"bfloat16": 8e5}[precision])
+    config = dataclasses.replace(MLP, device="gpu", precision="bfloat16")
+    options = benchmark.parser().parse_args(["--repeats", "1", "--out", str(tmp_path)])
+    found = benchmark.run(options, [config], "the command")
+    pace = {trial["track"]: trial["gemm_gflops"] for trial in found["trials"]}
+    assert pace == {"jax": 8e5, "torch": 200.0}  # NumPy has no bfloat16
+    assert found["layers"] == []  # the roofline is one of a CPU
+
+
 def test_a_variant_is_expressed_by_arguments_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(module: str, *, job: Any, variables: Any, log: Path) -> dict[str, Any]:
         asked.append((job["job"]["arguments"], variables["OPENBLAS_NUM_THREADS"], job["job"]["chunk"]))
