@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 
 from compare import machine
 from compare.config import Config
@@ -20,12 +21,14 @@ def parse(text: str) -> str:
     return text
 
 
-def require(config: Config) -> None:
-    """Raise UserError for shards that are not equal, and for more devices than a CPU has cores."""
+def require(config: Config, names: Sequence[str]) -> None:
+    """Raise UserError for shards that are not equal, and for more devices than a CPU has cores, where one is used."""
     require_shards(config)
-    if config.device == "cpu" and config.devices > max(machine.cores(), 1):
+    if (config.device == "cpu" or "numpy" in names) and config.devices > max(machine.cores(), 1):
+        numpy_too = "" if config.device == "cpu" else ", NumPy's always; --tracks jax torch leaves it out"
         raise UserError(
-            f"--devices {config.devices}: on a CPU they share its cores, and this process may use {machine.cores()}"
+            f"--devices {config.devices}: on a CPU they share its cores{numpy_too}, and this process may use "
+            f"{machine.cores()}"
         )
 
 

@@ -150,8 +150,10 @@ def configs(options: argparse.Namespace) -> list[Config]:
         wanted = [dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in seeds]
     if options.set:
         wanted = [with_settings(config, options.set) for config in wanted]
+    from compare.tracks import that_have
+
     for config in wanted:
-        devices.require(config)
+        devices.require(config, that_have(config.precision, options.tracks))
     return wanted
 
 

@@ -152,23 +152,36 @@ def replaced(config: Config, values: Mapping[str, Any]) -> Config:
 
 
 def require_known(fields: Mapping[str, Field], config: Config) -> None:
-    """Raise UserError for a name that the config, or its network, does not have, or a value that cannot be one of its.
+    """Raise UserError for a name that the config, or what takes it, does not have, or a value it cannot have.
 
-    Who takes the arguments of optimizer, schedule and loss is told of a wrong one by the first training.
+    An argument of the optimizer has to be one of every optimizer that is tried; so for schedule and loss.
     """
-    from numpy_nn.models import MODELS
-
     for name, field in fields.items():
         group, dot, argument = name.partition(".")
         if dot and group in ARGUMENTS and "." not in argument:
-            if group == "model_args":
-                _require(
-                    argument, list(inspect.signature(MODELS[config.model]).parameters), f"argument of {config.model}"
-                )
+            taker = group.removesuffix("_args")
+            varied = fields.get(taker)
+            for each in varied.values if isinstance(varied, Choice) else [getattr(config, taker)]:
+                _require(argument, _arguments_of(taker, each), f"argument of {each}")
             continue
         _require(name, [*NAMES, *(f"{each}.NAME" for each in ARGUMENTS)], "field")
         for value in (field.low, field.high) if isinstance(field, Range) else field.values:
             _require_fit(name, value, getattr(config, name))
+
+
+def _arguments_of(taker: str, name: str) -> list[str]:
+    """What a model, optimizer, schedule or loss of this name may be given; for an unknown name nothing is known."""
+    from numpy_nn import losses, models, optim
+
+    if taker == "model":
+        return list(inspect.signature(models.MODELS[name]).parameters)
+    tables: dict[str, Any] = {"optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES, "loss": losses.LOSSES}
+    _require(name, list(tables[taker]), taker)
+    found = tables[taker][name]
+    parameters = inspect.signature(found[0] if isinstance(found, tuple) else found).parameters.values()
+    constants = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    common = ["weight_decay", "clip_norm"] if taker == "optimizer" else []
+    return common + [each for each in constants if each not in ("lr", "steps", "t")]
 
 
 def _require_fit(name: str, value: Any, now: Any) -> None:

@@ -200,7 +200,7 @@ CONFIG = presets.get("mlp-mnist")
 
 
 def test_the_command_line_takes_a_device_and_a_number_of_them():
-    options = run_all.parser().parse_args(["mlp-mnist", "--device", "gpu:1", "--devices", "4"])
+    options = run_all.parser().parse_args(["mlp-mnist", "--device", "gpu:1", "--devices", "4", "--tracks", "jax"])
     (config,) = run_all.configs(options)
     assert (config.device, config.devices) == ("gpu:1", 4)
     assert planning.planned(config, "jax")["device"] == "gpu:1"
@@ -215,6 +215,7 @@ def test_the_command_line_takes_a_device_and_a_number_of_them():
         (["--device", "tpu"], "'tpu' is no device: it is auto, cpu, gpu"),
         (["--devices", "3"], "mlp-mnist: a batch of 512 does not divide by 3 devices: choose another --batch-size"),
         (["--devices", "64"], "--devices 64: on a CPU they share its cores, and this process may use 2"),
+        (["--devices", "64", "--device", "gpu"], "NumPy's always; --tracks jax torch leaves it out"),
     ],
 )
 def test_the_command_line_refuses(arguments, message, capsys, monkeypatch):

@@ -54,6 +54,13 @@ def test_a_space_is_ranges_and_choices():
         ("seed=0,1", "unknown field 'seed'"),
         ("optimizer_args.weight.decay=0,1", "unknown field 'optimizer_args.weight.decay'"),
         ("model_args.width=1,2", "unknown argument of mlp 'width'; known: "),
+        (
+            "optimizer_args.weight_dekay=0:1",
+            "unknown argument of nesterov 'weight_dekay'; known: weight_decay, clip_norm",
+        ),
+        ("optimizer=nesterov,adam optimizer_args.beta1=0:1", "unknown argument of nesterov 'beta1'; known: "),
+        ("schedule_args.warm_up=0:1", "unknown argument of one_cycle 'warm_up'; known: warmup, div"),
+        ("loss_args.smoothing=0:1", "unknown argument of cross_entropy 'smoothing'; known: label_smoothing"),
         ("optimizer=adamm", "unknown optimizer 'adamm'; known: sgd, momentum"),
         ("batch_size=0.5:2", "batch_size=0.5: it is float, and should be like 512"),
         ("lr=high,low", "lr='high': it is str, and should be like 0.3"),
@@ -61,8 +68,13 @@ def test_a_space_is_ranges_and_choices():
 )
 def test_what_cannot_be_searched_is_said(text, message):
     with pytest.raises(UserError) as error:
-        space.require_known(space.parse([text]), MLP)
+        space.require_known(space.parse(text.split()), MLP)
     assert message in str(error.value)
+
+
+def test_arguments_of_what_is_tried_may_be_searched():
+    texts = "optimizer=nesterov,momentum optimizer_args.decay=0.8:0.99 loss=huber loss_args.delta=0.1,1".split()
+    space.require_known(space.parse([*texts, "schedule=one_cycle", "schedule_args.div=10,25"]), MLP)
 
 
 def test_the_winner_is_trained_by_the_comparison():
