@@ -143,16 +143,17 @@ def _proof(results: Results) -> str:
     lines = [[*line, *(cells.get(pair, "-") for pair in names)] for line, cells in found.items()]
     headers = ("preset", "precision", "what", "tolerance", *(f"{a} - {b}" for a, b in names))
     steps = " or ".join(str(steps) for steps in sorted({pair["steps"] for pair in proof}))
-    strays = sorted({pair["preset"] for pair in proof if pair.get("rounding")})
-    rounding = (
-        f" In {', '.join(strays)} the tolerance in float32 is, where that is more than usual, five times as far as "
-        "rounding alone takes NumPy's float32 from its float64; what that moves by more than 2 % is left out."
-        if strays
+    kinked = sorted({pair["preset"] for pair in proof if pair.get("sensitivity")})
+    nudge = (
+        f" In {', '.join(kinked)} rounding decides some relus of every batch: the tolerance in float32 is, where that "
+        "is more than usual, twice as far as exact arithmetic moves if each parameter is changed by 1e-5 of itself; "
+        "what that moves by more than 10 % is left out."
+        if kinked
         else ""
     )
     return (
         f"The first {steps} steps, from the same weights on the same batches. Each cell is the largest relative "
-        f"difference of two tracks, and where it is.{rounding}\n\n{markdown(headers, lines)}"
+        f"difference of two tracks, and where it is.{nudge}\n\n{markdown(headers, lines)}"
     )
 
 

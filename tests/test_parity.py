@@ -121,23 +121,30 @@ def test_a_difference_is_found_and_named():
     assert parity.distance(np.array([1e-9]), np.array([0.0])) == (np.inf, np.inf)
 
 
-@pytest.mark.parametrize(("torch_is_off", "same"), [(3e-3, True), (7e-3, False)])
-def test_what_rounding_moves_is_held_against_rounding(torch_is_off, same, monkeypatch):
-    def observe(config: Config, track: str, **_: object) -> parity.Observed:
-        off = 0.0 if config.precision == "float64" else 1e-3 if track == "numpy" else torch_is_off
-        apart = {"leaf": np.array([1 + off])}
-        far = {"leaf": np.array([1 + 100 * off])}
-        return parity.Observed(logits={"leaf": np.ones(1)}, gradients=apart, losses=apart, parameters=far, optimizer={})
+@pytest.mark.parametrize(("torch_is_off", "same"), [(1.9e-3, True), (2.1e-3, False)])
+def test_what_kinks_disturb_is_held_against_a_nudge(torch_is_off, same, monkeypatch):
+    def observe(config: Config, track: str, *, nudge: float = 0.0, **_: object) -> parity.Observed:
+        off = nudge / parity.NUDGE * 1e-3 + (torch_is_off if track == "torch" else 0)
+        apart, far = {"leaf": np.array([1 + off])}, {"leaf": np.array([1 + 200 * off])}
+        logits = {"leaf": np.array([1 + off / 1000])}
+        return parity.Observed(logits=logits, gradients=apart, losses=apart, parameters=far, optimizer={})
 
     monkeypatch.setattr(parity, "observe", observe)
     ((row, _),) = parity.prove(config("mlp", precision="float32"), ["numpy", "torch"])
-    assert row["rounding"] == pytest.approx({"logits": 0, "gradients": 1e-3, "losses": 1e-3, "parameters": 0.1})
+    assert row["sensitivity"] == pytest.approx({"gradients": 1e-3, "losses": 1e-3, "parameters": 0.2})
     assert {check["what"]: check["tolerance"] for check in row["checks"]} == {
         "logits": 1e-5,
-        "gradients": pytest.approx(5e-3),
-        "losses": pytest.approx(5e-3),
+        "gradients": pytest.approx(2e-3),
+        "losses": pytest.approx(2e-3),
     }
     assert (row["passed"], row["draws"]) == ((True, 1) if same else (False, parity.DRAWS))
+
+
+def test_a_nudge_moves_every_quantity_a_little():
+    small = config("mlp", model_args={**SMALL, "hidden": (9,)}, optimizer="adam", lr=0.001)
+    moved = parity.sensitivity(small, steps=2, draw=1)
+    assert list(moved) == ["gradients", "losses", "parameters", "optimizer"]
+    assert all(1e-7 < each < 1e-3 for each in moved.values())
 
 
 def test_a_proof_of_nothing_is_none(monkeypatch):
