@@ -97,8 +97,8 @@ BUGS = (
         right="return -(q * log_p * valid).sum() / n, (log_p, q, valid, n)",
         wrong="return -(q * log_p * valid).mean(), (log_p, q, valid, n)",
         story="The loss is a sum over classes and a mean over images. A single mean over both axes is shorter.",
-        symptom="A first loss of 0.23, where ten classes and a network that knows nothing must give log 10 = 2.30. "
-        "It trains well, though: its gradient was written by hand, and is right.",
+        symptom="A first loss below 0.3, where ten classes and a network that knows nothing must give about "
+        "log 10 = 2.30. It trains well, though: its gradient was written by hand, and is right.",
         lesson="Look at the first loss. And a gradient check: loss and gradient, both of them plausible, are not of "
         "the same function.",
         caught_by=f"{DIFFERENCES}[cross_entropy]",
@@ -137,7 +137,7 @@ BUGS = (
         wrong="return rng.normal(0.0, 1.0, shape)",
         story="Kernels were drawn from a standard normal distribution, without a thought of how many numbers are "
         "added up.",
-        symptom="The first loss is in the hundreds instead of 2.30. It comes down, and the network ends less "
+        symptom="The first loss is above 30 instead of near 2.30. It comes down, and the network ends less "
         "accurate, in all three tracks alike: they start from the same values.",
         lesson="Look at the first loss. Parity and gradient checks are silent: three times the same, and rightly "
         "derived, can still be three times bad.",
