@@ -56,6 +56,7 @@ def _backward(stride: int, padding: int, cache: tuple[Array, Array], dy: Array) 
 
 convolve_on_cpu.defvjp(_forward, _backward)
 
+
 def kernel_gradient(x: Array, dy: Array, kh: int, kw: int, stride: int) -> Array:
     """dW[a,b,i,o] = Σ_{n,p,q} x[n, p·s + a, q·s + b, i] dy[n,p,q,o]: a convolution, too.
 
