@@ -27,7 +27,7 @@ def convolve_on_cpu(stride: int, padding: int, x: Array, kernel: Array) -> Array
 
     Differentiated by JAX it becomes two others, which XLA has no fast form for on a CPU: dx reads the
     kernel backwards, four times as slow as with the kernel turned round beforehand, and dW
-    has the image for a kernel, a hundred times as slow as windowsᵀ dy.
+    has the image for a kernel, in an order of axes that is a hundred times as slow inside a scan.
     """
     return _convolution(x, kernel, stride, [(padding, padding)] * 2)
 
@@ -45,35 +45,37 @@ def _forward(stride: int, padding: int, x: Array, kernel: Array) -> tuple[Array,
 
 
 def _backward(stride: int, padding: int, cache: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """dx: the convolution of dy, its pixels ``stride`` apart, with the kernel turned round;  dW = windowsᵀ dy."""
+    """dx: the convolution of dy, its pixels ``stride`` apart, with the kernel turned round."""
     x, kernel = cache
     kh, kw = kernel.shape[:2]
     unseen = [(size + 2 * padding - k) % stride for size, k in zip(x.shape[1:3], (kh, kw), strict=True)]
     edges = [(k - 1 - padding, k - 1 - padding + rest) for k, rest in zip((kh, kw), unseen, strict=True)]
     dx = _convolution(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, edges, dilation=stride)
-    return dx, kernel_gradient(_pad(x, padding), dy, kh, kw, stride).astype(kernel.dtype)
+    return dx, kernel_gradient(x, dy, kh, kw, stride, padding).astype(kernel.dtype)
 
 
 convolve_on_cpu.defvjp(_forward, _backward)
 
 
-def kernel_gradient(x: Array, dy: Array, kh: int, kw: int, stride: int) -> Array:
-    """dW[a,b,i,o] = Σ_{n,p,q} x[n, p·s + a, q·s + b, i] dy[n,p,q,o]: a convolution, too.
+def kernel_gradient(x: Array, dy: Array, kh: int, kw: int, stride: int, padding: int = 0) -> Array:
+    """dW[a,b,i,o] = Σ_{n,p,q} x[n, p·s + a, q·s + b, i] dy[n,p,q,o], x with its padding: a convolution, too.
 
     Its image is x, channels and batch exchanged: i images of n channels. Its kernel is dy, with pixels s apart.
     Axes are moved, not only renamed as JAX's own gradient does: the fast form is that of NHWC with HWIO. It also wants
-    an image at least as large as the kernel before padding; so x is padded already, and dy no larger.
-    The fewer channels out, the slower; where dy has fewer than x, the same sum is that of dy around each
-    pixel of x, read backwards.
+    an image at least as large as the kernel, padding aside. Where dy has fewer channels than x, the
+    same sum is faster as that of dy around each pixel of x, read backwards.
     """
-    (oh, ow, o), i = dy.shape[1:], x.shape[3]
+    (oh, ow, o), (h, w, i) = dy.shape[1:], x.shape[1:]
     if stride == 1 and o < i:
         around = jnp.pad(dy, ((0, 0), (kh - 1, kh - 1), (kw - 1, kw - 1), (0, 0)))
-        return kernel_gradient(around, x, kh, kw, stride)[::-1, ::-1].swapaxes(2, 3)
-    seen = x[:, : (oh - 1) * stride + kh, : (ow - 1) * stride + kw]
+        return kernel_gradient(around, _pad(x, padding), kh, kw, stride)[::-1, ::-1].swapaxes(2, 3)
+    rows, columns = (oh - 1) * stride + 1, (ow - 1) * stride + 1
+    if rows > h or columns > w:
+        return kernel_gradient(_pad(x, padding), dy, kh, kw, stride)
+    edges = [(padding, rows + kh - 1 - h - padding), (padding, columns + kw - 1 - w - padding)]
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # in bfloat16 the sum would soon stand still
-    image, kernel = seen.transpose(3, 1, 2, 0).astype(dtype), dy.transpose(1, 2, 0, 3).astype(dtype)
-    return _convolution(image, kernel, 1, [(0, 0)] * 2, apart=stride).transpose(1, 2, 0, 3)
+    image, kernel = x.transpose(3, 1, 2, 0).astype(dtype), dy.transpose(1, 2, 0, 3).astype(dtype)
+    return _convolution(image, kernel, 1, edges, apart=stride).transpose(1, 2, 0, 3)
 
 
 def _pad(x: Array, padding: int, value: float = 0.0) -> Array:
