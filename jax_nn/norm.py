@@ -63,8 +63,7 @@ def _forward(axis: str | None, x: Array, scale: Array, bias: Array) -> tuple[tup
 
 def _backward(axis: str | None, cache: Any, gradients: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
     """Nobody differentiates by way of the running statistics: only the gradient of y comes in."""
-    x, scale, mean, factor = cache
-    dy = lax.optimization_barrier(gradients[0])  # computed once, not once for each of its three readers
+    (x, scale, mean, factor), dy = cache, gradients[0]
     dbias, dscale = dy.sum(axis=(0, 1, 2)), (dy * (x - mean)).sum(axis=(0, 1, 2)) * factor
     count = x.size // x.shape[-1]
     mean_dy, mean_dyx = (total / count if axis is None else lax.pmean(total / count, axis) for total in (dbias, dscale))
