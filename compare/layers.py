@@ -117,7 +117,7 @@ def in_jax(layer: Layer, x: np.ndarray, dy: np.ndarray, params: Mapping[str, np.
         module = _module(conv.Conv, layers.Linear, layer, rngs=nnx.Rngs(0))
         graphdef, values = nnx.split(module)
     else:
-        function = jax.nn.relu if layer.op == "relu" else _partial(conv.max_pool, layer)
+        function = layers.relu if layer.op == "relu" else _partial(conv.max_pool, layer)
 
     def forward(values: Any, x: Any) -> Any:
         return nnx.merge(graphdef, values)(x) if params else function(x)

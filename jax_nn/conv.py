@@ -27,15 +27,17 @@ def convolve_on_cpu(stride: int, padding: int, x: Array, kernel: Array) -> Array
 
     Differentiated by JAX it becomes two others, which XLA has no fast form for on a CPU: dx reads the
     kernel backwards, four times as slow as with the kernel turned round beforehand, and dW
-    has the image for a kernel, a hundred times as slow as windowsᵀ dy.
+    has the image for a kernel, in an order of axes that is a hundred times as slow inside a scan.
     """
     return _convolution(x, kernel, stride, [(padding, padding)] * 2)
 
 
-def _convolution(x: Array, kernel: Array, stride: int, edges: list[tuple[int, int]], dilation: int = 1) -> Array:
-    layout = ("NHWC", "HWIO", "NHWC")
-    how = {"lhs_dilation": (dilation, dilation), "dimension_numbers": layout}
-    return lax.conv_general_dilated(x, kernel, (stride, stride), edges, **how)
+def _convolution(
+    x: Array, kernel: Array, stride: int, edges: list[tuple[int, int]], *, dilation: int = 1, apart: int = 1
+) -> Array:
+    """The convolution with pixels of x ``dilation`` and pixels of the kernel ``apart``."""
+    dilations, layout = {"lhs_dilation": (dilation,) * 2, "rhs_dilation": (apart,) * 2}, ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (stride, stride), edges, dimension_numbers=layout, **dilations)
 
 
 def _forward(stride: int, padding: int, x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -43,50 +45,37 @@ def _forward(stride: int, padding: int, x: Array, kernel: Array) -> tuple[Array,
 
 
 def _backward(stride: int, padding: int, cache: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    """dx: the convolution of dy, its pixels ``stride`` apart, with the kernel turned round;  dW = windowsᵀ dy."""
+    """dx: the convolution of dy, its pixels ``stride`` apart, with the kernel turned round."""
     x, kernel = cache
     kh, kw = kernel.shape[:2]
     unseen = [(size + 2 * padding - k) % stride for size, k in zip(x.shape[1:3], (kh, kw), strict=True)]
     edges = [(k - 1 - padding, k - 1 - padding + rest) for k, rest in zip((kh, kw), unseen, strict=True)]
     dx = _convolution(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, edges, dilation=stride)
-    return dx, kernel_gradient(_pad(x, padding), dy, kh, kw, stride).astype(kernel.dtype)
+    return dx, kernel_gradient(x, dy, kh, kw, stride, padding).astype(kernel.dtype)
 
 
 convolve_on_cpu.defvjp(_forward, _backward)
 
-PIECE = 2**20  # numbers in the windows of a piece of a batch, 4 MB in float32
-FEW = 4  # channels
 
+def kernel_gradient(x: Array, dy: Array, kh: int, kw: int, stride: int, padding: int = 0) -> Array:
+    """dW[a,b,i,o] = Σ_{n,p,q} x[n, p·s + a, q·s + b, i] dy[n,p,q,o], x with its padding: a convolution, too.
 
-def kernel_gradient(x: Array, dy: Array, kh: int, kw: int, stride: int) -> Array:
-    """dW[a,b,i,o] = Σ_{n,p,q} x[n, p·s + a, q·s + b, i] dy[n,p,q,o]: windowsᵀ dy, a matrix product.
-
-    The batch is cut into pieces whose windows stay in the cache. What has fewer channels is
-    seen through windows: the same sum is that of dy around each pixel of x, read backwards.
+    Its image is x, channels and batch exchanged: i images of n channels. Its kernel is dy, with pixels s apart.
+    Axes are moved, not only renamed as JAX's own gradient does: the fast form is that of NHWC with HWIO. It also wants
+    an image at least as large as the kernel, padding aside. Where dy has fewer channels than x, the
+    same sum is faster as that of dy around each pixel of x, read backwards.
     """
-    (n, oh, ow, o), i = dy.shape, x.shape[3]
+    (oh, ow, o), (h, w, i) = dy.shape[1:], x.shape[1:]
     if stride == 1 and o < i:
         around = jnp.pad(dy, ((0, 0), (kh - 1, kh - 1), (kw - 1, kw - 1), (0, 0)))
-        return kernel_gradient(around, x, kh, kw, stride)[::-1, ::-1].swapaxes(2, 3)
-    numbers = oh * ow * kh * kw * i
-    images = max(m for m in range(1, n + 1) if n % m == 0 and (m == 1 or m * numbers <= PIECE))
-
-    def add(total: Array, piece: tuple[Array, Array]) -> tuple[Array, None]:
-        x, dy = piece
-        seen, rows = _window_slices(x, kh, kw, stride), dy.reshape(-1, o)
-        if i < FEW:  # a window has runs of i numbers, slow to copy, and a column of all windows runs of ow
-            columns = jnp.concatenate([jnp.moveaxis(pixel, 3, 0) for pixel in seen])
-            product = columns.reshape(kh * kw * i, -1) @ rows
-        else:  # a transposed view would be multiplied more slowly than a transposed copy: hence the barrier
-            windows = jnp.concatenate(seen, axis=-1).reshape(-1, kh * kw * i)
-            product = (lax.optimization_barrier(rows.T) @ windows).T
-        return total + product.astype(total.dtype), None
-
-    # added up piece after piece: in bfloat16 the sum would soon stand still
-    zeros = jnp.zeros((kh * kw * i, o), jnp.promote_types(x.dtype, jnp.float32))
-    pieces = [array.reshape(n // images, images, *array.shape[1:]) for array in (x, dy)]
-    total, _ = lax.scan(add, zeros, tuple(pieces))
-    return total.reshape(kh, kw, i, o)
+        return kernel_gradient(around, _pad(x, padding), kh, kw, stride)[::-1, ::-1].swapaxes(2, 3)
+    rows, columns = (oh - 1) * stride + 1, (ow - 1) * stride + 1
+    if rows > h or columns > w:
+        return kernel_gradient(_pad(x, padding), dy, kh, kw, stride)
+    edges = [(padding, rows + kh - 1 - h - padding), (padding, columns + kw - 1 - w - padding)]
+    dtype = jnp.promote_types(x.dtype, jnp.float32)  # in bfloat16 the sum would soon stand still
+    image, kernel = x.transpose(3, 1, 2, 0).astype(dtype), dy.transpose(1, 2, 0, 3).astype(dtype)
+    return _convolution(image, kernel, 1, edges, apart=stride).transpose(1, 2, 0, 3)
 
 
 def _pad(x: Array, padding: int, value: float = 0.0) -> Array:

@@ -60,6 +60,12 @@ SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
     "one_cycle": one_cycle,
 }
 
+
+def later(schedule: optax.Schedule, before: int, count: Array) -> Array | float:
+    """η(before + count): optax counts its own updates, and a state may have taken steps before the first of them."""
+    return schedule(before + count)
+
+
 # --- optimizers -------------------------------------------------------------------------------------------------------
 
 

@@ -103,7 +103,9 @@ def init_state(
     network = shapes_only(model, model_args or {}, snapshot, precision)
     lr = optim.SCHEDULES[schedule](**schedule_args)
     factors = rate_factors(snapshot["params"], lr_scale)
-    tx = optim.make(optimizer, lr, factors=factors if lr_scale else None, **(optimizer_args or {}))
+    before = int(snapshot.get("step", 0)) - int(snapshot.get("opt", {}).get("count", 0))
+    by_count = partial(optim.later, lr, before)
+    tx = optim.make(optimizer, by_count, factors=factors if lr_scale else None, **(optimizer_args or {}))
     memory = optim.OPTIMIZERS[optimizer][1]
     dtype = KEPT[precision]
     pixels = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from gradcheck import Case
 from jax import lax
 
+from jax_nn import layers as jax_layers
 from numpy_nn import conv, layers, losses
 
 RNG = np.random.default_rng(7)
@@ -116,7 +117,7 @@ CASES = [
 ]  # fmt: skip
 
 ACTIVATIONS: dict[str, tuple[Any, Any]] = {
-    "relu": (jax.nn.relu, F.relu),
+    "relu": (jax_layers.relu, F.relu),
     # jax.nn.leaky_relu takes slope 1 at 0, PyTorch and this project 0.01
     "leaky_relu": (lambda x: jnp.where(x > 0, x, 0.01 * x), F.leaky_relu),
     "sigmoid": (jax.nn.sigmoid, torch.sigmoid),

@@ -131,13 +131,13 @@ def stats_from_tree(model: nn.Module, tree: Mapping[str, Any]) -> None:
         buffer.copy_(torch.from_numpy(np.array(given[path])))
 
 
-def opt_to_tree(model: nn.Module, optimizer: torch.optim.Optimizer, memory: Mapping[str, str], step: int) -> Tree:
+def opt_to_tree(model: nn.Module, optimizer: torch.optim.Optimizer, memory: Mapping[str, str], count: int) -> Tree:
     """Optimizer state as ``{"count", "mu", "nu"}``; a moment that torch has not made yet is zero."""
 
     def moment(name: str) -> Tree:
         return params_to_tree(model, lambda p: optimizer.state[p].get(name, torch.zeros_like(p)))
 
-    return {"count": np.int32(step), **{slot: moment(name) for slot, name in memory.items()}}
+    return {"count": np.int32(count), **{slot: moment(name) for slot, name in memory.items()}}
 
 
 def opt_from_tree(

@@ -58,6 +58,7 @@ class State:
     mean: Tensor
     std: Tensor
     step: int
+    start: int  # the step at which the optimizer's memory began, and its count of updates
     precision: str
     device: torch.device
     devices: int
@@ -112,6 +113,7 @@ def init_state(
     memory = optim.OPTIMIZERS[optimizer][1]
     if "opt" in snapshot:
         interop.opt_from_tree(network, torch_optimizer, memory, snapshot["opt"])
+    step = int(snapshot.get("step", 0))
     average = averaged(network, first_average(snapshot, ema), ema)
     frozen = frozen_norms(snapshot.get("stats", {}), factors)
     prepare = partial(prepared, compile=compile, precision=precision)
@@ -130,7 +132,8 @@ def init_state(
         accumulate=accumulate,
         mean=torch.tensor(mean, dtype=kept, device=place)[:, None, None],
         std=torch.tensor(std, dtype=kept, device=place)[:, None, None],
-        step=int(snapshot.get("step", 0)),
+        step=step,
+        start=step - int(snapshot.get("opt", {}).get("count", 0)),
         precision=precision,
         device=place,
         devices=devices,
@@ -247,7 +250,7 @@ def to_snapshot(state: State) -> Tree:
     snapshot = {
         "params": interop.params_to_tree(state.model),
         "stats": interop.stats_to_tree(state.model),
-        "opt": interop.opt_to_tree(state.model, state.optimizer, state.memory, state.step),
+        "opt": interop.opt_to_tree(state.model, state.optimizer, state.memory, state.step - state.start),
         "step": np.int32(state.step),
     }
     return snapshot if state.average is None else snapshot | {"ema": interop.params_to_tree(state.average.module)}

@@ -6,10 +6,9 @@ from itertools import pairwise
 
 from flax import nnx
 from jax import Array
-from jax.nn import relu
 
 from jax_nn.conv import Conv, max_pool
-from jax_nn.layers import Linear, flatten
+from jax_nn.layers import Linear, flatten, relu
 
 
 class CNN(nnx.Module):

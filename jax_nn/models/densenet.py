@@ -5,10 +5,9 @@ from __future__ import annotations
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array
-from jax.nn import relu
 
 from jax_nn.conv import Conv, avg_pool, global_avg_pool, max_pool
-from jax_nn.layers import Linear
+from jax_nn.layers import Linear, relu
 from jax_nn.norm import BatchNorm
 
 

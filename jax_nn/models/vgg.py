@@ -6,10 +6,9 @@ import itertools
 
 from flax import nnx
 from jax import Array
-from jax.nn import relu
 
 from jax_nn.conv import Conv, adaptive_avg_pool, max_pool
-from jax_nn.layers import Linear, flatten
+from jax_nn.layers import Linear, flatten, relu
 from jax_nn.norm import BatchNorm
 
 
