@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
@@ -34,49 +33,19 @@ class BatchNorm(nnx.Module):
         if self.use_running_average:
             mean, var = self.mean[...], self.var[...]
         else:
-            size = x.size // x.shape[-1] * (1 if self.axis is None else lax.axis_size(self.axis))
+            size = self.on_all_devices(lax.psum, x.size // x.shape[-1])
             if size < 2:
                 raise ValueError("batch norm trains on at least two values per channel; this batch has one")
-            y, mean, var = normalized(self.axis, x, self.scale[...], self.bias[...])
+            mean = self.on_all_devices(lax.pmean, x.mean(axis=(0, 1, 2)))
+            # ∂σ²/∂μ = 0: Σ (x - μ) is. XLA would go over x once more to find that.
+            var = self.on_all_devices(lax.pmean, jnp.square(x - lax.stop_gradient(mean)).mean(axis=(0, 1, 2)))
             self.mean[...] = OLD * self.mean + NEW * mean
             self.var[...] = OLD * self.var + NEW * var * (size / (size - 1))
-            return y
         return (x - mean) * (self.scale * lax.rsqrt(var + EPS)) + self.bias
 
-
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def normalized(axis: str | None, x: Array, scale: Array, bias: Array) -> tuple[Array, Array, Array]:
-    """y, and the mean and variance of the batch, of which JAX would differentiate more than is needed.
-
-    x̂ = (x - μ)/√(σ² + ε),  y = γ x̂ + β;
-    dβ = Σ dy,  dγ = Σ dy x̂,  dx = γ/√(σ² + ε) (dy - mean dy - x̂ mean(dy x̂)).
-    """
-    return _forward(axis, x, scale, bias)[0]
-
-
-def _forward(axis: str | None, x: Array, scale: Array, bias: Array) -> tuple[tuple[Array, Array, Array], Any]:
-    mean = _mean(x, axis)
-    var = _mean(jnp.square(x - mean), axis)
-    factor = lax.rsqrt(var + EPS)
-    return ((x - mean) * (scale * factor) + bias, mean, var), (x, scale, mean, factor)
-
-
-def _backward(axis: str | None, cache: Any, gradients: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-    """Nobody differentiates by way of the running statistics: only the gradient of y comes in."""
-    (x, scale, mean, factor), dy = cache, gradients[0]
-    dbias, dscale = dy.sum(axis=(0, 1, 2)), (dy * (x - mean)).sum(axis=(0, 1, 2)) * factor
-    count = x.size // x.shape[-1]
-    mean_dy, mean_dyx = (total / count if axis is None else lax.pmean(total / count, axis) for total in (dbias, dscale))
-    return (scale * factor) * (dy - mean_dy - (x - mean) * (factor * mean_dyx)), dscale, dbias
-
-
-normalized.defvjp(_forward, _backward)
-
-
-def _mean(x: Array, axis: str | None) -> Array:
-    """Of each channel, over all devices of the axis."""
-    mean = x.mean(axis=(0, 1, 2))
-    return mean if axis is None else lax.pmean(mean, axis)
+    def on_all_devices(self, reduce: Callable[[Any, str], Any], value: Any) -> Any:
+        """A sum or mean over the devices, where there are several."""
+        return value if self.axis is None else reduce(value, self.axis)
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -1,4 +1,4 @@
-"""JAX's convolution as it runs on a CPU: the same numbers as XLA's, forward and in both gradients."""
+"""JAX's convolution as it runs on a CPU, the same numbers as XLA's, forward and in both gradients; and its relu."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from jax_nn import conv
+from jax_nn.layers import relu
 
 CASES = [  # (n, h, w, i), (kernel, o), stride, padding
     ((6, 9, 11, 2), (3, 3), 1, 0),
@@ -53,3 +54,10 @@ def test_bfloat16_sums_in_float32(rng):
     exact = np.sum(np.float64(x) * np.float64(dy))
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found.item(), exact, rtol=0.01)
+
+
+def test_relu_and_its_gradient_at_zero_and_beside_numbers():
+    x = jnp.float32([-jnp.inf, -1, -0.0, 0.0, 2, jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(relu(x), [0, 0, 0, 0, 2, jnp.inf, jnp.nan])
+    np.testing.assert_array_equal(jax.vmap(jax.grad(relu))(x)[:-1], [0, 0, 0, 0, 1, 1])
+    assert relu(jnp.ones(2, jnp.bfloat16)).dtype == jnp.bfloat16
