@@ -72,6 +72,8 @@ def typed(command: str) -> list[str]:
     cut = "" if {"--list", "--resume"} & set(words) else CUTS[module]
     if "--epochs" in words:  # either steps or epochs
         cut = cut.replace("--steps 4", "--epochs 0.01")
+    if "--resume-from" in words:  # what took 4 steps goes on
+        cut = cut.replace("--steps 4", "--steps 8")
     if words[-2] == "--devices":
         cut += " mlp-mnist"  # instead of both default presets
     turns = {name: iter(paths) for name, paths in STAND_INS.items()}
