@@ -120,4 +120,6 @@ def _absent(ranks: list[int], timeout: int) -> str:
 
 def _destroy() -> None:
     with contextlib.suppress(Exception):
+        dist.group.WORLD.abort()  # hangs up, though a traceback may still hold on to who uses the group
+    with contextlib.suppress(Exception):
         dist.destroy_process_group()
