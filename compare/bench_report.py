@@ -11,7 +11,7 @@ from pathlib import Path
 
 from compare import bench_costs, machine
 from compare import bench_tables as tables
-from compare.bench_results import SHOWN, Results, read, rows
+from compare.bench_results import KINKED, SHOWN, Results, read, rows
 from compare.errors import UserError, command_line
 from compare.speeds import false_alarms, times_as_fast
 
@@ -187,7 +187,8 @@ def _proof(results: Results) -> str:
     how = (
         f"{proven} of {len(results['proof'])} pairs of tracks passed the proof (logits, gradients, losses, parameters, "
         "optimizer state; float64 and float32). Forms of a track, and the reference, are held against each other in "
-        f"the very processes that were timed: the first {SHOWN} losses, from the same weights on the same batches."
+        f"the very processes that were timed: the first {SHOWN} losses ({KINKED} where kinks are many), from the same "
+        "weights on the same batches."
     )
     return f"{how}\n\n{tables.table(*tables.agreement(results))}"
 

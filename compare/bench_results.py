@@ -19,6 +19,7 @@ SCRIPT = "tensorflow"  # in the place of a track
 PARTS = ("input", "forward", "backward", "update")
 CLOCKS = ("import", "data", "compile", "train", "eval")
 SHOWN = 5  # first losses, by which rows prove to do the same; later ones may part at a kink of a relu
+KINKED = 3  # of them, where the proof met kinks in every batch: each step makes ten times as much of a rounding
 TOLERANCE = 1e-4  # of them, ‖a - b‖/‖b‖, unless the proof granted more; observed in float32: up to 2e-6
 
 Results = dict[str, Any]
@@ -116,10 +117,15 @@ def problem(results: Results, key: Key, trials: list[Trial], gaps: dict[Key, flo
 
 def granted(results: Results, preset: str) -> float:
     """How far losses of a preset may be apart: as far as in its proof, where kinks or bfloat16 part them early."""
-    precision = results["presets"][preset]["precision"]
-    pairs = [pair for pair in results["proof"] if (pair["preset"], pair["precision"]) == (preset, precision)]
+    pairs = proof_of(results, preset)
     losses = [check["tolerance"] for pair in pairs for check in pair["checks"] if check["what"] == "losses"]
     return max(losses, default=TOLERANCE)
+
+
+def proof_of(results: Results, preset: str) -> list[dict[str, Any]]:
+    """The rows of the proof of a preset, in the precision that is timed."""
+    precision = results["presets"][preset]["precision"]
+    return [pair for pair in results["proof"] if (pair["preset"], pair["precision"]) == (preset, precision)]
 
 
 def unproven(results: Results, preset: str, track: str) -> str | None:
@@ -138,7 +144,8 @@ def loss_gaps(results: Results) -> dict[Key, float]:
     for trial in results["trials"]:
         if "error" not in trial:
             key = trial["preset"], trial["track"], trial["variant"]
-            own = np.array([np.nan if loss is None else loss for loss in trial["losses"]])
+            shown = KINKED if any(pair.get("sensitivity") for pair in proof_of(results, trial["preset"])) else SHOWN
+            own = np.array([np.nan if loss is None else loss for loss in trial["losses"]])[:shown]
             first.setdefault(trial["preset"], []).append((key, own))
     found: dict[Key, float] = {}
     for losses in first.values():

@@ -135,6 +135,16 @@ def test_no_speed_without_a_proof_or_with_other_losses() -> None:
     assert {row.problem for row in bench_results.rows(results)} == {"not proven"}
 
 
+def test_where_kinks_are_many_only_the_very_first_losses_count() -> None:
+    times = {"torch eager": [4.0] * 3, "torch compiled": [3.0] * 3}
+    results = invented(times, compiled=[2.0, 1.5, 1.4, 1.9], eager=[2.0, 1.5, 1.4, 1.3])
+    assert [row.problem is None for row in bench_results.rows(results)] == [False, False]
+    results["proof"][0]["sensitivity"] = {"losses": 1e-3}
+    assert [row.problem for row in bench_results.rows(results)] == [None, None]
+    results["trials"][0]["losses"][2] = 1.5
+    assert [row.problem is None for row in bench_results.rows(results)] == [False, False]
+
+
 def test_one_process_with_other_losses_and_a_failed_proof_are_not_overlooked() -> None:
     results = invented({"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3})
     assert bench_report.status(results, None) == 0
