@@ -20,7 +20,7 @@ help: ## what can be made (this list)
 compare: $(READY) ## train the presets in NumPy, JAX and PyTorch and report   ARGS="mlp-mnist --epochs 1"
 	@$(RUN) compare.run_all $(ARGS)
 
-test: $(READY) ## run the tests on two cores   ARGS="-k conv"   the slow ones: ARGS="-m slow"
+test: $(READY) ## run the tests on two cores   ARGS="-k conv"   the others: ARGS="-m long", ARGS="-m slow"
 	@$(RUN) pytest -n 2 --dist worksteal $(ARGS)
 
 notebooks: $(READY) ## run every cell and every solution of notebooks/   ARGS="-k 04"

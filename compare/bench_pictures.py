@@ -97,7 +97,7 @@ def _images(axes: Axes, results: Results, preset: str, found: list[Row]) -> None
     axes.axvline(peak, color=FAINT, lw=1, ls=(0, (4, 3)))
     axes.text(peak, len(found) - 0.5, "best matrix product ", color=FAINT, size=10, ha="right", va="bottom")
     axes.set_xlim(0, 1.03 * peak)
-    axes.set_title(f"{preset}:  images/s, and as a share of large products", weight="bold")
+    axes.set_title(f"{preset}:  images/s, share of large products", weight="bold")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.locator_params(axis="x", nbins=5)
     _rows(axes, found)

@@ -67,9 +67,19 @@ ast.parse = parse_undisturbed
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+# What starts several processes, devices or a browser, or trains others' networks: a third of the time.
+LONG = {
+    *("test_bugs", "test_devices", "test_export", "test_launch", "test_loaders", "test_page", "test_parallel"),
+    *("test_play", "test_presets", "test_search", "test_torchvision", "test_transfer"),
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The command line's tests share a comparison of half a minute: in front, no second process takes some of them."""
+    """Put the command line's tests, which share a comparison of half a minute, in front; mark what is long."""
     items.sort(key=lambda item: item.path.stem != "test_run_all")
+    for item in items:
+        if item.path.stem in LONG and not item.get_closest_marker("slow"):
+            item.add_marker("long")
 
 
 @pytest.fixture
