@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from compare.errors import UserError
-from compare.results import proof_problem
+from compare.results import proof_problem, proofs
 from compare.speeds import Interval, median
 
 SCHEMA = 1
@@ -117,15 +117,9 @@ def problem(results: Results, key: Key, trials: list[Trial], gaps: dict[Key, flo
 
 def granted(results: Results, preset: str) -> float:
     """How far losses of a preset may be apart: as far as in its proof, where kinks or bfloat16 part them early."""
-    pairs = proof_of(results, preset)
+    pairs = proofs(results, preset, results["presets"][preset]["precision"])
     losses = [check["tolerance"] for pair in pairs for check in pair["checks"] if check["what"] == "losses"]
     return max(losses, default=TOLERANCE)
-
-
-def proof_of(results: Results, preset: str) -> list[dict[str, Any]]:
-    """The rows of the proof of a preset, in the precision that is timed."""
-    precision = results["presets"][preset]["precision"]
-    return [pair for pair in results["proof"] if (pair["preset"], pair["precision"]) == (preset, precision)]
 
 
 def unproven(results: Results, preset: str, track: str) -> str | None:
@@ -141,11 +135,12 @@ def loss_gaps(results: Results) -> dict[Key, float]:
     All start from the same weights and see the same batches, in the very processes whose time is taken.
     """
     first: dict[str, list[tuple[Key, np.ndarray]]] = {}
+    kinked = {pair["preset"] for pair in results["proof"] if pair.get("sensitivity")}
+    shown = {preset: KINKED if preset in kinked else SHOWN for preset in results["presets"]}
     for trial in results["trials"]:
         if "error" not in trial:
             key = trial["preset"], trial["track"], trial["variant"]
-            shown = KINKED if any(pair.get("sensitivity") for pair in proof_of(results, trial["preset"])) else SHOWN
-            own = np.array([np.nan if loss is None else loss for loss in trial["losses"]])[:shown]
+            own = np.array([np.nan if loss is None else loss for loss in trial["losses"]])[: shown[trial["preset"]]]
             first.setdefault(trial["preset"], []).append((key, own))
     found: dict[Key, float] = {}
     for losses in first.values():

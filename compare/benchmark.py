@@ -147,7 +147,8 @@ def begin(configs: list[Config], *, repeats: int, target: float | None, threads:
     from compare.flops import chunk_of, training_flops
 
     def preset(config: Config) -> dict[str, Any]:
-        chunk = chunk_of(config, WORK if config.device == "cpu" else 100 * WORK)
+        work = WORK if config.device == "cpu" else 100 * WORK  # an accelerator is through with a CPU's in a moment
+        chunk = chunk_of(config, work)
         facts = ("model", "model_args", "dataset", "batch_size", "optimizer", "precision", "device")
         plan = {"flops_per_image": training_flops(config), "chunk": chunk, "steps": LAPS * chunk}
         return {name: getattr(config, name) for name in facts} | plan

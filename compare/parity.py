@@ -40,10 +40,9 @@ TOLERANCES = {
     # each of them to its float32: 9e-3, 3e-1 (5e-2), 7e-2. What ten such steps make of a small bias proves nothing.
     "bfloat16": {"logits": 5e-2, "gradients": 5e-1, "losses": 2e-1},
 }
-NUDGE = (
-    1e-5  # of each parameter: what float32 may do to logits. What a nudge does to all else, it may do twice as well:
-)
-LOST = 0.1  # but what it moves by more than that says nothing in float32
+# Relative change of each parameter, as far as float32 may move logits: two tracks may be twice as far apart in all else
+# as it moves that. What it moves by more than LOST says nothing in float32.
+NUDGE, LOST = 1e-5, 0.1
 BATCH = 32
 DRAWS = 3
 HORIZON = 1000  # steps of the run whose first few are taken
@@ -105,7 +104,7 @@ def observe(config: Config, track_name: str, *, steps: int, draw: int = 1, nudge
     network = MODELS[config.model](**config.model_args)
     snapshot = network.init(rng)
     chance = np.random.default_rng(draw)
-    for parameter in leaves(snapshot["params"]).values() if nudge else ():
+    for parameter in leaves(snapshot["params"]).values():
         parameter *= 1 + nudge * chance.standard_normal(parameter.shape)
     parts = config.accumulate * config.devices
     n = parts * max(BATCH // parts, 2)

@@ -124,17 +124,18 @@ def closeness(check: dict[str, Any]) -> float:
     return max(value / tolerance, 0.0 if check.get("passed") else 1.0)
 
 
+def proofs(results: Results, preset: str, precision: str) -> list[dict[str, Any]]:
+    """The rows of the proof of a preset in this precision, one for each pair of tracks."""
+    return [pair for pair in results.get("proof") or [] if (pair["preset"], pair["precision"]) == (preset, precision)]
+
+
 def proof_problem(results: Results, run: Run) -> str | None:
     """Why this run's speed may not be shown, or None if its (preset, precision, track) is proven the same model.
 
     The odd one out is to blame: a track fails if no pair with it passed, or if it disagrees with a track
     that agrees with somebody.
     """
-    pairs = [
-        pair
-        for pair in results.get("proof") or []
-        if (pair["preset"], pair["precision"]) == (run["preset"], run["precision"])
-    ]
+    pairs = proofs(results, run["preset"], run["precision"])
     mine = [pair for pair in pairs if run["track"] in (pair["a"], pair["b"])]
     if not mine:
         return "not proven"

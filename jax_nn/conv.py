@@ -60,7 +60,8 @@ convolve_on_cpu.defvjp(_forward, _backward)
 def kernel_gradient(x: Array, dy: Array, kh: int, kw: int, stride: int, padding: int = 0) -> Array:
     """dW[a,b,i,o] = Σ_{n,p,q} x[n, p·s + a, q·s + b, i] dy[n,p,q,o], x with its padding: a convolution, too.
 
-    Its image is x, channels and batch exchanged: i images of n channels. Its kernel is dy, with pixels s apart.
+    From x (n, h, w, i) and dy (n, oh, ow, o) comes dW (kh, kw, i, o). The convolution's image is x, channels and batch
+    exchanged: i images of n channels. Its kernel is dy, with pixels s apart.
     Axes are moved, not only renamed as JAX's own gradient does: the fast form is that of NHWC with HWIO. It also wants
     an image at least as large as the kernel, padding aside. Where dy has fewer channels than x, the
     same sum is faster as that of dy around each pixel of x, read backwards.
