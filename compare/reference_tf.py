@@ -21,6 +21,8 @@ from compare.training import Training
 from numpy_nn.optim import schedule as formula
 from numpy_nn.tree import Tree, leaves
 
+tf.config.set_visible_devices([], "GPU")  # a TensorFlow that finds one would compute there unasked
+
 DECAY = {"sgd": 0.0, "momentum": 0.9, "nesterov": 0.9}  # of the velocity
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import multiprocessing
 import os
@@ -169,6 +170,16 @@ def test_files_stream_from_any_step_and_without_tensorflow(stored: Path) -> None
     assert found["hashes"] == whole[8:]
     assert not found["tensorflow"]
     assert max(found["memory"]) < 1000
+
+
+@pytest.mark.parametrize("module", ["compare.data.loaders.tfdata", "compare.reference_tf"])
+def test_tensorflow_sees_no_gpu_and_leaves_its_memory_to_others(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    imported = importlib.import_module(module)
+    monkeypatch.setattr(imported.tf.config, "set_visible_devices", lambda *given: seen.append(given))
+    monkeypatch.delitem(sys.modules, module)
+    importlib.import_module(module)
+    assert seen == [([], "GPU")]
 
 
 def test_every_image_of_a_file_comes_once_an_epoch(stored: Path) -> None:

@@ -22,6 +22,8 @@ from compare.data.loaders.records import NAME, Records, prepared, tfds
 from compare.data.stream import Data
 from compare.errors import UserError
 
+tf.config.set_visible_devices([], "GPU")  # of which it would take all memory, and the track that trains find none
+
 
 def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
     """Map, in parallel and in order, and prefetch; `numpy` copies out of TensorFlow's memory."""
