@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from compare import presets
+from compare.tracks import Track
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -90,3 +91,9 @@ def test_python_runs_as_printed(page, monkeypatch):
             code = compile(block, page.name, "exec")
             if block.startswith(("import ", "from ")):  # the others are lines to talk about
                 exec(code, {})
+
+
+def test_every_function_of_the_contract_is_told():
+    page = (ROOT / "docs" / "tracks.md").read_text("utf-8")
+    told = re.findall(r"^\| `(\w+)\(", page, re.MULTILINE)
+    assert sorted(told) == sorted(name for name in vars(Track) if not name.startswith("_"))
