@@ -119,7 +119,8 @@ class Benchmark:
         from compare import variants
 
         with variants.on_cores(1):
-            limits = {"gemm_gflops": machine.gemm_gflops(threads=1), **machine.bandwidth_gbs(threads=1)}
+            limits = {"gemm_gflops": machine.gemm_gflops(threads=1)}
+            limits |= {where: machine.bandwidth_gbs(where, threads=1) for where in machine.SIZES}
             self.results["environment"]["one_core"] = limits
             for config, track in itertools.product(self.configs, self.tracks):
                 self.note(f"layers of {config.preset}, one by one on one core: {track}")

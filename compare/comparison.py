@@ -19,7 +19,7 @@ from typing import Any
 from compare import devices, machine, planning, report, tracking, tracks, workers
 from compare.config import Config, Interval
 from compare.errors import UserError
-from compare.flops import training_flops
+from compare.flops import training_bytes, training_flops
 from compare.jobs import Job
 from compare.progress import Progress
 from compare.results import Results, Run, final_figures, trajectory
@@ -184,6 +184,7 @@ class Comparison:
         if speed:
             run["flops_per_image"] = training_flops(config)
             run["gflops"] = speed * run["flops_per_image"] / 1e9
+            run["step_bytes"] = training_bytes(config)
         if run["status"] == "finished":
             accuracy = f"test accuracy {run['test_accuracy']:.2%} of {run['test_count']:,} images"
             pace = f", {speed:,.0f} images/s" if speed else ""

@@ -26,7 +26,8 @@ def cores() -> int:
 
 def describe(*, threads: int) -> dict[str, Any]:
     """The ``environment`` of results.json: what is known, and what is measured."""
-    return facts(threads=threads) | {"gemm_gflops": gemm_gflops(threads=threads), "load": [load()]}
+    found = {"gemm_gflops": gemm_gflops(threads=threads), "memory_gbs": bandwidth_gbs("memory", threads=threads)}
+    return facts(threads=threads) | found | {"load": [load()]}
 
 
 def facts(*, threads: int) -> dict[str, Any]:
@@ -167,13 +168,12 @@ def gemm_gflops(*, threads: int) -> float | None:
     return max(products(threads=threads), default=None)
 
 
-def bandwidth_gbs(*, threads: int) -> dict[str, float | None]:
+def bandwidth_gbs(where: str, *, threads: int) -> float | None:
     """GB/s read and written by the best of five copies of float32 arrays, each thread its own, in a fresh process.
 
-    ``memory``: arrays of 64 MB, beyond any cache; ``cache``: arrays of 128 KB, inside each core's own.
+    ``memory``: arrays of 64 MB, beyond most caches; ``cache``: arrays of 128 KB, inside each core's own.
     """
-    figures = {name: _figures(COPY, str(threads), str(numbers), threads=threads) for name, numbers in SIZES.items()}
-    return {name: max(figure, default=None) for name, figure in figures.items()}
+    return max(_figures(COPY, str(threads), str(SIZES[where]), threads=threads), default=None)
 
 
 def _figures(program: str, *arguments: str, threads: int) -> list[float]:

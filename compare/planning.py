@@ -26,7 +26,7 @@ from compare.results import SCHEMA, Results, Run, read
 FIGURES = (
     "steps best_step epochs test_accuracy test_count test_loss val_accuracy val_loss val_count seconds step_ms "
     "images_per_second input_share chunk parameters peak_rss_mb import_rss_mb checkpoint message resumed "
-    "flops_per_image gflops gemm_gflops gemm_share compile_note insight hardware products peak_device_mb"
+    "flops_per_image step_bytes gflops gemm_gflops gemm_share compile_note insight hardware products peak_device_mb"
 ).split()
 
 # what decides whether the state of one training can be that of another, and its next batch the next one

@@ -224,7 +224,9 @@ def _machine(results: Results) -> str:
         if not machine.on_cpu(run.get("hardware")):
             memory = f", {run['peak_device_mb']:,.0f} MB of its memory" if run["peak_device_mb"] else ""
             facts[f"{run['preset']} {run['track']} on"] = f"{run['hardware']}, {run['products']}{memory}"
-    facts |= {"best matmul": _peak(results), "measured": results.get("created"), **(environment.get("versions") or {})}
+    memory = results["environment"].get("memory_gbs")
+    facts |= {"best matmul": _peak(results), "copying in memory": memory and f"{memory:,.0f} GB/s"}
+    facts |= {"measured": results.get("created"), **(environment.get("versions") or {})}
     return markdown(("what", "value"), [[name, "-" if value is None else str(value)] for name, value in facts.items()])
 
 

@@ -18,6 +18,7 @@ from fake_results import fail_proof, fake_results, stop_run
 from compare import report
 from compare.page import page
 from compare.page.content import PARTS
+from compare.page.roof import roofline
 from compare.sections import sections
 from compare.verdict import headline
 
@@ -71,7 +72,7 @@ def drawn(tab: Any) -> list[dict[str, Any]]:
 def test_every_figure_is_drawn_and_the_buttons_work(browser, written):
     tab = opened(browser, written)
     figures = drawn(tab)
-    assert len(figures) == 2 * (4 + 1 + 1 + 1)  # curves, speed, time, memory of two presets
+    assert len(figures) == 2 * (4 + 1 + 1 + 1) + 1  # curves, speed, time, memory of two presets; the roofline of both
     assert all(figure["marks"] == figure["asked"] == figure["told"] > 0 for figure in figures), figures
 
     def traces(number: int, what: str) -> list[Any]:
@@ -140,6 +141,23 @@ def test_paper_is_narrower(browser, written):
     tab.wait_for_function(f"{widths}.every((width) => width <= 330)")
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     tab.wait_for_function(f"{widths}.every((width) => width > 330)")
+
+
+def test_the_roof_is_the_lower_of_two_limits():
+    results = fake_results(presets=("mlp-mnist", "cnn-mnist"))
+    for run in results["runs"]:
+        run["step_bytes"] = {"mlp-mnist": 128 * 2.2e6 / 3, "cnn-mnist": 128 * 2.2e6 / 30}[run["preset"]]
+    (plot,) = roofline(results)[""]
+    assert [(row[0], row[2], row[4]) for row in plot.rows[::3]] == [
+        ("mlp-mnist", "3.0", "60.0"),  # 20 GB/s of memory
+        ("cnn-mnist", "30.0", "150.0"),  # the matrix product
+    ]
+    for run in results["runs"]:
+        run["hardware"] = "cuda" if run["track"] == "jax" else "cpu"  # which has another roof
+    (plot,) = roofline(results)[""]
+    assert {row[1] for row in plot.rows} == {"NumPy", "PyTorch"}
+    results["environment"]["memory_gbs"] = None
+    assert roofline(results) == {}
 
 
 @needs_chromium

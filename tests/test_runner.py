@@ -14,7 +14,7 @@ from compare import presets
 from compare.clocks import Stopwatch, Timings
 from compare.config import CHUNK, Config, plan
 from compare.errors import UserError
-from compare.flops import training_flops
+from compare.flops import training_bytes, training_flops
 
 CONFIG = Config(preset="test", model="mlp", dataset="mnist", promise="")
 
@@ -66,6 +66,16 @@ def test_operations_are_those_on_paper():
     conv1, conv2 = 2 * 24 * 24 * 25 * 16, 2 * 8 * 8 * 25 * 16 * 32
     linear = 2 * (512 * 128 + 128 * 10)
     assert training_flops(dataclasses.replace(CONFIG, model="cnn")) == 3 * (conv1 + conv2 + linear) - conv1
+
+
+def test_bytes_are_those_on_paper():
+    weights = 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
+    kept = CONFIG.batch_size * (784 + 512 + 512)  # the images and both hidden layers
+    plain = dataclasses.replace(CONFIG, optimizer="sgd")
+    assert training_bytes(plain) == 4 * (2 * kept + 6 * weights)
+    for optimizer, moments in {"nesterov": 1, "adam": 2}.items():
+        more = training_bytes(dataclasses.replace(CONFIG, optimizer=optimizer)) - training_bytes(plain)
+        assert more == 2 * moments * 4 * weights
 
 
 def test_unknown_presets_are_answered_with_the_known_ones():

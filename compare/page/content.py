@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
-from compare.page import bars, grids, pictures, plots
+from compare.page import bars, grids, pictures, plots, roof
 from compare.page.plots import Plot
 from compare.results import Results, groups, machine_facts, name_of, numbers, speed_withheld, spread, tested, title
 from compare.sections import markdown, sections
@@ -51,6 +51,14 @@ PARTS = {
         together=True,
         words="Resident memory of a run's process at its highest, up to its first save. The lower part is there as "
         "soon as the libraries are imported.",
+    ),
+    "The roofline": Part(
+        (roof.roofline,),
+        together=True,
+        words="A training step can be no faster than the multipliers (the flat part, a large matrix product) nor than "
+        "memory (the slope), if no cache helps. Each preset stands at the operations it has for a byte that its step "
+        "moves: in the slope it waits for memory, under the flat part it could multiply all the time. What a track "
+        "stays below the line, it loses to small products, copies and Python; above the slope, caches help it.",
     ),
     "What they get wrong": Part((grids.confusions, pictures.mistakes)),
     "What the first layer looks for": Part(
