@@ -27,8 +27,8 @@ SCHEMA = {
     "environment": "python platform cpu cores threads versions git_commit gemm_gflops memory_gbs load",
     "run": "preset track seed model dataset precision devices parameters steps best_step epochs batch_size "
     "test_accuracy test_count test_loss seconds step_ms images_per_second flops_per_image step_bytes gflops "
-    "peak_rss_mb history checkpoint status val_accuracy val_loss val_count gemm_gflops gemm_share import_rss_mb chunk compile_note "
-    "step_loss config message resumed insight device hardware products peak_device_mb input_share",
+    "peak_rss_mb history checkpoint status val_accuracy val_loss val_count gemm_gflops gemm_share import_rss_mb chunk "
+    "compile_note step_loss config message resumed insight device hardware products peak_device_mb input_share",
     "seconds": "import data compile train eval total",
     "step_ms": "median p10 p90",
     "history": "step epoch train_loss test_loss test_accuracy val_loss val_accuracy lr seconds",
