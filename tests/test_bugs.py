@@ -279,7 +279,7 @@ def test_what_stops_is_shown_by_its_words(monkeypatch: pytest.MonkeyPatch):
     assert len(cells) == 7
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_is_shown_was_measured(capsys: pytest.CaptureFixture):
     without, broken = measured(BUGS["loss-mean-axis"], ROOT)
     assert broken["curve"]["loss"] == pytest.approx([loss / 10 for loss in without["curve"]["loss"]], rel=1e-5)
@@ -309,7 +309,7 @@ def test_interrupted_it_leaves_nothing_behind(tmp_path: Path):
     assert {path: (ROOT / path).read_bytes() for path in before} == before
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)  # twenty tests in one
 def test_every_catching_test_is_green_without_a_bug():
     with copies.copy_of(ROOT) as copy:
@@ -317,7 +317,7 @@ def test_every_catching_test_is_green_without_a_bug():
     assert verdict.passed, verdict.words
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @every_bug
 def test_every_bug_is_caught(bug: Bug):
     """Red for its own reason: pytest ends with 1, for a test that failed, and not for one that could not be run."""

@@ -37,9 +37,15 @@ def begin(model: str, **arguments: Any) -> train.State:
     )
 
 
-def batches(model: str, n: int) -> tuple[np.ndarray, np.ndarray]:
+def batches(model: str, n: int, steps: int = 3) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(1)
-    return rng.integers(0, 256, (3, n, *IMAGE[model]), np.uint8), rng.integers(0, 10, (3, n), np.int32)
+    return rng.integers(0, 256, (steps, n, *IMAGE[model]), np.uint8), rng.integers(0, 10, (steps, n), np.int32)
+
+
+def assert_the_same(several: Any, one: Any) -> None:
+    want, got = leaves(train.to_snapshot(one)), leaves(train.to_snapshot(several))
+    gaps = {path: np.abs(got[path] - want[path]).max() / max(np.abs(want[path]).max(), 1) for path in want}
+    assert max(gaps.values()) <= TOLERANCE, max(gaps, key=lambda path: gaps[path])
 
 
 OPTIMIZERS: list[dict[str, Any]] = [
@@ -59,9 +65,17 @@ def test_several_processes_do_what_one_does(model: str, threads: int) -> None:
             np.testing.assert_array_equal(got["correct"], want["correct"])
             np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-12)
             assert train.eval_batch(several, x[0], y[0]) == pytest.approx(train.eval_batch(one, x[0], y[0]))
-        want, got = leaves(train.to_snapshot(one)), leaves(train.to_snapshot(several))
-        gaps = {path: np.abs(got[path] - want[path]).max() / max(np.abs(want[path]).max(), 1) for path in want}
-        assert max(gaps.values()) <= TOLERANCE, max(gaps, key=lambda path: gaps[path])
+        assert_the_same(several, one)
+
+
+@pytest.mark.parametrize("model", ["resnet", "cnn"])  # with batch norm, and without
+def test_two_devices_take_ten_steps_like_one(model: str) -> None:
+    one, two = begin(model), begin(model, devices=2)
+    x, y = batches(model, 8, steps=10)
+    one, want = train.train_steps(one, x, y)
+    two, got = train.train_steps(two, x, y)
+    np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-12)
+    assert_the_same(two, one)
 
 
 def test_devices_are_processes_that_must_get_equal_shards() -> None:
