@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from compare import machine
 from compare.bench_costs import attainable_ms, curve
 from compare.bench_results import CLOCKS, PARTS, Results, Row
 from compare.bench_tables import REFERENCE, by_preset, processes, shown
@@ -65,12 +66,11 @@ def speeds(results: Results) -> bytes:
     """A row per preset: images per second, what a step is made of, what a first run is made of."""
     presets = list(by_preset(shown(results)))
     with _styled():
-        height = 0.95 + sum(1.5 + 0.42 * len(found) for _, found in presets) if presets else 3.0
+        heights = [1.5 + 0.42 * max(len(found), 3) for _, found in presets] or [2.05]
         subtitle = f"{_cores(results)}  ·  {processes(results)} each, in turns"
-        ratios = [1.5 + 0.42 * len(found) for _, found in presets] or [1.0]
         canvas = Canvas(
-            "How fast the tracks train", subtitle, max(1, len(presets)), 3, size=(18, height),
-            height_ratios=ratios,
+            "How fast the tracks train", subtitle, len(heights), 3, size=(18, 0.95 + sum(heights)),
+            height_ratios=heights,
         )  # fmt: skip
         for axes, (preset, found) in zip(canvas.axes, presets, strict=False):
             steps = results["presets"][preset]["steps"]
@@ -81,9 +81,13 @@ def speeds(results: Results) -> bytes:
 
 
 def _images(axes: Axes, results: Results, preset: str, found: list[Row]) -> None:
-    """Images per second: the median as a bar, a dot for each process; the best matrix product as a line."""
+    """Images per second: the median as a bar, a dot for each process; the CPU's best matrix product as a line."""
     plan = results["presets"][preset]
-    peak = results["environment"]["gemm_gflops"] * 1e9 / plan["flops_per_image"]
+    farthest = 1.25 * max(1000 * plan["batch_size"] / min(row.times) for row in found)
+    if all(machine.on_cpu(trial.get("hardware")) for row in found for trial in row.trials):
+        farthest = peak = results["environment"]["gemm_gflops"] * 1e9 / plan["flops_per_image"]
+        axes.axvline(peak, color=FAINT, lw=1, ls=(0, (4, 3)))
+        axes.text(peak, len(found) - 0.5, "best matrix product ", color=FAINT, size=10, ha="right", va="bottom")
     for place, row in enumerate(found):
         values = [1000 * plan["batch_size"] / ms for ms in row.times]
         value = 1000 * plan["batch_size"] / row.step.value
@@ -94,9 +98,7 @@ def _images(axes: Axes, results: Results, preset: str, found: list[Row]) -> None
         share = row.share(plan["batch_size"] * plan["flops_per_image"])
         words = f"  {value:,.0f}" + ("" if share is None else f"   {share:.0%}")
         axes.text(max(values), place, words, va="center", size=11)
-    axes.axvline(peak, color=FAINT, lw=1, ls=(0, (4, 3)))
-    axes.text(peak, len(found) - 0.5, "best matrix product ", color=FAINT, size=10, ha="right", va="bottom")
-    axes.set_xlim(0, 1.03 * peak)
+    axes.set_xlim(0, 1.03 * farthest)
     axes.set_title(f"{preset}:  images/s, share of large products", weight="bold")
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.locator_params(axis="x", nbins=5)

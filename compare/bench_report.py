@@ -184,9 +184,10 @@ def _growth(results: Results) -> str:
 
 def _proof(results: Results) -> str:
     proven = sum(pair["passed"] for pair in results["proof"])
+    precisions = " and ".join(dict.fromkeys(pair["precision"] for pair in results["proof"]))
     how = (
         f"{proven} of {len(results['proof'])} pairs of tracks passed the proof (logits, gradients, losses, parameters, "
-        "optimizer state; float64 and float32). Forms of a track, and the reference, are held against each other in "
+        f"optimizer state; {precisions}). Forms of a track, and the reference, are held against each other in "
         f"the very processes that were timed: the first {SHOWN} losses ({KINKED} where kinks are many), from the same "
         "weights on the same batches."
     )

@@ -19,10 +19,10 @@ PRESETS = {
             preset="mlp-mnist",
             model="mlp",
             dataset="mnist",
-            promise="98.5 %, 15 to 30 s a track on two cores",
+            promise="98.4 %, 15 to 30 s a track on two cores",
             epochs=10,
             batch_size=512,  # of 128 images a fifth of the step would be the update; with lr 0.1 they learn as much
-            **NESTEROV | {"lr": 0.3},
+            **NESTEROV | {"lr": 0.2},  # 0.3: 0.1 points more in 10 epochs, and in 6 every second run diverges
         ),
         Config(
             preset="cnn-mnist",

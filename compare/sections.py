@@ -102,7 +102,8 @@ def _speed(results: Results, runs: list[Run]) -> tuple[str, str, str]:
     if reason:
         return reason, "-", "-"
     runs = tested(runs)
-    share = spread([100 * value for value in numbers(runs, "gemm_share")], ".0f", unit="%")
+    percent = [100 * value for value in numbers(runs, "gemm_share")]
+    share = spread(percent, ".0f" if min(percent, default=1) >= 1 else ".1f", unit="%")
     median, low, high = (numbers(runs, "step_ms", name) for name in ("median", "p10", "p90"))
     form = ".2f" if max(median, default=0) < 10 else ".1f"
     step = spread(median, form) + (f"\n[{min(low):{form}} {max(high):{form}}]" if low and high else "")

@@ -56,7 +56,10 @@ def join(
     if coordinator is not None and processes is not None and process is not None:
         _lines.update(roll_call(coordinator, processes, process, timeout))
     jax.config.update("jax_enable_preemption_service", False)  # it would let SIGTERM pass
-    jax.distributed.initialize(coordinator, processes, process, initialization_timeout=timeout)
+    try:
+        jax.distributed.initialize(coordinator, processes, process, initialization_timeout=timeout)
+    except ValueError as error:  # JAX says which it lacks, of those that no Slurm, MPI or Kubernetes has told it
+        raise ValueError(f"{error} Give all three: coordinator (HOST:PORT of process 0), processes, process") from error
     for other, line in _lines.items():
         threading.Thread(target=_listen, args=(other, line, on_loss), daemon=True).start()
     return jax.process_index(), jax.device_count()

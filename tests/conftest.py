@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import gc
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,9 @@ def parse_undisturbed(*source: Any, parse: Any = ast.parse, **options: Any) -> a
 
 
 ast.parse = parse_undisturbed
+
+# Behind `&` a shell has its children ignore Ctrl-C, and they theirs: programs that tests interrupt would go on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

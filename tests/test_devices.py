@@ -284,6 +284,19 @@ def test_a_gpu_does_what_the_cpu_does(track, model, needs_gpu):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_what_a_gpu_replays_is_what_it_does(accumulate, needs_gpu):
+    x, y = images("mlp", 10, 8)
+    wanted = {"precision": "float32", "device": "gpu", "accumulate": accumulate}
+    plain, compiled = (
+        leaves(torch_train.to_snapshot(torch_train.train_steps(start(torch_train, "mlp", **wanted, **how), x, y)[0]))
+        for how in ({}, {"compile": True})
+    )
+    gap, where = largest_gap(compiled, plain)
+    assert gap <= 1e-5, where
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("track", TRACKS)
 def test_a_run_resumed_on_a_gpu_is_the_run(track, needs_gpu):
     x, y = images("mlp", 8, 8)

@@ -65,6 +65,13 @@ def test_a_wrong_place_is_refused_before_anybody_waits(where, message):
         jax_launch.roll_call(*where, 1)
 
 
+def test_who_is_told_nothing_hears_what_to_say(tmp_path):
+    command = [sys.executable, "-m", "compare.launch", "mlp-mnist", "--track", "jax", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Give all three: coordinator (HOST:PORT of process 0), processes, process" in done.stderr
+
+
 def test_a_line_that_breaks_is_heard_by_all(monkeypatch):
     address, lines = f"127.0.0.1:{free_port()}", {}
 

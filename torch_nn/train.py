@@ -116,7 +116,8 @@ def init_state(
     step = int(snapshot.get("step", 0))
     average = averaged(network, first_average(snapshot, ema), ema)
     frozen = frozen_norms(snapshot.get("stats", {}), factors)
-    prepare = partial(prepared, compile=compile, precision=precision)
+    graphs = devices == accumulate == 1  # a graph writes where it wrote before: gradients that are still to be added to
+    prepare = partial(prepared, compile=compile, graphs=graphs, precision=precision)
     alone = prepare(network)
     return State(
         model=network,
@@ -157,9 +158,12 @@ def averaged(network: nn.Module, start: Tree, decay: float | None) -> AveragedMo
     return average.eval()
 
 
-def prepared(network: nn.Module, *, compile: bool, precision: str) -> Callable[[Tensor], Tensor]:
-    """The network as the steps call it: compiled or not, with products of bfloat16 numbers or not."""
-    forward = torch.compile(network) if compile else network
+def prepared(network: nn.Module, *, compile: bool, graphs: bool, precision: str) -> Callable[[Tensor], Tensor]:
+    """The network as the steps call it: compiled or not, with products of bfloat16 numbers or not.
+
+    ``graphs``: a GPU may replay all kernels of a pass at one call (CUDA graphs), instead of being asked for each.
+    """
+    forward = torch.compile(network, mode="reduce-overhead" if graphs else "default") if compile else network
     return in_bfloat16(forward) if precision == "bfloat16" else forward
 
 
