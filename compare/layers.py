@@ -10,6 +10,7 @@ Multiplying takes at least ``flops`` divided by the peak of a large matrix produ
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 import math
 import statistics
@@ -111,6 +112,7 @@ def in_jax(layer: Layer, x: np.ndarray, dy: np.ndarray, params: Mapping[str, np.
     from flax import nnx
 
     from jax_nn import conv, layers
+    from jax_nn.devices import compiler_options
 
     values: Any = {}
     if params:
@@ -122,7 +124,7 @@ def in_jax(layer: Layer, x: np.ndarray, dy: np.ndarray, params: Mapping[str, np.
     def forward(values: Any, x: Any) -> Any:
         return nnx.merge(graphdef, values)(x) if params else function(x)
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=compiler_options(jax.devices()))
     def both(values: Any, x: Any, dy: Any) -> Any:
         if layer.need_dx:
             y, back = jax.vjp(forward, values, x)

@@ -135,6 +135,27 @@ def test_a_track_loads_alone(track, blocked):
     assert f"{track}.models.mlp" in result.stdout.split()
 
 
+TRAIN_AND_TELL = """
+import dataclasses, pathlib, sys, threading
+from compare import presets, runner
+from compare.jobs import Job
+
+def emit(event):
+    if event["event"] == "chunk":
+        print(*sorted(sys.modules.keys() & {{"jax", "torch", "tensorflow", "tensorflow_datasets", "grain"}}))
+
+config = dataclasses.replace(presets.get("mlp-mnist"), steps=2, model_args={{"hidden": (8,)}})
+runner.run(Job(config, "{track}", threads=1, folder=pathlib.Path("{folder}")), emit=emit, stop=threading.Event())
+"""
+
+
+@pytest.mark.parametrize(("track", "framework"), [("numpy", ""), ("jax", "jax"), ("torch", "torch")])
+def test_what_trains_has_loaded_its_own_framework_only(track, framework, tmp_path):
+    result = run("-c", TRAIN_AND_TELL.format(track=track, folder=tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert set(result.stdout.splitlines()) == {framework}
+
+
 RUN_AND_TELL = """
 import runpy, sys
 sys.argv = ["run_all.py", *sys.argv[1:]]
