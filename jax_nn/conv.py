@@ -29,7 +29,27 @@ def convolve_on_cpu(stride: int, padding: int, x: Array, kernel: Array) -> Array
     kernel backwards, four times as slow as with the kernel turned round beforehand, and dW
     has the image for a kernel, in an order of axes that is a hundred times as slow inside a scan.
     """
+    side = 4 if x.shape[3] < 4 else 2 if x.shape[3] < 8 else 1
+    if stride == 1 and side > 1:
+        return _side_by_side(x, kernel, padding, side)
     return _convolution(x, kernel, stride, [(padding, padding)] * 2)
+
+
+def _side_by_side(x: Array, kernel: Array, padding: int, side: int) -> Array:
+    """The convolution of few channels: ``side`` neighbouring pixels are one of side·i channels, with as many outputs.
+
+    Products of depth kh·kw·i and width o are thin where i is 1. So the kernel stands ``side`` times beside itself, a
+    pixel further each time, with zeros around it: up to twice the arithmetic, in a third of the time.
+    """
+    (n, h, w, i), (kh, kw, _, o) = x.shape, kernel.shape
+    oh, ow = h + 2 * padding - kh + 1, w + 2 * padding - kw + 1
+    blocks, seen = -(-ow // side), -(-(side + kw - 1) // side)  # of outputs, and of inputs that one of them sees
+    rest = (blocks + seen - 1) * side - w - 2 * padding
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding + rest), (0, 0)))
+    moved = [jnp.pad(kernel, ((0, 0), (j, seen * side - kw - j), (0, 0), (0, 0))) for j in range(side)]
+    wide = jnp.stack(moved, axis=3).reshape(kh, seen, side * i, side * o)
+    y = _convolution(x.reshape(n, h + 2 * padding, -1, side * i), wide, 1, [(0, 0)] * 2)
+    return y.reshape(n, oh, blocks * side, o)[:, :, :ow]
 
 
 def _convolution(

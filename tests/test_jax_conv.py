@@ -23,6 +23,9 @@ CASES = [  # (n, h, w, i), (kernel, o), stride, padding
     ((3, 8, 9, 2), (2, 3), 1, 3),
     ((2, 5, 5, 1), (5, 4), 1, 0),  # one window
     ((1, 6, 7, 3), (4, 3), 1, 2),  # one image
+    ((3, 12, 12, 1), (5, 4), 1, 0),  # outputs as wide as two groups of pixels
+    ((3, 9, 10, 7), (3, 4), 1, 1),  # groups of two
+    ((3, 9, 10, 8), (3, 4), 1, 1),  # no groups
 ]
 
 
