@@ -111,20 +111,19 @@ def conv2d_forward(
     With ``groups`` g the channels fall into g parts, and each part of the output sees its part
     of the input only (Krizhevsky et al. 2012): g matrix products side by side, g = i is depthwise.
     """
-    kh, kw, group_i, o = kernel.shape
-    n, h, w, i = x.shape
+    _, kw, group_i, o = kernel.shape
+    i = x.shape[3]
     _check_groups(i, o, groups)
     if i != group_i * groups:
         raise ValueError(f"{i} channels do not fit {groups} group(s) of a kernel for {group_i} each")
-    oh, ow = out_size(h, kh, stride, padding), out_size(w, kw, stride, padding)
     padded = pad(x, padding)
-    y = np.empty((n, oh * ow * o), x.dtype)
-    for piece in pieces(n, oh * ow * kh * kw * i):
-        rows = window_rows(padded[piece], kh, kw, stride, groups)
-        y[piece] = np.moveaxis(rows @ by_group(kernel, groups), 0, 1).reshape(-1, oh * ow * o)
+    if stride == groups == 1 and kw > 1:
+        y = products_of_pairs(padded, kernel)
+    else:
+        y = products(padded, kernel, stride, groups)
     if bias is not None:
-        y += np.tile(bias, oh * ow)  # to a whole image at a time, which is faster than to one pixel at a time
-    return y.reshape(n, oh, ow, o), (padded, kernel, bias, x.shape, stride, padding, groups)
+        y.reshape(len(y), -1)[...] += np.tile(bias, y[0].size // o)  # by images, which is faster than by pixels
+    return y, (padded, kernel, bias, x.shape, stride, padding, groups)
 
 
 def conv2d_backward(
@@ -134,10 +133,41 @@ def conv2d_backward(
 
     dx is None unless needed, db is None if there was no b.
     """
-    padded, kernel, bias, (n, h, w, i), stride, padding, groups = cache
+    padded, kernel, bias, (_, h, w, _), stride, padding, groups = cache
+    if stride == groups == 1 and kernel.shape[1] > 1:
+        dpadded, dkernel = products_of_pairs_backward(dy, padded, kernel, need_dx)
+    else:
+        dpadded, dkernel = products_backward(dy, padded, kernel, stride, groups, need_dx)
+    dx = dpadded[:, padding : padding + h, padding : padding + w] if need_dx else None
+    return dx, dkernel, None if bias is None else channel_sums(dy.reshape(-1, dy.shape[3]))
+
+
+def products(
+    padded: Float[Array, "n hp wp i"], kernel: Float[Array, "kh kw _ o"], stride: int, groups: int
+) -> Float[Array, "n oh ow o"]:
+    """Y = windows · W."""
     kh, kw, _, o = kernel.shape
-    _, oh, ow, _ = dy.shape
-    dbias = None if bias is None else channel_sums(dy.reshape(-1, o))
+    n, hp, wp, i = padded.shape
+    oh, ow = out_size(hp, kh, stride, 0), out_size(wp, kw, stride, 0)
+    y = np.empty((n, oh * ow * o), padded.dtype)
+    for piece in pieces(n, oh * ow * kh * kw * i):
+        rows = window_rows(padded[piece], kh, kw, stride, groups)
+        y[piece] = np.moveaxis(rows @ by_group(kernel, groups), 0, 1).reshape(-1, oh * ow * o)
+    return y.reshape(n, oh, ow, o)
+
+
+def products_backward(
+    dy: Float[Array, "n oh ow o"],
+    padded: Float[Array, "n hp wp i"],
+    kernel: Float[Array, "kh kw _ o"],
+    stride: int,
+    groups: int,
+    need_dx: bool,
+) -> tuple[Float[Array, "n hp wp i"], Float[Array, "kh kw _ o"]]:
+    """dW = windowsᵀ · dY, and windows' gradient dY · Wᵀ, each pixel's part of it added up where the pixel is."""
+    kh, kw, _, o = kernel.shape
+    n, oh, ow, _ = dy.shape
+    i = padded.shape[3]
     dkernel, dpadded = np.zeros_like(kernel), np.zeros_like(padded)
     for piece in pieces(n, oh * ow * kh * kw * i):
         dy_rows = np.moveaxis(dy[piece].reshape(-1, groups, o // groups), 1, 0)
@@ -146,8 +176,53 @@ def conv2d_backward(
         for a, b in np.ndindex(kh, kw) if need_dx else ():
             dseen = dy_rows @ by_group(kernel[a, b], groups).swapaxes(1, 2)
             dpadded[piece][place(a, b, stride, oh, ow)] += np.moveaxis(dseen, 0, 1).reshape(-1, oh, ow, i)
-    dx = dpadded[:, padding : padding + h, padding : padding + w] if need_dx else None
-    return dx, dkernel, dbias
+    return dpadded, dkernel
+
+
+# The same with two neighbouring pixels as one of 2i channels, which gives two outputs, 2o channels. The kernel stands
+# twice beside itself, a pixel further the second time, with zeros around it: for 3x3 pixels a third more to multiply,
+# in wider products, with a third less to copy and to add up.
+
+
+def in_pairs(x: Float[Array, "n hp wp c"], pairs: int) -> Float[Array, "n hp pairs c2"]:
+    """(n, h, w, c) -> (n, h, pairs, 2c): a view, unless a column is to be added."""
+    n, h, w, c = x.shape
+    if w < 2 * pairs:
+        x = np.pad(x, ((0, 0), (0, 0), (0, 2 * pairs - w), (0, 0)))
+    return x.reshape(n, h, pairs, 2 * c)
+
+
+def paired(kernel: Float[Array, "kh kw i o"]) -> Float[Array, "kh seen i2 o2"]:
+    """The kernel for pairs: (kh, kw, i, o) -> (kh, seen, 2i, 2o), where ``seen`` pairs cover kw + 1 pixels."""
+    kh, kw, i, o = kernel.shape
+    seen = kw // 2 + 1
+    wide = np.zeros((kh, 2 * seen, i, 2, o), kernel.dtype)
+    for j in (0, 1):
+        wide[:, j : j + kw, :, j] = kernel
+    return wide.reshape(kh, seen, 2 * i, 2 * o)
+
+
+def products_of_pairs(
+    padded: Float[Array, "n hp wp i"], kernel: Float[Array, "kh kw i o"]
+) -> Float[Array, "n oh ow o"]:
+    """``products`` of stride 1, without groups."""
+    kh, kw, _, o = kernel.shape
+    oh, ow = (out_size(size, k, 1, 0) for size, k in zip(padded.shape[1:3], (kh, kw), strict=True))
+    pairs = (ow + 1) // 2
+    y = products(in_pairs(padded, pairs + kw // 2), paired(kernel), 1, 1)
+    return np.ascontiguousarray(y.reshape(len(y), oh, 2 * pairs, o)[:, :, :ow])
+
+
+def products_of_pairs_backward(
+    dy: Float[Array, "n oh ow o"], padded: Float[Array, "n hp wp i"], kernel: Float[Array, "kh kw i o"], need_dx: bool
+) -> tuple[Float[Array, "n hp wp i"], Float[Array, "kh kw i o"]]:
+    """``products_backward`` of stride 1, without groups; dW is the sum of what the kernel's two places get."""
+    (n, hp, wp, i), (kh, kw, _, o) = padded.shape, kernel.shape
+    pairs = (dy.shape[2] + 1) // 2
+    seen = in_pairs(padded, pairs + kw // 2)
+    dseen, dwide = products_backward(in_pairs(dy, pairs), seen, paired(kernel), 1, 1, need_dx)
+    dwide = dwide.reshape(kh, -1, i, 2, o)
+    return dseen.reshape(n, hp, -1, i)[:, :, :wp], dwide[:, :kw, :, 0] + dwide[:, 1 : kw + 1, :, 1]
 
 
 # --- pooling ----------------------------------------------------------------------------------------------------------

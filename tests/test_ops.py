@@ -139,6 +139,17 @@ def test_a_convolution_in_pieces_is_the_whole_convolution(monkeypatch: pytest.Mo
     assert_close((y, conv.conv2d_backward(y, cache)), want, 1e-14, "conv2d ")
 
 
+@pytest.mark.parametrize("kw", [2, 3, 4, 5])
+@pytest.mark.parametrize("wide", [7, 8, 9])
+@pytest.mark.parametrize("need_dx", [True, False])
+def test_pixels_in_pairs_are_the_same_convolution(kw: int, wide: int, need_dx: bool) -> None:
+    padded, kernel = RNG.normal(size=(2, 6, wide, 3)), RNG.normal(size=(3, kw, 3, 4))
+    y = conv.products(padded, kernel, 1, 1)
+    dy = RNG.normal(size=y.shape)
+    found = conv.products_of_pairs(padded, kernel), *conv.products_of_pairs_backward(dy, padded, kernel, need_dx)
+    assert_close(found, (y, *conv.products_backward(dy, padded, kernel, 1, 1, need_dx)), 1e-14, "pairs ")
+
+
 # --- batch norm: what is kept from step to step, and batches in parts ------------------------------------------------
 
 
