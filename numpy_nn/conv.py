@@ -116,6 +116,8 @@ def conv2d_forward(
     _check_groups(i, o, groups)
     if i != group_i * groups:
         raise ValueError(f"{i} channels do not fit {groups} group(s) of a kernel for {group_i} each")
+    for size, k in zip(x.shape[1:3], kernel.shape, strict=False):
+        out_size(size, k, stride, padding)  # refuses what does not fit
     padded = pad(x, padding)
     pairs = PAIRS and stride == groups == 1 and kernel.shape[1] > 1
     y = products_of_pairs(padded, kernel) if pairs else products(padded, kernel, stride, groups)
