@@ -63,7 +63,7 @@ def test_a_space_is_ranges_and_choices():
         ("loss_args.smoothing=0:1", "unknown argument of cross_entropy 'smoothing'; known: label_smoothing"),
         ("optimizer=adamm", "unknown optimizer 'adamm'; known: sgd, momentum"),
         ("batch_size=0.5:2", "batch_size=0.5: it is float, and should be like 512"),
-        ("lr=high,low", "lr='high': it is str, and should be like 0.3"),
+        ("lr=high,low", "lr='high': it is str, and should be like 0.2"),
     ],
 )
 def test_what_cannot_be_searched_is_said(text, message):
