@@ -64,7 +64,7 @@ def join(options: argparse.Namespace) -> tuple[Any, int, int]:
     module = importlib.import_module(f"{options.track}_nn.launch")
     try:
         if options.track == "torch":
-            return module, *module.join(options.device, timeout=options.timeout)
+            return module, *module.join(options.device, timeout=options.timeout, on_loss=lost)
         given = {"processes": options.processes, "process": options.process}
         return module, *module.join(options.coordinator, **given, timeout=options.timeout, on_loss=lost)
     except (TimeoutError, ValueError) as error:

@@ -6,7 +6,8 @@ starts them and says in RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT who is who
 ``join``, ``init_state(..., devices=N)`` trains on all N. Every process makes the same calls with the same whole
 batches.
 
-A process that is gone takes the others with it, as no sum over all ever ends again. ``leave`` finds out which it was.
+A process that is gone takes the others with it, as no sum over all ever ends again: some get an error from it, others
+would wait for ever. Whoever has the error tells all (``leave``), and together they find out which process it was.
 """
 
 from __future__ import annotations
@@ -17,24 +18,38 @@ import datetime
 import os
 import re
 import socket
-from collections.abc import Sequence
+import sys
+import threading
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-SOON = datetime.timedelta(seconds=30)  # enough to notice that a process is gone, on a busy machine too
+GRACE = 5  # seconds in which a process that is told that another parts may find its own words
+SOON = datetime.timedelta(seconds=3 * GRACE)  # by then all have words, on a busy machine too, but for who is gone
+EVER = datetime.timedelta(days=365)
+DONE = "done"  # last words of who has nothing left to do
 GONE = "is gone without a word: killed, or its machine is down"
 
 _store: dist.Store | None = None  # what all of them can write to and read
+_listener = threading.Thread()  # through which this process hears that another parts
+_leaving = threading.Event()  # the others may do what they like
 
 
-def join(device: str = "cpu", *, timeout: int = 60) -> tuple[int, int]:
+def end(why: str) -> None:
+    """End this process at once: an orderly exit would wait for whoever is gone."""
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+def join(device: str = "cpu", *, timeout: int = 60, on_loss: Callable[[str], None] = end) -> tuple[int, int]:
     """Wait for the other processes, ``timeout`` seconds at most; returns this one's number, and that of all.
 
-    TimeoutError names the processes that did not come.
+    TimeoutError names the processes that did not come. If one is lost later, and this one does not notice by itself,
+    ``on_loss`` hears which.
     """
-    global _store
+    global _store, _listener
     if absent := [name for name in NEEDED if name not in os.environ]:
         raise ValueError(f"{', '.join(absent)} not set: start this by torchrun, or set {', '.join(NEEDED)}")
     patience = datetime.timedelta(seconds=timeout)
@@ -62,7 +77,9 @@ def join(device: str = "cpu", *, timeout: int = 60) -> tuple[int, int]:
     on_gpus = device != "cpu" and torch.cuda.is_available()
     backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
     dist.init_process_group(backend, store=_store, rank=rank, world_size=world)
-    atexit.register(_destroy)
+    atexit.register(dist.destroy_process_group)
+    _listener = threading.Thread(target=_listen, args=(_store.clone(), on_loss), daemon=True)
+    _listener.start()
     return rank, world
 
 
@@ -73,20 +90,34 @@ def said(words: str) -> list[str]:
     return every
 
 
-def leave(error: Exception | None = None, words: str = "") -> list[str]:
+def leave(error: Exception | None = None, words: str = DONE) -> list[str]:
     """Part from the others: with nothing left to do, or, before this process ends by an error, telling them why.
 
     Returns why they end, of each a sentence. Nothing from those that only suffer from another's end, as those do that
     get a RuntimeError from ``torch.distributed``.
     """
-    if error is None:
-        return []
-    assert _store
-    rank, others = dist.get_rank(), [each for each in range(dist.get_world_size()) if each != dist.get_rank()]
-    _destroy()  # so that who waits for this process does no longer
-    try:
+    if error:
         suffers = isinstance(error, RuntimeError) and re.search("gloo|nccl|connection", str(error), re.IGNORECASE)
-        _store.set(f"words/{rank}", "" if suffers else words)  # whoever only misses another has nothing to say
+        return _part("" if suffers else words)  # whoever only misses another has nothing to say
+    assert _store
+    with contextlib.suppress(RuntimeError):  # who is gone now does not matter any more
+        said(words)
+    _leaving.set()
+    with contextlib.suppress(dist.DistNetworkError):
+        _store.set("parting", "")
+    _listener.join(GRACE)  # an exit in the middle of what it waits for is none that PyTorch likes
+    return []
+
+
+def _part(words: str) -> list[str]:
+    """Leave last words; returns those of the others, where they have any, and who left none."""
+    assert _store
+    _leaving.set()
+    rank, world = dist.get_rank(), dist.get_world_size()
+    others = [each for each in range(world) if each != rank]
+    try:
+        _store.set(f"words/{rank}", words)
+        _store.set("parting", "")
         gone = _silent("words", others, SOON)
         found = [f"process {each} {GONE}" for each in gone]
         found += [_store.get(f"words/{each}").decode() for each in others if each not in gone]
@@ -96,6 +127,14 @@ def leave(error: Exception | None = None, words: str = "") -> list[str]:
     except dist.DistNetworkError:
         return [f"process 0 {GONE}"]
     return [sentence for sentence in found if sentence]
+
+
+def _listen(store: dist.Store, on_loss: Callable[[str], None]) -> None:
+    """Hear that another process parts. This one may be waiting for it: then it parts here, while it waits."""
+    with contextlib.suppress(dist.DistNetworkError):  # process 0 took the store with it
+        store.wait(["parting"], EVER)
+    if not _leaving.wait(GRACE):
+        on_loss("; ".join(_part("")))
 
 
 def _silent(what: str, processes: Sequence[int], patience: datetime.timedelta) -> list[int]:
@@ -116,10 +155,3 @@ def _absent(ranks: list[int], timeout: int) -> str:
         f"after {timeout} s there is no sign of process {who} of {os.environ['WORLD_SIZE']}: "
         f"is it started, and does it reach {where}?"
     )
-
-
-def _destroy() -> None:
-    with contextlib.suppress(Exception):
-        dist.group.WORLD.abort()  # hangs up, though a traceback may still hold on to who uses the group
-    with contextlib.suppress(Exception):
-        dist.destroy_process_group()
