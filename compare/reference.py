@@ -57,14 +57,16 @@ def cnn(
     kernel: int = 5,
     padding: int = 0,
     pools: tuple[int, ...] = (),
+    batch_norm: bool = False,
     hidden: int = 128,
     classes: int = 10,
 ) -> nn.Sequential:
     """A convolutional network."""
     layers: list[nn.Module] = []
     for (i, o), pool in zip(pairwise((input_shape[-1], *channels)), pools or (2,) * len(channels), strict=True):
-        layers += [nn.Conv2d(i, o, kernel, padding=padding), nn.ReLU()]
-        layers += [nn.MaxPool2d(pool)] if pool > 1 else []
+        smaller = [nn.MaxPool2d(pool)] if pool > 1 else []
+        layers += [nn.Conv2d(i, o, kernel, padding=padding, bias=not batch_norm)]
+        layers += [*smaller, nn.BatchNorm2d(o), nn.ReLU()] if batch_norm else [nn.ReLU(), *smaller]
     return nn.Sequential(*layers, nn.Flatten(), nn.LazyLinear(hidden), nn.ReLU(), nn.Linear(hidden, classes))
 
 
@@ -124,17 +126,20 @@ def copy_weights(network: nn.Module, params: Tree, channels: int) -> None:
 
     ``nn.Flatten`` puts channels first, NumPy last: the first linear layer's rows are put in that order.
     """
-    arrays = [torch.tensor(leaf) for leaf in leaves(params).values()]
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    kernels, biases = ([array for array in arrays if (array.ndim > 1) == wanted] for wanted in (True, False))
-    for layer, weights, bias in zip(layers, kernels, biases, strict=True):
-        if weights.ndim == 4:
-            weights, channels = weights.permute(3, 2, 0, 1), weights.shape[3]
-        else:
-            weights = weights.view(-1, channels, weights.shape[1]).transpose(0, 1).reshape(weights.shape).T
-            channels = 1
-        layer.weight.copy_(weights)
-        layer.bias.copy_(bias)
+    arrays = {path: torch.tensor(leaf) for path, leaf in leaves(params).items()}
+    for name, kind in (("kernel", nn.Conv2d | nn.Linear), ("scale", nn.BatchNorm2d)):
+        layers = [layer for layer in network.modules() if isinstance(layer, kind)]
+        paths = [path for path in arrays if path.endswith(name)]
+        for layer, path in zip(layers, paths, strict=True):
+            weights = arrays[path]
+            if weights.ndim == 4:
+                weights, channels = weights.permute(3, 2, 0, 1), weights.shape[3]
+            elif weights.ndim == 2:
+                weights = weights.view(-1, channels, weights.shape[1]).transpose(0, 1).reshape(weights.shape).T
+                channels = 1
+            layer.weight.copy_(weights)
+            if layer.bias is not None:
+                layer.bias.copy_(arrays[path.replace(name, "bias")])
 
 
 def hold(training: Training) -> None:

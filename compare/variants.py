@@ -47,7 +47,7 @@ class Variant:
             plain = not (config.augment or config.ema or config.lr_scale or config.accumulate > 1)
             optimizers = ("sgd", "momentum", "nesterov") + (("adamw",) if self.track == "torch" else ())
             known = config.optimizer in optimizers and config.precision == "float32"
-            here = self.track == "torch" or config.device == "cpu"
+            here = self.track == "torch" or not (config.device != "cpu" or config.model_args.get("batch_norm"))
             return config.model in ("mlp", "cnn") and plain and known and here
         return True
 

@@ -259,9 +259,13 @@ def max_pool_backward(dy: Float[Array, "n oh ow c"], cache: Cache) -> Float[Arra
     open_ = np.ones(y.shape, bool)  # windows whose winner has not been met yet
     for a, b in np.ndindex(window, window):
         at = place(a, b, stride, oh, ow)
-        won = open_ & (padded[at] == y)
-        dpadded[at] += dy * won
-        open_ &= ~won
+        won = padded[at] == y
+        won &= open_
+        open_ ^= won
+        if stride < window:  # windows overlap
+            dpadded[at] += dy * won
+        else:
+            np.multiply(dy, won, out=dpadded[at])
     return dpadded[:, padding : padding + h, padding : padding + w]
 
 

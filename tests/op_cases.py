@@ -162,6 +162,7 @@ for name, image, window, stride, padding in [
     (" padded", (2, 5, 6, 2), 3, 2, 1),
     (" apart", (2, 7, 8, 1), 2, 3, 0),
     (" ties", TIES, 3, 1, 1),
+    (" ties side by side", TIES, 2, 2, 0),
 ]:
     options = {"window": window, "stride": stride, "padding": padding}
     smooth = image is not TIES

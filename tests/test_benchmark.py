@@ -279,9 +279,10 @@ def test_a_trial_measures_and_stops_at_a_target(tmp_path: Path) -> None:
     assert early["steps"] < 3 * 429
 
 
-@pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist"])
+@pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist", "speedrun-mnist"])
 def test_the_plain_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
     small = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8}
+    small |= {"batch_norm": True} if preset == "speedrun-mnist" else {}
     config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
     nothing_else: dict[str, Any] = {"split": False, "evaluate": False}
     found = [
@@ -332,7 +333,7 @@ def test_a_layer_is_timed_in_every_track(track: str, monkeypatch: pytest.MonkeyP
     small = {"input_shape": (8, 8, 1), "channels": (2,), "kernel": 3, "hidden": 4}
     config = dataclasses.replace(presets.get("cnn-mnist"), batch_size=2, model_args=small)
     rows = layers.measured(config, track)
-    assert [row["label"] for row in rows][:3] == ["conv 3x3 1→2", "relu 6x6x2", "max pool 6x6x2"]
+    assert [row["label"] for row in rows][:3] == ["conv 3x3 1→2", "max pool 6x6x2", "relu 3x3x2"]
     assert all(row["ms"] > 0 for row in rows)
 
 

@@ -35,7 +35,7 @@ NOT_RUN = {  # what is only read, and why
     r"compare\.play": "serves until Ctrl-C; test_play.py asks it",
     r"compare\.bugs": "changes the sources that it lies in; test_bugs.py does so in copies",
     "python -m pytest": "runs this very suite",
-    "tfds:kmnist|loaders cifar10": "needs a network",
+    "tfds:kmnist|(loaders|benchmark) .*cifar10": "needs a network",
     "compare.parity gru": "a network that the reader is to write",
     "--pretrained (torchvision|resnet20)|--model resnet20": "needs somebody's weights; test_pretrained.py has some",
 }

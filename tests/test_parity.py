@@ -66,6 +66,7 @@ def test_models(model, precision):
         ("mlp", {"hidden": (9, 5)}),
         ("cnn", {"channels": (4, 6), "kernel": 3, "padding": 1, "hidden": 11}),
         ("cnn", {"channels": (4, 6), "kernel": 3, "pools": (1, 2), "hidden": 11}),
+        ("cnn", {"channels": (4, 6), "kernel": 3, "pools": (1, 2), "batch_norm": True, "hidden": 11}),
     ],
 )
 def test_images_that_are_neither_square_nor_grey(model, args):

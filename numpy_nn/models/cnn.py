@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -24,16 +25,19 @@ from numpy_nn.layers import (
     relu_backward,
     relu_forward,
 )
+from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
 
 class CNN:
-    """x (n, h, w, c) -> [conv -> relu -> max pool] for each of ``channels`` -> linear -> relu -> linear -> logits.
+    """x (n, h, w, c) -> [conv -> max pool -> norm -> relu]s, one a channel count -> linear -> relu -> linear -> logits.
 
     The plan of LeCun et al. 1998, "Gradient-based learning applied to document
     recognition", with relu and max pooling; sizes are arguments. ``pools`` is the
-    window of each pool: 1 is none, and 2 is meant where nothing is said.
+    window of each pool: 1 is none, and 2 is meant where nothing is said. The larger
+    of two relus is the relu of the larger: behind the pool it has a quarter to do.
+    With ``batch_norm`` the convolutions have no bias: the norm would take it out again.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class CNN:
         kernel: int = 5,
         padding: int = 0,
         pools: tuple[int, ...] = (),
+        batch_norm: bool = False,
         hidden: int = 128,
         classes: int = 10,
     ):
@@ -56,46 +61,72 @@ class CNN:
             raise ValueError(f"channels {channels} and pools {pools}: one number each per convolution")
         for pool in self.pools:
             h, w = (out_size(out_size(size, kernel, 1, padding), pool, pool, 0) for size in (h, w))
+        self.batch_norm = batch_norm
         self.features = h * w * self.channels[-1]
         self.hidden = hidden
         self.classes = classes
 
     def init(self, rng: np.random.Generator) -> Tree:
         """First parameters in float64: He before a relu, Glorot for the output."""
-        convs = {str(k): conv2d_init(rng, self.kernel, i, o) for k, (i, o) in enumerate(pairwise(self.channels))}
+        sizes, bias = pairwise(self.channels), not self.batch_norm
+        convs = {str(k): conv2d_init(rng, self.kernel, i, o, bias=bias) for k, (i, o) in enumerate(sizes)}
         hidden = linear_init(rng, self.features, self.hidden)
         output = linear_init(rng, self.hidden, self.classes, "glorot_uniform")
-        return {"params": {"convs": convs, "hidden": hidden, "output": output}, "stats": {}}
+        params = {"convs": convs, "hidden": hidden, "output": output}
+        if not self.batch_norm:
+            return {"params": params, "stats": {}}
+        norms = {str(k): norm_init(o) for k, o in enumerate(self.channels[1:])}
+        stats = {str(k): stats_init(o) for k, o in enumerate(self.channels[1:])}
+        return {"params": params | {"norms": norms}, "stats": {"norms": stats}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], *, train: bool = False
+        self,
+        params: Tree,
+        stats: Tree,
+        x: Float[Array, "n h w c"],
+        *,
+        train: bool = False,
+        all_mean: Callable[[Array], Array] = same,
+        shards: int = 1,
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
-        """Return logits, running statistics (none here) and what backward needs."""
+        """Return logits, running statistics and what backward needs."""
+        new: Tree = {"norms": {}} if self.batch_norm else {}
         caches = []
-        for conv, pool in zip(params["convs"].values(), self.pools, strict=True):
+        for (k, conv), pool in zip(params["convs"].items(), self.pools, strict=True):
+            norm_cache = pool_cache = None
             x, conv_cache = conv2d_forward(x, **conv, padding=self.padding)
+            if pool > 1:
+                x, pool_cache = max_pool_forward(x, window=pool)
+            if self.batch_norm:
+                norm, old = params["norms"][k], stats["norms"][k]
+                x, new["norms"][k], norm_cache = batch_norm_forward(
+                    x, **norm, stats=old, train=train, all_mean=all_mean, shards=shards
+                )
             x, relu_cache = relu_forward(x)
-            x, pool_cache = max_pool_forward(x, window=pool) if pool > 1 else (x, None)
-            caches.append((conv_cache, relu_cache, pool_cache))
+            caches.append((conv_cache, pool_cache, norm_cache, relu_cache))
         h, flat_cache = flatten_forward(x)
         h, hidden_cache = linear_forward(h, **params["hidden"])
         h, relu_cache = relu_forward(h)
         logits, output_cache = linear_forward(h, **params["output"])
-        return logits, stats, (caches, flat_cache, hidden_cache, relu_cache, output_cache)
+        return logits, new, (caches, flat_cache, hidden_cache, relu_cache, output_cache)
 
     def backward(self, dlogits: Float[Array, "n v"], cache: Any) -> Tree:
         """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
         caches, flat_cache, hidden_cache, relu_cache, output_cache = cache
+        grads: Tree = {"convs": {}, "norms": {}}
         dh, dkernel, dbias = linear_backward(dlogits, output_cache)
-        doutput = {"kernel": dkernel, "bias": dbias}
+        grads["output"] = {"kernel": dkernel, "bias": dbias}
         dh = relu_backward(dh, relu_cache)
         dh, dkernel, dbias = linear_backward(dh, hidden_cache)
-        dhidden = {"kernel": dkernel, "bias": dbias}
+        grads["hidden"] = {"kernel": dkernel, "bias": dbias}
         dx = flatten_backward(dh, flat_cache)
-        dconvs: Tree = {}
-        for k, (conv_cache, relu_cache, pool_cache) in reversed(list(enumerate(caches))):
-            dx = max_pool_backward(dx, pool_cache) if pool_cache else dx
+        for k, (conv_cache, pool_cache, norm_cache, relu_cache) in reversed(list(enumerate(caches))):
             dx = relu_backward(dx, relu_cache)
+            if norm_cache:
+                dx, dscale, dbias = batch_norm_backward(dx, norm_cache)
+                grads["norms"][str(k)] = {"scale": dscale, "bias": dbias}
+            if pool_cache:
+                dx = max_pool_backward(dx, pool_cache)
             dx, dkernel, dbias = conv2d_backward(dx, conv_cache, need_dx=k > 0)
-            dconvs[str(k)] = {"kernel": dkernel, "bias": dbias}
-        return {"convs": dconvs, "hidden": dhidden, "output": doutput}
+            grads["convs"][str(k)] = {"kernel": dkernel} if norm_cache else {"kernel": dkernel, "bias": dbias}
+        return grads

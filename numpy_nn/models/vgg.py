@@ -36,7 +36,8 @@ class VGG:
     """x (n, h, w, c) -> stages of [conv -> norm -> relu] and a max pool -> average pool -> linears -> logits.
 
     Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. Each stage has as many
-    convolutions as ``stages`` says. One before a norm has no bias: the norm would take it out again. The default
+    convolutions as ``stages`` says. One before a norm has no bias: the norm would take it out again. The pool comes
+    before the relu, which then has a quarter to do: the larger of two relus is the relu of the larger. The default
     is a narrow VGG-11 for 32 pixels; 13, 16 and 19 have ``stages`` (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4).
     VGG-11 for ImageNet is ``input_shape=(224, 224, 3), channels=(64, 128, 256, 512, 512), pool=7,
     hidden=(4096, 4096), classes=1000``.
@@ -100,10 +101,10 @@ class VGG:
                 x, new["norms"][str(k)], norm_cache = batch_norm_forward(
                     x, **norm, stats=old, train=train, all_mean=all_mean, shards=shards
                 )
-            x, relu_cache = relu_forward(x)
             if k + 1 in self.ends:
                 x, pool_cache = max_pool_forward(x, window=2)
-            caches.append((conv_cache, norm_cache, relu_cache, pool_cache))
+            x, relu_cache = relu_forward(x)
+            caches.append((conv_cache, norm_cache, pool_cache, relu_cache))
         x, mean_cache = adaptive_avg_pool_forward(x, out=(self.pool, self.pool))
         h, flat_cache = flatten_forward(x)
         for layer in params.get("hidden", {}).values():
@@ -125,13 +126,13 @@ class VGG:
             grads["hidden"][str(k)] = {"kernel": dkernel, "bias": dbias}
         dx = flatten_backward(dh, flat_cache)
         dx = adaptive_avg_pool_backward(dx, mean_cache)
-        for k, (conv_cache, norm_cache, relu_cache, pool_cache) in reversed(list(enumerate(caches))):
-            if k + 1 in self.ends:
-                dx = max_pool_backward(dx, pool_cache)
+        for k, (conv_cache, norm_cache, pool_cache, relu_cache) in reversed(list(enumerate(caches))):
             dx = relu_backward(dx, relu_cache)
-            if self.batch_norm:
+            if pool_cache:
+                dx = max_pool_backward(dx, pool_cache)
+            if norm_cache:
                 dx, dscale, dbias = batch_norm_backward(dx, norm_cache)
                 grads["norms"][str(k)] = {"scale": dscale, "bias": dbias}
             dx, dkernel, dbias = conv2d_backward(dx, conv_cache, need_dx=k > 0)
-            grads["convs"][str(k)] = {"kernel": dkernel} if self.batch_norm else {"kernel": dkernel, "bias": dbias}
+            grads["convs"][str(k)] = {"kernel": dkernel} if norm_cache else {"kernel": dkernel, "bias": dbias}
         return grads

@@ -16,7 +16,8 @@ class VGG(nn.Module):
     """x (n, c, h, w) -> stages of [conv -> norm -> relu] and a max pool -> average pool -> linears -> logits.
 
     Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. Each stage has as many
-    convolutions as ``stages`` says. One before a norm has no bias: the norm would take it out again. The default
+    convolutions as ``stages`` says. One before a norm has no bias: the norm would take it out again. The pool comes
+    before the relu, which then has a quarter to do: the larger of two relus is the relu of the larger. The default
     is a narrow VGG-11 for 32 pixels; 13, 16 and 19 have ``stages`` (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4).
     VGG-11 for ImageNet is ``input_shape=(224, 224, 3), channels=(64, 128, 256, 512, 512), pool=7,
     hidden=(4096, 4096), classes=1000``.
@@ -50,9 +51,9 @@ class VGG(nn.Module):
             x = conv(x)
             if self.norms:
                 x = self.norms[k](x)
-            x = relu(x)
             if k + 1 in self.ends:
                 x = max_pool(x, window=2)
+            x = relu(x)
         x = adaptive_avg_pool(x, (self.pool, self.pool))
         h = flatten(x)
         for layer in self.hidden:
