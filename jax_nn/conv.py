@@ -144,17 +144,45 @@ def _window_slices(x: Array, kh: int, kw: int, stride: int) -> list[Array]:
 
 
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: int = 0) -> Array:
-    """The largest pixel of each window; on a tie the gradient goes to the first.
+    """The largest pixel of each window; on a tie the gradient goes to the first."""
+    x, stride = _pad(x, padding, -jnp.inf), stride or window
+    return _pool_of_tiles(window, x) if stride == window else _largest(x, window, stride)
 
-    ``where(best >= pixel, best, pixel)`` sends the gradient to one of the two,
-    where ``maximum`` would halve it on a tie; it also fuses into one loop, where
-    the gradient of ``reduce_window`` would scatter.
-    """
-    x = _pad(x, padding, -jnp.inf)
-    best, *others = _window_slices(x, window, window, stride or window)
+
+def _largest(x: Array, window: int, stride: int) -> Array:
+    """``where(best >= pixel, ...)`` sends the gradient to one of the two, where ``maximum`` would halve it on a tie."""
+    best, *others = _window_slices(x, window, window, stride)
     for pixel in others:
         best = jnp.where(best >= pixel, best, pixel)
     return best
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _pool_of_tiles(window: int, x: Array) -> Array:
+    """Windows that do not overlap: what comes back from them lies side by side, where JAX would add it up."""
+    return _largest(x, window, window)
+
+
+def _pool_forward(window: int, x: Array) -> tuple[Array, tuple[Array, Array]]:
+    y = _pool_of_tiles(window, x)
+    return y, (x, y)
+
+
+def _pool_backward(window: int, cache: tuple[Array, Array], dy: Array) -> tuple[Array]:
+    """dx = dy at the pixel that won; on a tie the first in reading order wins."""
+    x, y = cache
+    (n, oh, ow, c), (h, w) = dy.shape, x.shape[1:3]
+    open_, parts = jnp.ones(y.shape, bool), []  # windows whose winner has not been met yet
+    for pixel in _window_slices(x, window, window, window):
+        won = open_ & (pixel == y)
+        open_ &= ~won
+        parts.append(jnp.where(won, dy, 0))
+    tiles = jnp.stack(parts).reshape(window, window, n, oh, ow, c)
+    dx = tiles.transpose(2, 3, 0, 4, 1, 5).reshape(n, oh * window, ow * window, c)
+    return (jnp.pad(dx, ((0, 0), (0, h - oh * window), (0, w - ow * window), (0, 0))),)
+
+
+_pool_of_tiles.defvjp(_pool_forward, _pool_backward)
 
 
 def avg_pool(x: Array, window: int = 2, stride: int | None = None, padding: int = 0) -> Array:

@@ -96,11 +96,11 @@ def test_all_three_say_seven(port):
     assert 0 < said["gap"]["largest"] < 1e-4  # 2e-6, of logits up to 16
     np.testing.assert_array_equal(unpack(said["seen"]), x)
     assert [layer["label"] for layer in said["layers"]] == [
-        "conv 5x5 1→16, relu",
-        "conv 5x5 16→32, relu",
+        "conv 5x5 1→16, max pool, relu",
+        "conv 5x5 16→32, max pool, relu",
         "linear 512→128, relu",
     ]
-    assert [layer["maps"]["shape"] for layer in said["layers"]] == [[16, 24, 24], [32, 8, 8], [128, 1, 1]]
+    assert [layer["maps"]["shape"] for layer in said["layers"]] == [[16, 12, 12], [32, 4, 4], [128, 1, 1]]
 
 
 def test_warm_it_answers_within_50_ms(port):
@@ -198,7 +198,8 @@ def test_a_layer_is_what_the_maths_says():
     network, x = load().network, load().prepare(load_image(SEVEN))
     pixels = preprocess(x[None], np.float32(network.mean), np.float32(network.std))
     y, _ = conv2d_forward(pixels, **network.params["convs"]["0"])
-    np.testing.assert_array_equal(observed(network, x)[0].y, np.maximum(y, 0))
+    pooled = y.reshape(1, 12, 2, 12, 2, 16).max((2, 4))
+    np.testing.assert_array_equal(observed(network, x)[0].y, np.maximum(pooled, 0))
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 No model is written down again for it: while the hand-written network computes, the functions of ``numpy_nn`` that it
 calls are watched (``compare.watch``), and what they return is kept. A layer is shown as it leaves the activation that
-follows it, with a norm or a shortcut between the two, where there is one.
+follows it, with a max pool, a norm or a shortcut between the two, where there is one.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from compare.networks import Network
 from compare.watch import watching
 from numpy_nn.layers import ACTIVATIONS
 
+POOL = "max_pool_forward"
 LAYERS = {
     "conv2d_forward": "numpy_nn.conv",
     "linear_forward": "numpy_nn.layers",
@@ -25,7 +26,7 @@ LAYERS = {
     "lstm_forward": "numpy_nn.recurrent",
     "multi_head_attention_forward": "numpy_nn.attention",
 }
-AFTER = {f"{name}_forward": "numpy_nn.layers" for name in ACTIVATIONS}
+AFTER = {f"{name}_forward": "numpy_nn.layers" for name in ACTIVATIONS} | {POOL: "numpy_nn.conv"}
 
 MOST_LAYERS, MOST_MAPS, MOST_UNITS = 12, 32, 1024  # that are shown, evenly chosen
 SIDE = 64  # pixels of a map; of larger ones every second, third, ...
@@ -56,8 +57,8 @@ def observed(network: Network, x: np.ndarray) -> list[Layer]:
     def note(name: str, values: Mapping[str, Any], answer: Any) -> None:
         if name in LAYERS:
             found.append(Layer(label(name, values), answer[0]))
-        elif found and found[-1].y.shape == answer[0].shape:
-            found[-1] = Layer(f"{found[-1].label}, {name.removesuffix('_forward')}", answer[0])
+        elif found and (name == POOL or found[-1].y.shape == answer[0].shape):
+            found[-1] = Layer(f"{found[-1].label}, {words(name)}", answer[0])
 
     with watching(LAYERS | AFTER, note):
         network.logits(x[None])
@@ -66,11 +67,15 @@ def observed(network: Network, x: np.ndarray) -> list[Layer]:
 
 def label(name: str, values: Mapping[str, Any]) -> str:
     """``conv 5x5 1→16``, ``linear 784→256``, ``lstm``."""
-    words = name.removesuffix("_forward").removesuffix("2d").replace("_", " ")
     if "kernel" not in values:
-        return words
+        return words(name)
     *window, i, o = values["kernel"].shape
-    return " ".join([words, *(["x".join(map(str, window))] if window else []), f"{i}→{o}"])
+    return " ".join([words(name), *(["x".join(map(str, window))] if window else []), f"{i}→{o}"])
+
+
+def words(name: str) -> str:
+    """``conv`` of ``conv2d_forward``, ``max pool`` of ``max_pool_forward``."""
+    return name.removesuffix("_forward").removesuffix("2d").replace("_", " ")
 
 
 def described(layer: Layer) -> dict[str, Any]:

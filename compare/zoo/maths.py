@@ -52,8 +52,8 @@ BUGS = (
     Bug(
         name="pool-ties",
         file="numpy_nn/conv.py",
-        right="won = open_ & (padded[at] == y)",
-        wrong="won = padded[at] == y",
+        right="        won &= open_\n        open_ ^= won\n",
+        wrong="        open_ ^= won\n",
         story="The gradient of a max pool goes to the pixel that won. Where two are equal, both were found equal to "
         "the largest, and both got all of it.",
         symptom="Next to nothing: on photographs no two pixels tie. On drawings with a plain background the tracks "
