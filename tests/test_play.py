@@ -379,6 +379,7 @@ def test_draw_read_upload(port, tmp_path):
         expect(tab.get_by_role("alert")).to_have_text("This picture has more than 8 MB: choose a smaller one.")
         assert len(problems) == 1  # it was not sent
 
+        tab.evaluate("document.getElementById('network').add(new Option('a-network-with-a-name/as-long-as'.repeat(3)))")
         tab.set_viewport_size({"width": 360, "height": 740})
         assert tab.evaluate("document.documentElement.scrollWidth") == 360
         chromium.close()
