@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from numpy_nn.tree import Tree, tree_map
@@ -23,8 +23,10 @@ def to_jax(tree: Mapping[str, Any], dtype: Any) -> dict[Any, Any]:
         if isinstance(value, Mapping):
             return to_jax(value, dtype)
         value = np.asarray(value)
+        if np.issubdtype(value.dtype, np.floating):
+            value = value.astype(dtype)  # by NumPy: JAX would compile a program for each shape
         # a fresh buffer each time: the training step donates its input, and must not write into the caller's array
-        return jnp.array(value, dtype if np.issubdtype(value.dtype, np.floating) else value.dtype, copy=True)
+        return jax.device_put(value, may_alias=False)
 
     return {int(key) if key.isdecimal() else key: convert(value) for key, value in tree.items()}
 

@@ -153,7 +153,7 @@ def first_carry(
         "stats": interop.to_jax(snapshot.get("stats", {}), dtype),
         "step": jnp.int32(snapshot.get("step", 0)),
     }
-    carry["opt"] = tx.init(carry["params"])
+    carry["opt"] = jax.jit(tx.init)(carry["params"])  # one program, not one for each shape
     if "opt" in snapshot:
         fresh = interop.to_numpy(optim.read(carry["opt"], memory))
         require_same(fresh, snapshot["opt"], what="optimizer state")
