@@ -289,7 +289,7 @@ def test_torchrun_brings_a_killed_worker_back(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("victim", [0, 1])  # for PyTorch 1 is the hard one: process 2 waits for 0, and has no error from 1
+@pytest.mark.parametrize("victim", [0, 1])  # PyTorch without 1: 2 waits for 0, and has no error
 @pytest.mark.parametrize("track", ["jax", "torch"])
 def test_a_process_that_is_killed_is_named_and_the_same_command_goes_on(track, victim, tmp_path):
     out = tmp_path / "run"
