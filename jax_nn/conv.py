@@ -144,13 +144,17 @@ def _window_slices(x: Array, kh: int, kw: int, stride: int) -> list[Array]:
 
 
 def max_pool(x: Array, window: int = 2, stride: int | None = None, padding: int = 0) -> Array:
-    """The largest pixel of each window; on a tie the gradient goes to the first."""
+    """(n, h, w, c) -> (n, oh, ow, c): the largest pixel of each window; on a tie the gradient goes to the first."""
     x, stride = _pad(x, padding, -jnp.inf), stride or window
     return _pool_of_tiles(window, x) if stride == window else _largest(x, window, stride)
 
 
 def _largest(x: Array, window: int, stride: int) -> Array:
-    """``where(best >= pixel, ...)`` sends the gradient to one of the two, where ``maximum`` would halve it on a tie."""
+    """(n, h, w, c) -> (n, oh, ow, c), in a form that JAX differentiates well.
+
+    ``where(best >= pixel, best, pixel)`` sends the gradient to one of the two, where ``maximum`` would halve it on a
+    tie; it also fuses into one loop, where the gradient of ``reduce_window`` would scatter.
+    """
     best, *others = _window_slices(x, window, window, stride)
     for pixel in others:
         best = jnp.where(best >= pixel, best, pixel)
@@ -169,7 +173,7 @@ def _pool_forward(window: int, x: Array) -> tuple[Array, tuple[Array, Array]]:
 
 
 def _pool_backward(window: int, cache: tuple[Array, Array], dy: Array) -> tuple[Array]:
-    """dx = dy at the pixel that won; on a tie the first in reading order wins."""
+    """dx (n, h, w, c) = dy (n, oh, ow, c) at the pixel that won; on a tie the first in reading order wins."""
     x, y = cache
     (n, oh, ow, c), (h, w) = dy.shape, x.shape[1:3]
     open_, parts = jnp.ones(y.shape, bool), []  # windows whose winner has not been met yet

@@ -24,7 +24,7 @@ def to_jax(tree: Mapping[str, Any], dtype: Any) -> dict[Any, Any]:
             return to_jax(value, dtype)
         value = np.asarray(value)
         if np.issubdtype(value.dtype, np.floating):
-            value = value.astype(dtype)  # by NumPy: JAX would compile a program for each shape
+            value = value.astype(dtype, copy=False)  # by NumPy: JAX would compile a program for each shape
         # a fresh buffer each time: the training step donates its input, and must not write into the caller's array
         return jax.device_put(value, may_alias=False)
 
