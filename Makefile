@@ -24,7 +24,7 @@ test: $(READY) ## run the tests on two cores   ARGS="-k conv"   the others: ARGS
 	@$(RUN) pytest -n 2 --dist worksteal $(ARGS)
 
 notebooks: $(READY) ## run every cell and every solution of notebooks/   ARGS="-k 04"
-	@$(RUN) pytest tests/test_notebooks.py -m slow -n 2 $(ARGS)
+	@$(RUN) pytest tests/project/test_notebooks.py -m slow -n 2 $(ARGS)
 
 docs: $(VENV)/.docs ## build the site into build/site: open its index.html; a broken link is an error
 	@$(RUN) docs.collect

@@ -28,10 +28,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from compare.architectures import ARCHITECTURES, published_name, to_published
-from compare.errors import UserError, command_line
-from compare.networks import Network, WeightsError, open_network, write_npz, write_whole
-from compare.pretrained import HEADER
+from compare.cli import command_line
+from compare.errors import UserError
+from compare.weights.architectures import ARCHITECTURES, published_name, to_published
+from compare.weights.network import Network
+from compare.weights.npz import WeightsError, write_npz, write_whole
+from compare.weights.open import open_network
+from compare.weights.torch_files import HEADER
 from numpy_nn.tree import leaves
 from torch_nn import interop
 from torch_nn.models import MODELS

@@ -24,9 +24,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from compare import images, tracks
-from compare.errors import UserError, command_line, told
-from compare.networks import Network, open_network
+from compare import tracks
+from compare.cli import command_line, told
+from compare.data import images
+from compare.errors import UserError
+from compare.weights.network import Network
+from compare.weights.open import open_network
 
 SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "shipped"
 DEFAULT = SHIPPED / "cnn-mnist.npz"

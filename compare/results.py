@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from compare.errors import UserError
 
@@ -209,3 +212,18 @@ def trajectory(run: Run) -> list[tuple[int, dict[str, float | None]]]:
         for row in run.get("history") or []
     ]
     return [(step, {"chunk_loss": mean}) for step, mean in zip(ends, means, strict=True)] + evaluations
+
+
+Packed = dict[str, Any]
+
+
+def pack(array: np.ndarray) -> Packed:
+    """An array as JSON holds it."""
+    content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "base64": content}
+
+
+def unpack(packed: Mapping[str, Any]) -> np.ndarray:
+    """Undo :func:`pack`."""
+    content = base64.b64decode(packed["base64"])
+    return np.frombuffer(content, packed["dtype"]).reshape(packed["shape"])

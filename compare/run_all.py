@@ -16,15 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from compare.cli import LOADERS, TRACKS, add_saving, positive
+
 if __name__ == "__main__":  # so that `python compare/run_all.py` finds the packages beside compare/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from compare import devices, presets
-from compare.config import Config, Interval
-from compare.errors import UserError, command_line
-
-TRACKS = ("numpy", "jax", "torch")
-LOADERS = ("memory", "torch", "tfds", "tfdata", "grain")
+from compare import presets, tracks
+from compare.cli import command_line
+from compare.config import Config
+from compare.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
     options.add_argument(
         "--device",
-        type=devices.parse,
+        type=tracks.parse_device,
         metavar="auto|cpu|gpu[:i]",
         help="where JAX and PyTorch compute (default: cpu, where NumPy does); auto is a GPU if there is one",
     )
@@ -86,39 +86,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")
     options.add_argument("--list", action="store_true", help="list the presets and their promises, and exit")
     return options
-
-
-def add_saving(options: argparse.ArgumentParser) -> None:
-    """How often a training saves itself, and how many of its checkpoints stay."""
-    options.add_argument(
-        "--save-every",
-        type=Interval.parse,
-        default=Interval.parse("60s"),
-        metavar="N",
-        help="save after N steps, or after N seconds with an s behind it (default: 60s), and at the end",
-    )
-    options.add_argument(
-        "--keep",
-        type=positive(int),
-        default=2,
-        metavar="K",
-        help="keep the last K checkpoints of a run, and the best by validation (default: 2)",
-    )
-
-
-def positive(kind: type[int] | type[float]) -> Any:
-    """A number above zero, as argparse wants it."""
-
-    def convert(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = kind(0)
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a positive {'number' if kind is float else 'integer'}")
-        return value
-
-    return convert
 
 
 def configs(options: argparse.Namespace) -> list[Config]:
@@ -153,29 +120,29 @@ def configs(options: argparse.Namespace) -> list[Config]:
     from compare.tracks import that_have
 
     for config in wanted:
-        devices.require(config, that_have(config.precision, options.tracks))
+        tracks.require_devices(config, that_have(config.precision, options.tracks))
     return wanted
 
 
 def with_settings(config: Config, texts: Sequence[str]) -> Config:
     """The config with ``NAME=VALUE`` of each text."""
-    from compare import space
+    from compare import overrides
 
-    fields = space.parse(texts)
-    space.require_known(fields, config)
-    return space.replaced(config, {name: field.single() for name, field in fields.items()})
+    fields = overrides.parse(texts)
+    overrides.require_known(fields, config)
+    return overrides.replaced(config, {name: field.single() for name, field in fields.items()})
 
 
 def from_checkpoint(options: argparse.Namespace, given: dict[str, Any]) -> Config:
     """The one Config that a checkpoint starts, checked against what was asked for."""
-    from compare import planning
+    from compare.experiment import plan
 
     if len(options.presets) > 1 or len(options.seeds or []) > 1:
         raise UserError("--resume-from starts one training: name one preset and one seed at most")
     if options.seeds:
         given["seed"] = options.seeds[0]
     wanted = presets.get(options.presets[0]) if options.presets else None
-    return planning.from_checkpoint(options.resume_from, wanted, given)
+    return plan.from_checkpoint(options.resume_from, wanted, given)
 
 
 def listing() -> str:
@@ -195,12 +162,12 @@ def listing() -> str:
 def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     """A new comparison; returns the exit status."""
     wanted = configs(options)
-    from compare import planning
-    from compare.comparison import Comparison
+    from compare.experiment import plan
+    from compare.experiment.comparison import Comparison
     from compare.progress import Progress
 
     directory = options.out or Path("runs", f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
-    results = planning.plan(
+    results = plan.plan(
         directory,
         wanted,
         [track for track in TRACKS if track in options.tracks],
@@ -219,11 +186,11 @@ def resume(directory: Path, arguments: Sequence[str]) -> int:
     """A comparison that was killed or stopped, or of which a run failed; returns the exit status."""
     if len(arguments) > 2:
         raise UserError("--resume goes on with what was planned and takes no other flag")
-    from compare import planning
-    from compare.comparison import Comparison
+    from compare.experiment import plan
+    from compare.experiment.comparison import Comparison
     from compare.progress import Progress
 
-    results, changed = planning.taken_up(directory)
+    results, changed = plan.taken_up(directory)
     with Progress() as progress:
         for what in changed:
             progress.note(f"Not as it was, and the figures may not be those of an uninterrupted comparison: {what}")

@@ -18,9 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from compare import data, presets
-from compare.errors import UserError, command_line
-from compare.networks import Network, open_network
+from compare.cli import command_line
+from compare.errors import UserError
 from compare.predict import SHIPPED
+from compare.weights.network import Network
+from compare.weights.open import open_network
 from numpy_nn.tree import count
 
 # Rotated and moved at random while they learn: pictures from elsewhere are never centred quite as MNIST's are.
@@ -45,13 +47,13 @@ BATCH = 500
 
 def train(directory: Path) -> None:
     """Train both in PyTorch, the fastest here, and export them to SHIPPED."""
-    from compare import planning
-    from compare.comparison import Comparison
+    from compare.experiment import plan
+    from compare.experiment.comparison import Comparison
     from compare.export import export
     from compare.progress import Progress
 
     command = ["python", "-m", "compare.shipped"]
-    results = planning.plan(directory, list(CONFIGS.values()), ["torch"], command=command, proof=False, mlflow=False)
+    results = plan.plan(directory, list(CONFIGS.values()), ["torch"], command=command, proof=False, mlflow=False)
     with Progress() as progress:
         if Comparison(results, directory, progress).run():
             raise UserError(f"the training did not finish: see {directory}")

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
 
-from compare.errors import UserError, command_line
+from compare.cli import command_line
+from compare.errors import UserError
 from compare.results import Run, final_figures, read, trajectory
 
 Metrics = Mapping[str, float | int | None]

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import numpy as np
-
-from compare import devices
+from compare import machine
 from compare.config import Config
-from numpy_nn.tree import Tree
+from compare.errors import UserError
+
+if TYPE_CHECKING:  # the command line must not wait for them
+    import numpy as np
+
+    from numpy_nn.tree import Tree
 
 TRACKS = {"numpy": "numpy_nn.train", "jax": "jax_nn.train", "torch": "torch_nn.train"}
 
@@ -73,7 +78,7 @@ def environment(track: str, config: Config, *, threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1" if track == "numpy" else str(threads),
         "JAX_ENABLE_X64": "1" if config.precision == "float64" else "0",
-        **devices.variables(config),
+        **device_variables(config),
     }
 
 
@@ -99,10 +104,52 @@ def state_arguments(config: Config, track: str, *, steps: int, threads: int) -> 
     }
 
 
-def model_argument(config: Config, name: str) -> Any:
-    """An argument of the config's network: as given, else the network's own default."""
+def model_argument(model: str, args: Mapping[str, Any], name: str) -> Any:
+    """An argument of a model: as given in ``args``, else the model's default."""
     from numpy_nn.models import MODELS
 
-    if name in config.model_args:
-        return config.model_args[name]
-    return inspect.signature(MODELS[config.model]).parameters[name].default
+    return args[name] if name in args else inspect.signature(MODELS[model]).parameters[name].default
+
+
+def parse_device(text: str) -> str:
+    """A device as ``--device`` names it."""
+    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", text):
+        raise UserError(f"{text!r} is no device: it is auto, cpu, gpu, or one of several, like gpu:1")
+    return text
+
+
+def require_devices(config: Config, names: Sequence[str]) -> None:
+    """Raise UserError for shards that are not equal, and for more devices than a CPU has cores, where one is used."""
+    require_shards(config)
+    if (config.device == "cpu" or "numpy" in names) and config.devices > max(machine.cores(), 1):
+        numpy_too = "" if config.device == "cpu" else ", NumPy's always; --tracks jax torch leaves it out"
+        raise UserError(
+            f"--devices {config.devices}: on a CPU they share its cores{numpy_too}, and this process may use "
+            f"{machine.cores()}"
+        )
+
+
+def require_shards(config: Config) -> None:
+    """Raise UserError where a batch is not one equal shard per device."""
+    n, devices, parts = config.batch_size, config.devices, config.accumulate
+    if n % (devices * parts):
+        micro = f" x {parts} micro-batches" if parts > 1 else ""
+        raise UserError(
+            f"{config.preset}: a batch of {n} does not divide by {devices} devices{micro}: choose another --batch-size"
+        )
+
+
+def device_variables(config: Config) -> dict[str, str]:
+    """Environment variables for JAX, which reads them when it starts; PyTorch needs none.
+
+    By itself JAX takes three quarters of a GPU's memory at once, and who comes next finds too little.
+    On a CPU its devices are made: as many as ``--xla_force_host_platform_device_count`` says.
+    """
+    if config.device == "cpu":
+        found = {"JAX_PLATFORMS": "cpu"}
+    else:
+        found = {"JAX_PLATFORMS": "", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    if config.devices > 1:
+        forced = f"--xla_force_host_platform_device_count={config.devices}"
+        found["XLA_FLAGS"] = " ".join(filter(None, [os.environ.get("XLA_FLAGS"), forced]))  # the last one counts
+    return found

@@ -43,6 +43,7 @@ if "NN_GPU" not in os.environ:
 import jaxtyping
 import numpy as np
 import pytest
+from support.paths import SHARED_DATA
 
 # Every call into a track is checked against the shapes in its signature.
 jaxtyping.install_import_hook(["numpy_nn", "jax_nn", "torch_nn"], "beartype.beartype")
@@ -67,8 +68,6 @@ ast.parse = parse_undisturbed
 
 # Behind `&` a shell has its children ignore Ctrl-C, and they theirs: programs that tests interrupt would go on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 # What starts several processes, devices or a browser, or trains others' networks: a third of the time.

@@ -18,14 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from compare.data.files import DataError, md5_of_file
+from compare.data.images import FORMATS
 from compare.data.stream import Data
 
-FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP",
-    ".ppm": "PPM", ".pgm": "PPM",
-}  # fmt: skip
-PIXEL_LIMIT = 40_000_000
-PIXELS_PER_BYTE = 10_000  # flat PNGs reach 8,000: a header that claims more is lying, and is given no memory
 TEST_SHARE = 6
 
 
@@ -76,7 +71,7 @@ def class_images(folder: Path) -> list[Path]:
 
 def read_image(path: Path, *, image_size: int, channels: int) -> np.ndarray:
     """One image, uint8 (h, w, c)."""
-    from compare.images import ImageError, open_image, to_square
+    from compare.data.images import ImageError, open_image, to_square
 
     try:
         return to_square(open_image(path), size=image_size, channels=channels)

@@ -1,7 +1,89 @@
-"""``python -m compare.play``."""
+"""The playground: draw a digit, and see the three tracks answer while you draw.
 
+    python -m compare.play
+    python -m compare.play --checkpoint runs/first/checkpoints/cnn-mnist-jax-seed0 --tracks numpy torch --port 8080
+
+One process holds the networks and serves the page (``compare/play/page``), to this machine alone unless it is told
+otherwise. The tracks answer one after the other, each on one core: threads of three frameworks on the same cores would
+wait for each other, and an image of 28 x 28 takes each of them about a millisecond.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import ipaddress
+import os
+import socket
 import sys
+import threading
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
 
-from compare.play import main
+from compare.cli import TRACKS, command_line
+from compare.errors import UserError
 
-sys.exit(main())
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.play``."""
+    options = argparse.ArgumentParser(
+        prog="python -m compare.play", description="Draw a digit in the browser and see the three tracks answer."
+    )
+    options.add_argument(
+        "--checkpoint", type=Path, metavar="C", help="checkpoint folder or exported file (the CNN that ships)"
+    )
+    options.add_argument("--tracks", nargs="+", choices=TRACKS, default=list(TRACKS), metavar="T", help="(all)")
+    options.add_argument(
+        "--host", default="127.0.0.1", help="who may come: 127.0.0.1 is this machine alone (the default)"
+    )
+    options.add_argument("--port", type=int, default=8000, help="(8000; 0: any that is free)")
+    options.add_argument("--no-browser", action="store_true", help="only print the address")
+    return options
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket at an address that was free."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (while")[0]
+        raise UserError(f"cannot listen at {host}, port {port} ({reason}): choose another --port or --host") from error
+
+
+def admitted(host: str, address: str) -> list[str]:
+    """The names that the page may be asked for by, so that no other page can pass as this one (DNS rebinding)."""
+    where = ipaddress.ip_address(address)
+    if not where.is_loopback:
+        print(f"warning: whoever reaches {host} may ask; --host 127.0.0.1 is for this machine alone", file=sys.stderr)
+    return ["*"] if where.is_unspecified else ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
+
+
+@command_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until Ctrl-C; return 2 if something is wrong with what was asked."""
+    options = parser().parse_args(arguments)
+    if not 0 <= options.port < 2**16:
+        parser().error(f"--port {options.port}: it is a number from 0 to 65535")
+    if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
+        raise UserError(f"the playground needs {' and '.join(missing)}: pip install '.[play]'")
+    # One thread each, said before the first of them is imported.
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+    from compare.play.answers import Playground
+    from compare.play.server import server
+
+    playground = Playground(options.tracks, options.checkpoint)
+    with listening(options.host, options.port) as door:
+        address, port = door.getsockname()[:2]
+        hosts = admitted(options.host, address)
+        url = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
+        print(f"{url}   (Ctrl-C ends it)", flush=True)
+        screen = sys.platform != "linux" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}  # else: a text browser
+        if screen and not options.no_browser:
+            threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        server(playground, hosts).run(sockets=[door])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,8 +1,8 @@
 """What a network makes of one image on its way, layer by layer: seen in NumPy, whose every function can be watched.
 
 No model is written down again for it: while the hand-written network computes, the functions of ``numpy_nn`` that it
-calls are watched (``compare.watch``), and what they return is kept. A layer is shown as it leaves the activation that
-follows it, with a max pool, a norm or a shortcut between the two, where there is one.
+calls are watched (``compare.call_recorder``), and what they return is kept. A layer is shown as it leaves the
+activation that follows it, with a max pool, a norm or a shortcut between the two, where there is one.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from compare.insight import pack
-from compare.networks import Network
-from compare.watch import watching
+from compare.call_recorder import watching
+from compare.results import pack
+from compare.weights.network import Network
 from numpy_nn.layers import ACTIVATIONS
 
 POOL = "max_pool_forward"

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from compare import checkpoint, images
+from compare.checkpoint import store
+from compare.data import images
 from compare.errors import UserError
-from compare.insight import pack, softmax
 from compare.play.activations import activations
 from compare.predict import DEFAULT, SHIPPED, Predictor, load
-from compare.results import NAMES
+from compare.results import NAMES, pack
 from compare.style import KNOWN
+from compare.training.error_analysis import softmax
 from numpy_nn.tree import count
 
 RUNS = Path("runs")
@@ -117,7 +118,7 @@ def trained() -> dict[str, Path]:
     """The networks that ship and those of the comparisons in runs/, by the names that the page knows."""
     shipped = {f"shipped/{path.stem}": path for path in sorted(SHIPPED.glob("*.npz"))}
     runs = {f"{path.parts[-3]}/{path.name}": path for path in sorted(RUNS.glob("*/checkpoints/*"))}
-    return shipped | {name: path for name, path in runs.items() if checkpoint.steps(path)}
+    return shipped | {name: path for name, path in runs.items() if store.steps(path)}
 
 
 def gap(logits: dict[str, np.ndarray]) -> dict[str, Any] | None:

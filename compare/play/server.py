@@ -33,7 +33,7 @@ FILES = {
     "/": PAGE / "index.html",
     "/play.css": PAGE / "play.css",
     "/play.js": PAGE / "play.js",
-    "/report.css": Path(__file__).parents[1] / "page" / "style.css",
+    "/report.css": Path(__file__).parents[1] / "report" / "html" / "style.css",
 }
 BODY_LIMIT = 8_000_000  # bytes: a photo fits
 LIMITS = {"noise": (0, 1), "right": (-64, 64), "down": (-64, 64), "turn": (-360, 360)}

@@ -1,0 +1,1 @@
+"""The benchmark: trials, tables, plots and the report."""

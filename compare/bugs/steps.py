@@ -1,0 +1,103 @@
+"""Bugs in the training step: what is kept, what is cleared, how far one goes."""
+
+from __future__ import annotations
+
+from compare.bugs.bug import Bug
+from compare.bugs.maths import SMALL_RESNET
+
+GOES_ON = "tests/nn/test_train.py::test_any_track_goes_on_from_any_snapshot"
+
+BUGS = (
+    Bug(
+        name="zero-grad",
+        file="torch_nn/train.py",
+        right='group["lr_scale"]\n\n        state.optimizer.zero_grad()\n        for images',
+        wrong='group["lr_scale"]\n\n        for images',
+        story="PyTorch adds a new gradient to the old one. The line that clears it got lost.",
+        symptom="The loss falls at first and then swings, or grows, as if the learning rate rose with every step.",
+        lesson="A few steps against another track: two losses are the same, and the third is not. One step proves "
+        "nothing about what is carried over to the next.",
+        caught_by=f"{GOES_ON}[torch-torch]",
+        track="torch",
+        training={"optimizer": "sgd"},
+    ),
+    Bug(
+        name="adam-bias",
+        file="numpy_nn/optim.py",
+        right="p -= (lr / (1 - beta1**t)) * mu / (np.sqrt(nu * (1 / (1 - beta2**t))) + eps)",
+        wrong="p -= lr * mu / (np.sqrt(nu) + eps)",
+        story="Adam's averages start at zero, and are too small for a while. The two corrections looked like a detail.",
+        symptom="Steps three times too long at the beginning, as √ν is even smaller than μ; after a few hundred "
+        "steps one notices nothing.",
+        lesson="Parity over a few steps from rest. A test that resumes from old moments, or waits for convergence, "
+        "would pass.",
+        caught_by="tests/nn/test_parity.py::test_optimizers[adam-None-float64]",
+        training={"optimizer": "adam", "schedule": "constant", "lr": 3e-3},
+    ),
+    Bug(
+        name="decay-biases",
+        file="jax_nn/optim.py",
+        right='path[-1].key in ("kernel", "embedding")',
+        wrong='path[-1].key in ("kernel", "embedding", "bias")',
+        story="Weight decay was to pull on weights. Biases are weights, are they not?",
+        symptom="Nothing in the curve. The biases of this track are a little nearer to zero than those of the others.",
+        lesson="Parity leaf by leaf: after a few steps every bias is off, and no kernel is. A comparison of losses "
+        "would have let it pass.",
+        caught_by="tests/nn/test_sequence_models.py::test_weight_decay_pulls_on_the_same_leaves_in_every_track[mlp]",
+        track="jax",
+        training={"optimizer_args": {"weight_decay": 5e-4}},
+    ),
+    Bug(
+        name="schedule-step",
+        file="torch_nn/train.py",
+        right="lr = state.schedule(state.step)",
+        wrong="lr = state.schedule(state.step + 1)",
+        story="Is the first step number 0 or number 1? The learning rate was asked for the step to come.",
+        symptom="Nothing: two trainings whose rates are a step apart look alike. The reported rates are off by one "
+        "row.",
+        lesson="Parity of parameters after a few steps with a schedule that moves: with a constant rate no test can "
+        "tell.",
+        caught_by=f"{GOES_ON}[numpy-torch]",
+        track="torch",
+    ),
+    Bug(
+        name="stats-dropped",
+        file="jax_nn/train.py",
+        right='            "stats": stats,\n',
+        wrong='            "stats": carry["stats"],\n',
+        story="A pure step returns all that changed. The running statistics of batch norm changed, and the old ones "
+        "were returned.",
+        symptom="A beautiful training curve, and a test accuracy near that of guessing.",
+        lesson="Evaluate on training images: if those fail too, it is no overfitting but another function. Then "
+        "compare the statistics, leaf by leaf.",
+        caught_by="tests/nn/test_lr_scale.py::test_what_is_frozen_stays_to_the_last_bit[jax-config1-nesterov]",
+        track="jax",
+        training=SMALL_RESNET,
+    ),
+    Bug(
+        name="momentum-flipped",
+        file="numpy_nn/norm.py",
+        right="OLD, NEW = 0.9, 0.1",
+        wrong="OLD, NEW = 0.1, 0.9",
+        story="A momentum of 0.9 in one library is 0.1 in another: one counts what stays, the other what comes in. "
+        "The numbers came along with code from elsewhere.",
+        symptom="The training loss is the same to the last digit. Test accuracy jumps about from one evaluation to "
+        "the next, since the statistics are those of the last few batches.",
+        lesson="Running statistics after several steps against PyTorch's. After none of them, or where all batches "
+        "are alike, both rules agree.",
+        caught_by="tests/nn/test_ops.py::test_running_statistics_follow_those_of_pytorch",
+        training=SMALL_RESNET | {"schedule": "constant", "lr": 0.05},
+    ),
+    Bug(
+        name="silent-float64",
+        file="numpy_nn/train.py",
+        right="pixels = x.astype(mean.dtype)",
+        wrong="pixels = x.astype(float)",
+        story="Bytes have to become numbers, and Python's number is float. NumPy's float has 64 bits.",
+        symptom="The results are right, or a little better. Each step takes longer, and more memory.",
+        lesson="A test of dtypes: float32 in, float32 out, everywhere. No test of values can see it, and a benchmark "
+        "would compare two different things.",
+        caught_by="tests/nn/test_train.py::test_float32_stays_float32[numpy]",
+        training={"model_args": {"hidden": (512, 512)}},
+    ),
+)

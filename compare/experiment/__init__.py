@@ -1,0 +1,1 @@
+"""One comparison: its plan, and its runs in turn."""

@@ -1,0 +1,139 @@
+"""results.json before anything has run: every run of a comparison, planned, or taken up again.
+
+All runs stand in it from the start, each with its configuration and as "not started", so that
+whatever kills the program, ``--resume`` knows what is left to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import itertools
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from compare import machine
+from compare.cli import require_writable
+from compare.config import Config
+from compare.errors import UserError
+from compare.results import SCHEMA, Results, Run, read
+from compare.workers import process
+
+FIGURES = (
+    "steps best_step epochs test_accuracy test_count test_loss val_accuracy val_loss val_count seconds step_ms "
+    "images_per_second input_share chunk parameters peak_rss_mb import_rss_mb checkpoint message resumed "
+    "flops_per_image step_bytes gflops gemm_gflops gemm_share compile_note insight hardware products peak_device_mb"
+).split()
+
+# what decides whether the state of one training can be that of another, and its next batch the next one
+LASTING = "model model_args dataset val_size batch_size seed optimizer lr_scale ema".split()
+
+
+def plan(
+    directory: Path,
+    configs: Sequence[Config],
+    track_names: Sequence[str],
+    *,
+    command: Sequence[str],
+    proof: bool = True,
+    mlflow: bool = True,
+    save_every: str = "60s",
+    keep: int = 2,
+    resume_from: Path | None = None,
+) -> Results:
+    """The results of a new comparison in ``directory``, all of its runs not started."""
+    require_writable(directory)
+    return {
+        "schema": SCHEMA,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "status": "interrupted",
+        "command": shlex.join(command),
+        "settings": {
+            "proof": proof,
+            "mlflow": mlflow,
+            "save_every": save_every,
+            "keep": keep,
+            "resume_from": str(resume_from.absolute()) if resume_from else None,
+        },
+        "environment": machine.describe(threads=machine.cores()),
+        "runs": [planned(config, track) for config, track in itertools.product(configs, track_names)],
+        "parity": [],
+        "proof": [],
+    }
+
+
+def planned(config: Config, track: str) -> Run:
+    """An entry of results.json's ``runs``, as it stands before the run has begun."""
+    return {
+        "preset": config.preset,
+        "track": track,
+        "seed": config.seed,
+        "model": config.model,
+        "dataset": config.dataset,
+        "precision": config.precision,
+        "device": "cpu" if track == "numpy" else config.device,
+        "devices": config.devices,
+        "batch_size": config.batch_size,
+        **dict.fromkeys(FIGURES),
+        "history": [],
+        "step_loss": [],
+        "config": config.to_json(),
+        "status": "not started",
+    }
+
+
+def taken_up(directory: Path) -> tuple[Results, list[str]]:
+    """The results of a comparison that is to go on, what is not finished as if it had not started.
+
+    Also what is not as it was, and may make the figures others than those of an uninterrupted comparison.
+    """
+    results = read(directory)
+    if "settings" not in results:
+        raise UserError(f"{directory} was written by another version, which could not be resumed: start it again")
+    for number, run in enumerate(results["runs"]):
+        if run["status"] != "finished":
+            results["runs"][number] = planned(Config.from_json(run["config"]), run["track"])
+    then, now = results["environment"], machine.describe(threads=machine.cores())
+    results["status"] = "interrupted"
+    changed = [
+        f"{name} was {then.get(name)} and is {now[name]}"
+        for name in ("cpu", "threads", "python", "versions", "git_commit")
+        if then.get(name) != now[name]
+    ]
+    return results, changed
+
+
+def from_checkpoint(path: Path, wanted: Config | None, changes: Mapping[str, Any]) -> Config:
+    """What to train from a checkpoint on: what was wanted, or as it was trained so far; with changes.
+
+    Raises UserError with everything that does not fit.
+    """
+    meta = process.call("compare.checkpoint", "show", "--json", str(path.absolute()))
+    then = Config.from_json(meta["config"])
+    if then.dataset == "elsewhere":
+        raise UserError(
+            f"{path} holds weights from elsewhere and no training to go on with: learn something new from them with "
+            "python -m compare.transfer"
+        )
+    now = dataclasses.replace(wanted or then, **changes)
+    old, new = (json.loads(json.dumps(config.to_json())) for config in (then, now))
+    unfit = [f"{name} is {old[name]!r}, not {new[name]!r}" for name in LASTING if old[name] != new[name]]
+    if unfit:
+        raise UserError(f"{path} is of another training: its {'; its '.join(unfit)}")
+    return now
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep any other process from working on this comparison; the lock goes with the process, however it ends."""
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{directory} is being worked on by another process: wait for it, or stop it") from error
+        yield

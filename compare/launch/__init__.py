@@ -1,0 +1,1 @@
+"""One training in multiple processes, on one or several machines."""

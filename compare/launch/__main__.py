@@ -1,0 +1,170 @@
+"""One training on the devices of many processes, on one machine or several, started by the tools that people have.
+
+    torchrun --nproc-per-node 2 -m compare.launch mlp-mnist --track torch --out DIR
+    python -m compare.launch mlp-mnist --track jax --coordinator HOST:PORT --processes 2 --process 0 --out DIR
+
+Every process runs this same command (docs/scaling.md has it for Slurm, Kubernetes and ssh), makes the same batches, and
+computes its own shard of each; process 0 reports, saves to DIR/checkpoints on the way, and writes the trained network
+to DIR/PRESET-TRACK.npz. If a process is lost, the others end and say which; the same command goes on from the last
+checkpoint. NumPy's processes share the memory of one machine: python compare/run_all.py --devices N starts them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+from compare import machine, presets, tracks
+from compare.cli import add_saving, command_line, positive
+from compare.errors import UserError
+from compare.launch import rendezvous
+from compare.workers.protocol import Job
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(
+        prog="python -m compare.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    options.add_argument("preset", metavar="PRESET")
+    options.add_argument("--track", choices=("jax", "torch"), required=True, help="jax or torch")
+    options.add_argument(
+        "--steps", type=positive(int), metavar="N", help="exact number of updates (default: as the preset has it)"
+    )
+    options.add_argument("--batch-size", type=positive(int), metavar="N", help="of all processes together")
+    options.add_argument("--lr", type=positive(float), metavar="X", help="peak learning rate")
+    options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
+    options.add_argument("--device", type=tracks.parse_device, default="cpu", help="auto, cpu or gpu (default: cpu)")
+    options.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_saving(options)
+    options.add_argument(
+        "--timeout", type=positive(int), default=60, metavar="S", help="seconds to wait for the others (60)"
+    )
+    jax = options.add_argument_group("JAX, where no Slurm, MPI or Kubernetes says it")
+    jax.add_argument("--coordinator", metavar="HOST:PORT", help="an address of process 0")
+    jax.add_argument("--processes", type=int, metavar="N")
+    jax.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+    return options
+
+
+REMEDY = "start all of them again by the same command: the training goes on from its last checkpoint"
+
+
+def join(options: argparse.Namespace) -> tuple[Any, int, int]:
+    """Find the others: the module through which one hears of them, this process's number, that of all devices."""
+    module = importlib.import_module(f"{options.track}_nn.launch")
+    try:
+        if options.track == "torch":
+            return module, *module.join(options.device, timeout=options.timeout, on_loss=lost)
+        given = {"processes": options.processes, "process": options.process}
+        return module, *module.join(options.coordinator, **given, timeout=options.timeout, on_loss=lost)
+    except (TimeoutError, ValueError) as error:
+        raise UserError(str(error)) from error
+
+
+def train(job: Job, *, process: int, say: rendezvous.Say) -> tuple[dict[str, Any], Any]:
+    """Train to the end, the same in every process, of which 0 saves; returns the figures, and the trained snapshot."""
+    from compare.training import worker
+    from compare.training.clocks import Timings
+    from compare.training.saver import Saver
+
+    def tell(text: str) -> None:
+        if process == 0:
+            print(text, flush=True)
+
+    track, find = tracks.load(job.track), partial(rendezvous.found_by_all, process=process, say=say)
+    training = worker.begin(job, track, Timings(), lambda event: tell(event["text"]), find=find)
+    if training.resumed:
+        tell(f"going on from {training.resumed[-1]['checkpoint']}")
+    with Saver(job, training) if process == 0 else contextlib.nullcontext() as saver:
+        while not training.finished:
+            chunk = training.chunk()
+            pace = f"loss {chunk['loss'][-1]:.4f}  {chunk['images_per_second']:,.0f} images/s"
+            tell(f"step {chunk['step']:,} of {training.schedule.steps:,}  {pace}")
+            if training.step in training.schedule.evaluations:
+                training.evaluation(chunk)
+            if saver:
+                saver.save_if_due()
+        if saver:
+            saver.finish()
+    moment = training.best_moment or training.moment()
+    return training.result() | track.device_facts(training.state), moment.snapshot
+
+
+def lost(why: str, *, status: int = 1) -> NoReturn:
+    """End at once: an orderly exit would wait for whoever is gone."""
+    print(f"error: {why}" + (f"; {REMEDY}" if status == 1 else ""), file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def fail(error: Exception, module: Any, process: int) -> NoReturn:
+    """Tell the others why this process cannot go on, or find out why they cannot; and end."""
+    own = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    others = module.leave(error, f"process {process} on {socket.gethostname()} ended: {own}")
+    if isinstance(error, UserError):
+        lost(own, status=2)
+    if not others:
+        traceback.print_exception(error)
+    lost("; ".join(others) or own)
+
+
+@command_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if the network was trained, 2 for a wrong question, 1 if this process or another was lost."""
+    options = parser().parse_args(arguments)
+    named = ("steps", "batch_size", "lr", "precision", "device")
+    given = {name: value for name in named if (value := getattr(options, name)) is not None}
+    config = dataclasses.replace(presets.get(options.preset), **given)
+    os.environ.update(tracks.environment(options.track, config, threads=machine.cores()))
+    module, process, world = join(options)
+    config = dataclasses.replace(config, devices=world)
+    name = f"{config.preset}-{options.track}"
+    job = Job(
+        config,
+        options.track,
+        machine.cores(),
+        folder=options.out.absolute() / "checkpoints" / name,
+        save_every=options.save_every,
+        keep=options.keep,
+        arguments={"parallel": "shard_map"} if options.track == "jax" else {},
+    )
+    try:
+        tracks.require_shards(config)
+        figures, snapshot = train(job, process=process, say=module.said)
+        if process == 0:
+            path = write(snapshot, job, options.out / f"{name}.npz")
+            print(f"{path}: test accuracy {figures['test_accuracy']:.2%}, {world} devices ({figures['hardware']})")
+    except KeyboardInterrupt:
+        lost("stopped", status=130)
+    except Exception as error:
+        fail(error, module, process)
+    module.leave()
+    return 0
+
+
+def write(snapshot: Any, job: Job, path: Path) -> Path:
+    """Write the trained network, as ``compare.predict`` reads it."""
+    from compare.data import load
+    from compare.weights.npz import write_npz
+
+    config = job.config
+    data = load(config.dataset, data_dir=config.data_dir)
+    meta = {"config": config.to_json(), "track": job.track, "mean": list(data.mean), "std": list(data.std)}
+    write_npz(path, {"params": snapshot.get("ema") or snapshot["params"], "stats": snapshot["stats"]}, meta)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())

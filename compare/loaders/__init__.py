@@ -1,0 +1,1 @@
+"""The data loaders, timed side by side."""

@@ -1,0 +1,70 @@
+"""One trial of a loader, in a process of its own: ``python -m compare.loaders.trial`` reads a job and tells its end.
+
+Chunks are taken as fast as they come. All that is done with one is to read it once, for a checksum of every step's
+labels, in order, and of the XOR of its images, pixel by pixel: a cheap way to notice another image or another order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from compare import machine
+from compare.data import load, loaders
+from compare.errors import UserError
+from compare.workers import protocol
+
+
+def run(loader: str, *, dataset: str, data_dir: str | None, batch_size: int, k: int, chunks: int) -> dict[str, Any]:
+    """Take so many chunks of k steps from a loader.
+
+    Returns:
+        ``start_seconds`` until the first chunk is there, libraries and worker processes included; ``chunk_seconds`` of
+        each of the others; ``images_per_second``; ``memory_mb`` of all its processes together; ``before_mb``, that with
+        the images in memory and no loader; ``checksum``; ``shape`` and number of ``classes``.
+    """
+    data = load(dataset, data_dir=data_dir)
+    before = machine.pss_mb()
+    order = loaders.Order(
+        seed=0, batch_size=batch_size, train_size=len(data.train_x), k=k, first=0, stop=k * (chunks + 1)
+    )
+    seconds, memory, sha = [], [], hashlib.sha256()
+    start = time.perf_counter()
+    with loaders.start(loader, data, order) as feed:
+        started = time.perf_counter() - start
+        lap = time.perf_counter()
+        for x, y in feed:
+            sha.update(np.bitwise_xor.reduce(x, axis=1).data)
+            sha.update(y.data)
+            seconds.append(time.perf_counter() - lap)
+            if len(seconds) in (1, chunks // 2):
+                memory.append(machine.pss_mb() or 0.0)
+            lap = time.perf_counter()
+    return {
+        "start_seconds": started,
+        "chunk_seconds": seconds[1:],  # the first was made while starting
+        "images_per_second": k * batch_size / statistics.mean(seconds[1:]),
+        "memory_mb": max(memory),
+        "before_mb": before,
+        "checksum": sha.hexdigest(),
+        "shape": data.train_x.shape[1:],
+        "classes": len(data.classes),
+    }
+
+
+def main() -> None:
+    """Do the one job that the parent sends; the only event says how it ended."""
+    job, emit = protocol.received()
+    try:
+        answer = {"status": "finished", **run(**job)}
+    except UserError as error:
+        answer = {"status": "failed", "message": str(error)}
+    emit({"event": "end", **answer})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The parity check: are the tracks the same function?"""

@@ -1,0 +1,89 @@
+"""``python -m compare.parity``: print the parity check of every model, leaf by leaf."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from compare import tracks
+from compare.cli import command_line
+from compare.config import Config
+from compare.errors import UserError
+from compare.parity.check import EXAMPLES, TOLERANCES, Details, Row, prove
+
+
+def show(row: Row, details: Details) -> None:
+    """Print one pair of tracks, a line per leaf; the first leaf out of tolerance is named at the end."""
+    print(f"\n{row['preset']}: {row['a']} against {row['b']}, {row['precision']}, {row['steps']} steps")
+    first_bad = None
+    for check in row["checks"]:
+        what, tolerance = check["what"], check["tolerance"]
+        for path, (max_abs, max_rel) in details[what].items():
+            good = max_rel <= tolerance
+            first_bad = first_bad or (None if good else f"{what} {path}")
+            mark = "ok" if good else "FAR APART"
+            print(f"  {what:<11}{path:<28} max abs {max_abs:8.1e}   rel {max_rel:8.1e} (<= {tolerance:.0e})  {mark}")
+    print("  passed" if row["passed"] else f"  FAILED, first at: {first_bad}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.parity``."""
+    from numpy_nn.models import MODELS
+    from numpy_nn.optim import OPTIMIZERS
+
+    options = argparse.ArgumentParser(
+        prog="python -m compare.parity",
+        description="Print, leaf by leaf, how far the tracks are apart; exit with 1 if any leaf leaves its tolerance.",
+    )
+    options.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all ({', '.join(MODELS)})")
+    options.add_argument("--tracks", nargs="+", choices=list(tracks.TRACKS), default=list(tracks.TRACKS))
+    options.add_argument("--precision", choices=list(TOLERANCES), default="float64")
+    options.add_argument("--steps", type=int, default=10, help="default: %(default)s")
+    options.add_argument(
+        "--optimizer", nargs="+", choices=list(OPTIMIZERS), default=["nesterov"], help="default: %(default)s"
+    )
+    options.add_argument("--lr", type=float, help="default: 0.05, for those that normalise 0.001")
+    # how a comparison asks: rows for results.json on standard output
+    options.add_argument("--json", metavar="CONFIGS", help=argparse.SUPPRESS)
+    return options
+
+
+@command_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if all tracks agree, 1 if not, 2 if the question is wrong."""
+    from numpy_nn.models import MODELS
+
+    options = parser().parse_args(arguments)
+    if options.json is not None:
+        configs = [Config(**config) for config in json.loads(options.json)]
+        rows = [row for config in configs for row, _ in prove(config, options.tracks, steps=options.steps)]
+        print(json.dumps(rows))
+        return 0
+    unknown = [model for model in options.models if model not in MODELS]
+    if unknown:
+        raise UserError(f"unknown model {unknown[0]!r}; known: {', '.join(MODELS)}")
+    passed = True
+    for model in options.models or MODELS:
+        for optimizer in options.optimizer:
+            config = Config(
+                preset=f"{model} {optimizer}",
+                model=model,
+                dataset="random images",
+                promise="",
+                model_args=EXAMPLES.get(model, {}),
+                optimizer=optimizer,
+                optimizer_args={"weight_decay": 5e-4},
+                lr=options.lr or (0.05 if optimizer in ("sgd", "momentum", "nesterov") else 0.001),
+                precision=options.precision,
+            )
+            for row, details in prove(config, options.tracks, steps=options.steps):
+                show(row, details)
+                passed = passed and row["passed"]
+    print("\nThe tracks are the same model." if passed else "\nThe tracks differ.")
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""The interactive curves: Plotly's traces as plain data, each figure with a sentence and a table that say the same.
+
+Colours and widths are those of curves.png. Everything else that depends on the reader's taste (dark, print, a narrow
+screen) is decided by style.css and script.js.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from compare.report import series
+from compare.report.series import Curve, Tracks
+from compare.results import Results, Run, groups, name_of, size
+from compare.style import FAINT, Style, track_styles
+
+POINTS = 400  # of a curve at most
+LINES = 9  # of a curve's table
+CLOCKS = {"progress": "", "seconds": "seconds of training", "start": "seconds since the process began"}
+
+Trace = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure: what is drawn, what it says in words and in numbers, and where the numbers stand."""
+
+    title: str
+    about: str
+    source: str  # in results.json
+    traces: list[Trace]
+    layout: dict[str, Any]
+    headers: Sequence[str]
+    rows: list[list[str]]
+    control: str = ""  # the group of buttons that choose among the traces' `choices`
+    titles: dict[str, str] = field(default_factory=dict)  # of the x axis, by choice
+    key: dict[str, str] = field(default_factory=dict)  # what the colours mean, where they do not mean tracks
+    id: str = ""  # of its element on the page
+
+
+def learning(results: Results) -> dict[str, list[Plot]]:
+    """Loss, accuracy, learning rate and the gaps between the tracks, by preset."""
+    presets = groups(results)
+    styles = track_styles(track for tracks in presets.values() for track in tracks)
+    kinds = (_loss, _accuracy, _gaps, _rates)
+    return {
+        preset: [plot for kind in kinds if (plot := kind(tracks, styles)).traces] for preset, tracks in presets.items()
+    }
+
+
+def _loss(tracks: Tracks, styles: dict[str, Style]) -> Plot:
+    curves = {track: [series.loss_curve(run, tracks) for run in runs] for track, runs in tracks.items()}
+    return _by_clock(
+        *("Training loss", curves, tracks, styles),
+        key="step",
+        form=lambda loss: f"{loss:.4f}",
+        source="runs[].step_loss, a running mean on the log scale",
+        yaxis={"type": "log", "title": {"text": "loss"}},
+    )
+
+
+def _accuracy(tracks: Tracks, styles: dict[str, Style]) -> Plot:
+    curves = {track: [series.accuracy_curve(run) for run in runs] for track, runs in tracks.items()}
+    return _by_clock(
+        *("Validation accuracy", curves, tracks, styles),
+        key="epoch",
+        form=lambda percent: f"{percent:.2f} %",
+        source="runs[].history",
+        yaxis={"title": {"text": "%"}},
+    )
+
+
+def _by_clock(
+    title: str,
+    curves: dict[str, list[Curve]],
+    tracks: Tracks,
+    styles: dict[str, Style],
+    *,
+    key: str,
+    form: Callable[[float], str],
+    source: str,
+    yaxis: dict[str, Any],
+) -> Plot:
+    """A figure whose x axis counts steps or epochs, or seconds on either of two clocks."""
+    drawn = []
+    for track, runs in tracks.items():
+        by_clock = []
+        for clock in CLOCKS:
+            seen = [(_clocked(run, x, key, clock), y) for run, (x, y) in zip(runs, curves[track], strict=True)]
+            by_clock.append(_drawn(seen, styles[track], name_of(track), track))
+        for same in zip(*by_clock, strict=True):
+            drawn.append(same[0] | {"choices": {clock: trace["x"] for clock, trace in zip(CLOCKS, same, strict=True)}})
+    means = {name_of(track): series.mean(curves[track]) for track in tracks}
+    return Plot(
+        title,
+        _at_the_end(title, means, form),
+        source,
+        drawn,
+        {"xaxis": {"title": {"text": key}, "rangemode": "tozero"}, "yaxis": yaxis | _decades(drawn, yaxis)},
+        *_samples(key, means, form),
+        control="clock",
+        titles=CLOCKS | {"progress": key},
+    )
+
+
+def _gaps(tracks: Tracks, styles: dict[str, Style]) -> Plot:
+    found = list(series.gaps(tracks, styles))
+    drawn = [trace for gap in found for trace in _drawn(gap.curves, gap.style, gap.name, *gap.tracks)]
+    means = {gap.name: series.mean(gap.curves) for gap in found}
+    yaxis = {"type": "log", "title": {"text": "|difference of losses|"}}
+    layout = {
+        "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
+        "yaxis": yaxis | _decades(drawn, yaxis),
+    }
+    title = "Gap between training losses on the same batch"
+    return Plot(
+        title, _at_the_end(title, means, size), "runs[].step_loss", drawn, layout, *_samples("step", means, size)
+    )
+
+
+def _rates(tracks: Tracks, styles: dict[str, Style]) -> Plot:
+    """The schedule as a line, and what each track reported at its evaluations as points on it."""
+    runs = {track: same[0] for track, same in tracks.items()}
+    line = next((curve for run in runs.values() if (curve := _schedule(run)) is not None), None)
+    drawn = [] if line is None else _drawn([line], Style(FAINT, 1.2, "solid"), "schedule")
+    reported: dict[str, Curve | None] = {}
+    for (track, run), symbol, width in zip(runs.items(), _symbols(), _sizes(), strict=False):
+        rows = [row for row in run.get("history") or [] if row.get("lr") is not None]
+        if not rows:
+            continue
+        x, y = (np.array([row[key] for row in rows], np.float64) for key in ("step", "lr"))
+        marker = {"symbol": symbol, "size": width, "color": styles[track].color, "line": {"width": 2}}
+        trace = {"mode": "markers", "marker": marker, "x": rounded(x), "y": rounded(y), "name": name_of(track)}
+        drawn.append(trace | {"type": "scatter", "tracks": [track], "cliponaxis": False, "hovertemplate": "%{y:.3g}"})
+        reported[name_of(track)] = (x, y)
+    layout = {
+        "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
+        "yaxis": {"title": {"text": "learning rate"}, "rangemode": "tozero"},
+    }
+    about = _at_the_end("Learning rate", reported, lambda rate: f"{rate:.3g}")
+    source = "runs[].config and runs[].history, of the first seed"
+    return Plot("Learning rate", about, source, drawn, layout, *_samples("step", reported, lambda rate: f"{rate:.4g}"))
+
+
+def _symbols() -> Iterable[str]:
+    return ("circle-open", "square-open", "diamond-open", "cross-open", "triangle-up-open", "x-open")
+
+
+def _sizes() -> Iterable[int]:
+    return (15, 10, 6, 14, 12, 8)  # where tracks agree, one stands inside the other
+
+
+def _decades(drawn: list[Trace], yaxis: dict[str, Any]) -> dict[str, Any]:
+    """Ticks of a log scale: powers of ten where it spans some, else 2 and 5 between them."""
+    values = [value for trace in drawn for value in trace["y"] if value]
+    if yaxis.get("type") != "log" or not values:
+        return {}
+    return {"dtick": 1 if max(values) / min(values) > 50 else "D2"}
+
+
+def _schedule(run: Run) -> Curve | None:
+    """The learning rate that the run's config asks for at each step, if it went through all of them."""
+    from numpy_nn.optim import schedule
+
+    config, steps = run.get("config") or {}, run.get("steps")
+    if run["status"] != "finished" or run.get("message") or not steps or "schedule" not in config:
+        return None
+    rate = schedule(config["schedule"], lr=config["lr"], steps=steps, **config.get("schedule_args") or {})
+    x = np.unique(np.linspace(0, steps - 1, POINTS).round())
+    return x + 1, np.array([rate(int(step)) for step in x])
+
+
+def _clocked(run: Run, x: np.ndarray, key: str, clock: str) -> np.ndarray:
+    """Steps or epochs as the seconds at which they were reached, between two evaluations in proportion."""
+    if clock == "progress":
+        return x
+    rows = [row for row in run.get("history") or [] if row.get("seconds") is not None]
+    if not rows:
+        return np.full(len(x), np.nan)
+    seconds = np.interp(x, [0, *(row[key] for row in rows)], [0, *(row["seconds"] for row in rows)])
+    spent = run.get("seconds") or {}
+    return seconds + (sum(spent.get(name) or 0 for name in ("import", "data", "compile")) if clock == "start" else 0)
+
+
+def _drawn(curves: list[Curve], style: Style, name: str, *tracks: str) -> list[Trace]:
+    """One seed as a line in the track's style; several as thin lines with their mean in that style."""
+    several = [curve for curve in curves if len(curve[0])]
+    thin = [_line(curve, Style(style.color, 0.9, "solid"), name, *tracks) for curve in several if len(several) > 1]
+    for trace in thin:
+        trace |= {"opacity": 0.45, "hoverinfo": "skip", "hovertemplate": None}
+    mean = series.mean(several)
+    return [*thin, *([] if mean is None else [_line(mean, style, name, *tracks)])]
+
+
+def _line(curve: Curve, style: Style, name: str, *tracks: str) -> Trace:
+    x, y = curve
+    chosen = np.unique(np.linspace(0, len(x) - 1, POINTS).round().astype(int))
+    return {
+        "type": "scatter",
+        "mode": "lines+markers" if len(x) <= series.FEW else "lines",
+        "x": rounded(x[chosen]),
+        "y": rounded(y[chosen]),
+        "name": name,
+        "tracks": tracks,
+        "line": {"color": style.color, "width": style.width, "dash": dash(style)},
+        "marker": {"color": style.color, "size": style.width + 3},
+        "hovertemplate": "%{y:.4g}",
+    }
+
+
+def dash(style: Style) -> str:
+    """A style's dashes in pixels, as Plotly and SVG want them."""
+    if isinstance(style.dashes, str):
+        return {"dashed": "dash"}.get(style.dashes, style.dashes)
+    return ",".join(f"{style.width * n:g}px" for n in style.dashes[1])
+
+
+def rounded(values: Iterable[float]) -> list[float | None]:
+    """Four digits; JSON has no NaN."""
+    return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
+
+
+def _at_the_end(title: str, means: dict[str, Curve | None], form: Callable[[float], str]) -> str:
+    last = {name: float(curve[1][-1]) for name, curve in means.items() if curve and len(curve[1])}
+    ends = [f"{name} {form(value)}" for name, value in last.items() if np.isfinite(value)]
+    return f"{title}: at the end {', '.join(ends)}." if ends else f"{title}: nothing to show."
+
+
+def _samples(
+    key: str, means: dict[str, Curve | None], form: Callable[[float], str]
+) -> tuple[list[str], list[list[str]]]:
+    """The table of a figure of curves: some evenly spaced points of each."""
+    shown = {name: curve for name, curve in means.items() if curve and len(curve[0])}
+    longest = max((x for x, _ in shown.values()), key=len, default=np.empty(0))
+    rows = []
+    for place in np.unique(np.linspace(0, len(longest) - 1, LINES).round().astype(int)) if len(longest) else ():
+        values = [form(float(y[place])) if place < len(y) and np.isfinite(y[place]) else "-" for _, y in shown.values()]
+        rows.append([f"{longest[place]:,.4g}" if longest[place] < 1000 else f"{longest[place]:,.0f}", *values])
+    return [key, *shown], rows

@@ -1,0 +1,137 @@
+"""The trials of a search: each a training in a process of its own, whose validation accuracy is reported to the study.
+
+When a trial is over, its checkpoints go. One that is cut short by Ctrl-C or by the end of its process keeps them, and
+whoever does it again goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from compare import machine, overrides, tracking
+from compare.config import Config
+from compare.progress import Progress
+from compare.search import report, study
+from compare.training.loop import NOT_FINITE
+from compare.workers import process
+from compare.workers.protocol import Event, Job
+
+TESTED = ("test_loss", "test_accuracy")  # nobody should choose by these
+
+
+@dataclasses.dataclass
+class Search:
+    """What the trials of one search share."""
+
+    study: Any
+    directory: Path
+    configs: dict[str, Config]  # by preset
+    fields: dict[str, overrides.Field]
+    asked: dict[str, Any]
+    trials: int
+    progress: Progress
+    tracker: tracking.Tracker
+    tags: dict[str, Any]
+    folder: Path | None = None  # of the trial under way
+    steps: int = 0  # of its training under way
+
+    def run(self) -> None:
+        """Do what is left to do; wait for what others do."""
+        waiting = False
+        while (left := self.trials - len(study.over(self.study))) > 0:
+            if study.under_way(self.study) < left:
+                counts = study.next_trial(self.study, self.trial, self.fields, grid=self.asked["grid"])
+                if counts and self.folder:
+                    shutil.rmtree(self.folder, ignore_errors=True)
+                self.folder = None
+                report.write(report.results(self.study, self.asked, self.fields), self.directory)
+            else:
+                if not waiting:
+                    self.progress.note("Waiting for the last trials of other processes (Ctrl-C: not)")
+                waiting = True
+                time.sleep(1)
+
+    def trial(self, trial: Any) -> float:
+        """One trial: its settings trained with each seed; returns the mean validation accuracy."""
+        values = {name: field.suggested(trial) for name, field in self.fields.items()}
+        config = overrides.replaced(self.configs[values.pop("preset", next(iter(self.configs)))], values)
+        trial.set_user_attr("preset", config.preset)
+        self.folder = self.directory.absolute() / "checkpoints" / f"trial-{study.first_number(trial):04}"
+        reported: list[float] = []
+        own = [
+            self.train(trial, dataclasses.replace(config, seed=seed), reported=reported) for seed in self.asked["seeds"]
+        ]
+        trial.set_user_attr("accuracies", own)
+        return statistics.fmean(own)
+
+    def train(self, trial: Any, config: Config, *, reported: list[float]) -> float:
+        """One training; its validation accuracies are ``reported`` to Optuna, which may cut the trial off."""
+        settings = "  ".join(f"{name}={report.shown(value)}" for name, value in trial.params.items())
+        label = f"trial {trial.number} seed {config.seed}"
+        self.progress.note(f"{label}: {settings}")
+        child = self.tracker.child(
+            config.preset, self.asked["track"], config.seed, name=label, params=config.to_json(), tags=self.tags
+        )  # fmt: skip
+        assert self.folder
+        job = Job(config, self.asked["track"], machine.cores(), self.folder / f"seed{config.seed}", keep=1)
+        log = self.directory / "logs" / f"trial-{trial.number:04}-seed{config.seed}.log"
+        status, accuracy = "interrupted", 0.0
+        try:
+            with process.trainer(job, log=log) as worker:
+                for event in worker.events():
+                    if event["event"] == "end":
+                        status = event["status"]
+                        accuracy = self.ended(trial, event, label)
+                    else:
+                        self.heard(trial, event, label, child=child, reported=reported)
+        finally:
+            self.tracker.finish_child(child, status)
+        return accuracy
+
+    def heard(self, trial: Any, event: Event, label: str, *, child: str, reported: list[float]) -> None:
+        """Show and log what a training reports; raise what ends a trial that is cut off."""
+        kind = event["event"]
+        if kind == "note":
+            self.progress.note(f"{label}: {event['text']}")
+        elif kind == "begin":
+            self.steps = event["steps"]
+            self.progress.begin(label, self.steps, step=event["step"])
+            for row in event["history"]:  # of a trial that is done again
+                self.judge(trial, row, reported)
+        elif kind == "chunk":
+            loss = event["loss"][-1]
+            self.tracker.log_steps(child, [(event["step"], {"chunk_loss": loss, "lr": event["lr"]})])
+            self.progress.update(event["step"], loss=loss, images_per_second=event["images_per_second"])
+        elif kind == "eval":
+            row = {name: value for name, value in event.items() if name not in ("event", "step", *TESTED)}
+            self.tracker.log_steps(child, [(event["step"], row)])
+            self.tracker.flush()
+            self.progress.update(event["step"], accuracy=event["val_accuracy"])
+            self.judge(trial, event, reported)
+
+    def judge(self, trial: Any, row: Event, reported: list[float]) -> None:
+        """Report an evaluation, and raise what ends a trial that is behind the others."""
+        reported.append(row["val_accuracy"])
+        trial.report(row["val_accuracy"], len(reported))
+        if row["step"] < self.steps and trial.should_prune():
+            raise study.cut_off(self.why(trial, f"behind the others at evaluation {len(reported)}"))
+
+    def ended(self, trial: Any, event: Event, label: str) -> float:
+        """What a training came to: its validation accuracy; or raise why there is none."""
+        if event["status"] == "finished":
+            seconds = event["seconds"]["total"]
+            self.progress.end(label, f"validation accuracy {event['val_accuracy']:.2%}, {seconds:.1f} s")
+            return float(event["val_accuracy"])
+        message = self.why(trial, event["message"])
+        raise study.cut_off(message) if NOT_FINITE in message else study.FailedTrialError(message)
+
+    def why(self, trial: Any, text: str) -> str:
+        """Say and remember why a trial ended early."""
+        trial.set_user_attr(study.WHY, text)
+        self.progress.end(f"trial {trial.number}", text)
+        return text

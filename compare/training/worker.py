@@ -1,0 +1,148 @@
+"""THE training loop, the same for all tracks, in a process of its own per run.
+
+``python -m compare.training.worker`` reads one job (JSON) from standard input and answers
+with events, one JSON line each:
+
+    {"event": "note", "text"}
+    {"event": "begin", "steps", "chunk", "parameters", "step", and "history", "step_loss" so far of a resumed run}
+    {"event": "chunk", "step", "loss": [of each step], "accuracy", "lr", "images_per_second"}
+    {"event": "eval", and a row of the history}
+    {"event": "end", "status", "message", and the figures of the run}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+
+from compare import machine, tracks
+from compare.config import Config, plan
+from compare.data import Data
+from compare.data import load as load_data
+from compare.errors import UserError
+from compare.training import resume
+from compare.training.clocks import Timings
+from compare.training.error_analysis import insight
+from compare.training.loop import Training, require_images, require_validation
+from compare.training.saver import Saver
+from compare.workers.protocol import Emit, Job, received
+from numpy_nn import tree
+
+
+def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
+    """Train as the job says and emit what happens; the last event says how it ended.
+
+    When ``stop`` is set, training ends after the chunk under way; its state is saved.
+    """
+    timings = Timings()
+    with timings.clock("import"):
+        track = tracks.load(job.track)
+    import_rss_mb = machine.peak_rss_mb()
+    try:
+        training = begin(job, track, timings, emit)
+        training.memory.setdefault("import_rss_mb", import_rss_mb)
+        emit(
+            {
+                "event": "begin",
+                "steps": training.schedule.steps,
+                "chunk": training.schedule.chunk,
+                "parameters": training.parameters,
+                "step": training.step,
+                "history": list(training.history),
+                "step_loss": list(training.step_loss),
+            }
+        )
+        with timings.clock("data"):
+            feed = training.feed
+        with feed, Saver(job, training) as saver:
+            while not training.finished and not stop.is_set():
+                chunk = training.chunk()
+                emit(chunk)
+                if training.step in training.schedule.evaluations:
+                    emit(training.evaluation(chunk))
+                saver.save_if_due()
+            figures = training.result()
+            try:
+                figures["checkpoint"] = str(saver.finish())
+            except UserError as error:
+                figures |= {"status": "failed", "message": f"the trained state could not be saved: {error}"}
+            figures |= training.memory | track.device_facts(training.state)
+        if training.finished:
+            try:
+                figures["insight"] = look_into(training, job)
+            except Exception as error:  # what was trained and saved counts without a look at its mistakes
+                emit({"event": "note", "text": f"no look at the mistakes: {type(error).__name__}: {error}"})
+    except UserError as error:
+        figures = {"status": "failed", "message": f"{job.config.preset} {job.track}: {error}"}
+    emit({"event": "end", **figures})
+
+
+def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit, *, find: resume.Find = resume.find) -> Training:
+    """Data, plan and state of a training: at its first step, or where the checkpoint that is found leaves off."""
+
+    def note(text: str) -> None:
+        emit({"event": "note", "text": text})
+
+    config = job.config
+    with timings.clock("data"):
+        data = load_data(config.dataset, data_dir=config.data_dir, val_size=config.val_size, seed=config.seed)
+        found = find(job, note)
+        schedule = plan(config, len(data.train_x), first=found.step if found else 0)
+        if job.chunk:
+            schedule = dataclasses.replace(schedule, chunk=job.chunk)
+        require_images(config, data)
+        require_validation(config, data)
+        if found:
+            resume.require_fit(found, job, data, steps=schedule.steps)
+    with timings.clock("set-up"):
+        snapshot = found.snapshot if found else first_snapshot(config)
+        try:
+            state = set_up(track, snapshot, job, data, steps=schedule.steps)
+        except ValueError as error:
+            raise UserError(f"{found.path}: {error}" if found else str(error)) from error
+        track.synchronize(state)
+    training = Training(config, track, data, schedule, state, timings, tree.count(snapshot["params"]))
+    if found:
+        resume.go_on(training, found, job, note)
+    return training
+
+
+def set_up(track: tracks.Track, snapshot: tree.Tree, job: Job, data: Data, *, steps: int) -> Any:
+    """The track's state of a snapshot, as the job wants it."""
+    arguments = tracks.state_arguments(job.config, job.track, steps=steps, threads=job.threads)
+    arguments |= job.arguments
+    return track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
+
+
+def look_into(training: Training, job: Job) -> dict[str, Any]:
+    """The run's ``insight``: of the state that is the result, after every clock has stopped."""
+    track, data, state = training.track, training.data, training.state
+    if best := training.best_moment:
+        alone = dataclasses.replace(job, config=dataclasses.replace(job.config, devices=1))
+        state = set_up(track, best.snapshot, alone, data, steps=training.schedule.steps)
+    snapshot = track.to_snapshot(state)
+    params, batch_size = snapshot.get("ema") or snapshot["params"], job.config.eval_batch_size
+    return insight(lambda x: track.logits(state, x), params, data, batch_size=batch_size)
+
+
+def first_snapshot(config: Config) -> tree.Tree:
+    """First parameters, the same for all tracks: those that the NumPy network draws under this seed."""
+    from numpy_nn.models import MODELS
+
+    return MODELS[config.model](**config.model_args).init(np.random.default_rng(config.seed))
+
+
+def main() -> None:
+    """Do the one job on standard input; SIGTERM asks to stop."""
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    job, emit = received()
+    run(Job.from_json(job), emit=emit, stop=stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Transfer learning: from scratch, linear probe, fine-tuning."""

@@ -1,0 +1,1 @@
+"""Trained networks: from files, from other projects, in memory."""

@@ -1,0 +1,41 @@
+"""Open a trained network, whatever file or folder holds it.
+
+    a checkpoint folder     written by training (Orbax)
+    ``.npz``                written by ``compare.export --to npz``; needs NumPy only
+    any other file          safetensors or a PyTorch state dict (imports PyTorch)
+
+Nothing in these files is executed: only arrays, names and JSON are read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from compare.weights.network import Network, describe
+from compare.weights.npz import WeightsError, read_npz
+from numpy_nn.tree import Tree
+
+
+def open_network(path: Path) -> Network:
+    """The network in a checkpoint folder or in an exported file."""
+    try:
+        snapshot, meta = read(path)
+        return describe(snapshot, meta)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+
+
+def read(path: Path) -> tuple[Tree, dict[str, Any]]:
+    """Snapshot and metadata, from whatever ``path`` is."""
+    if path.is_dir():
+        from compare.checkpoint import store
+
+        return store.restore(path)
+    if not path.is_file():
+        raise WeightsError("there is no such file or folder")
+    if path.suffix == ".npz":
+        return read_npz(path)
+    from compare.weights import torch_files
+
+    return torch_files.read_described(path)

@@ -1,0 +1,127 @@
+"""Weight files of PyTorch (``torch.save``) and safetensors, read without executing anything, as our trees."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from compare.weights.architectures import ARCHITECTURES, Architecture, State
+from compare.weights.network import tuples
+from compare.weights.npz import WeightsError
+from numpy_nn.tree import Tree, require_same
+from torch_nn import interop
+from torch_nn.models import MODELS
+
+HEADER = "nn-three-ways"  # the entry in a file's metadata that says which network it is
+
+
+def read(path: Path) -> State:
+    """The tensors of a file by name. Pickles are read by ``torch.load(weights_only=True)``, which runs nothing."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[State, str | None]:
+    """The tensors of a file by name, and the description that :mod:`compare.export` put beside them."""
+    if not path.is_file():
+        raise WeightsError(f"{path}: there is no such file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[8:] == b"{":  # safetensors: the length of the header, then the header, which is JSON
+            with safe_open(path, "pt") as opened:
+                about = (opened.metadata() or {}).get(HEADER)
+            found = load_file(path)
+        else:
+            _require_honest_sizes(path)
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            about = getattr(found, "_metadata", {}).get(HEADER, {}).get("json")
+    except Exception as error:  # whatever a damaged file makes of two parsers
+        problem = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise WeightsError(f"{path}: neither a state dict of PyTorch nor safetensors ({problem})") from error
+    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
+        found = found["state_dict"]
+    if not isinstance(found, Mapping) or not found:
+        raise WeightsError(f"{path}: holds {type(found).__name__}, not a state dict of names and tensors")
+    strange = [name for name, value in found.items() if not isinstance(name, str) or not _is_plain(value)]
+    if strange:
+        raise WeightsError(f"{path}: these entries are no plain tensors of numbers: {', '.join(map(repr, strange))}")
+    prefix = "module." if all(name.startswith("module.") for name in found) else ""  # of torch.nn.DataParallel
+    return {name.removeprefix(prefix): value for name, value in found.items()}, about
+
+
+def read_described(path: Path) -> tuple[Tree, dict[str, Any]]:
+    """Snapshot and metadata of a file that :mod:`compare.export` wrote."""
+    state, text = _read(path)
+    try:
+        meta = json.loads(text or "null")
+        config = meta["config"]
+        return convert(state, meta.get("architecture", config["model"]), tuples(config["model_args"])), meta
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise WeightsError("does not say which network it is: import it with --model NAME") from error
+
+
+def _is_plain(value: Any) -> bool:
+    """A tensor with one real number after the other."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex() and not value.is_meta
+
+
+def _require_honest_sizes(path: Path) -> None:
+    """``torch.save`` compresses nothing: a zip archive that says it is larger inside than outside lies."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            size = sum(member.file_size for member in archive.infolist())
+        if size > path.stat().st_size:
+            raise ValueError(f"{path.stat().st_size:,} bytes claim to be {size:,}")
+
+
+def convert(state: Mapping[str, Tensor], architecture: str, args: Mapping[str, Any] | None = None) -> Tree:
+    """State dict to snapshot: ``params`` and ``stats`` of the named architecture, its arguments changed by ``args``.
+
+    Everything missing, unexpected or misshapen is reported at once, by the names in the file.
+    """
+    known = architecture_of(architecture)
+    arguments = known.args | dict(args or {})
+    try:
+        with torch.device("meta"):  # shapes without numbers
+            network = MODELS[known.model](**arguments)
+    except (TypeError, ValueError, LookupError, RuntimeError) as error:
+        raise WeightsError(f"{architecture} cannot be made with {dict(args or {})}: {error}") from error
+    names = known.names(arguments)
+    if {name.rpartition(".")[0] for name in state}.isdisjoint(names.values()):
+        names = {}  # a state dict of our own
+    given = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    if names:
+        given = known.fit(given, names, arguments)
+    wanted = {}  # name in the file -> our name
+    for name in network.state_dict():
+        module, _, leaf = name.rpartition(".")
+        if leaf != "num_batches_tracked":
+            wanted[f"{names.get(module, module)}.{leaf}"] = name
+    shapes = network.state_dict()
+    try:
+        require_same(_shapes({name: shapes[ours] for name, ours in wanted.items()}), _shapes(given), what="weights")
+    except ValueError as error:
+        raise WeightsError(f"{architecture}: {error}") from None
+    ours = {wanted[name]: value if value.dtype == torch.float64 else value.float() for name, value in given.items()}
+    network.load_state_dict(ours, strict=False, assign=True)
+    return {"params": interop.params_to_tree(network), "stats": interop.stats_to_tree(network)}
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    return {name: np.broadcast_to(0.0, tuple(value.shape)) for name, value in state.items()}
+
+
+def architecture_of(name: str) -> Architecture:
+    """Look up an architecture; an unknown name is answered with the known ones."""
+    if name not in ARCHITECTURES:
+        raise WeightsError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name]

@@ -1,0 +1,387 @@
+"""The playground: what it answers, what it refuses, and how it looks and feels in a real browser."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+from support.paths import ROOT
+
+from compare.play import __main__ as play
+from compare.play.activations import activations, observed
+from compare.play.answers import Disturbance, Playground
+from compare.play.server import BODY_LIMIT, FILES, server
+from compare.predict import SHIPPED, load, load_image
+from compare.results import unpack
+from compare.training.error_analysis import softmax
+from compare.weights.network import Network
+from compare.weights.npz import write_npz
+from numpy_nn.conv import conv2d_forward
+from numpy_nn.models import MODELS
+from numpy_nn.train import preprocess
+
+SEVEN = SHIPPED / "seven.png"
+CNN = "shipped/cnn-mnist"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server with all three tracks."""
+    serving = server(Playground(["numpy", "jax", "torch"]), ["127.0.0.1"])
+    with play.listening("127.0.0.1", 0) as door:
+        thread = threading.Thread(target=serving.run, kwargs={"sockets": [door]})
+        thread.start()
+        yield door.getsockname()[1]
+        serving.should_exit = True
+        thread.join()
+
+
+def ask(port: int, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+    """Status and answer, of JSON what it says."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    try:
+        connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        content = response.read()
+        return response.status, json.loads(content) if response.headers[
+            "content-type"
+        ] == "application/json" else content
+    finally:
+        connection.close()
+
+
+def answer(port: int, body: Any, kind: str = "image/png", **numbers: Any) -> tuple[int, Any]:
+    return ask(port, "POST", f"/answer?{urlencode({'network': CNN} | numbers)}", body, Content_Type=kind)
+
+
+def png(width: int, height: int, rows: bytes) -> bytes:
+    """A grey PNG of what one says its size is."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+# --- what it answers --------------------------------------------------------------------------------------------------
+
+
+def test_all_three_say_seven(port):
+    status, said = answer(port, SEVEN.read_bytes())
+    predictor = load()
+    x = predictor.prepare(load_image(SEVEN))
+    assert status == 200
+    assert list(said["tracks"]) == ["numpy", "jax", "torch"]
+    for track, told in said["tracks"].items():
+        assert said["classes"][int(np.argmax(told["probabilities"]))] == "7"
+        logits = predictor.network.logits(x[None], track).astype(np.float64)
+        np.testing.assert_allclose(told["probabilities"], softmax(logits)[0], atol=1e-6)
+        assert told["ms"] > 0
+    assert 0 < said["gap"]["largest"] < 1e-4  # 2e-6, of logits up to 16
+    np.testing.assert_array_equal(unpack(said["seen"]), x)
+    assert [layer["label"] for layer in said["layers"]] == [
+        "conv 5x5 1→16, max pool, relu",
+        "conv 5x5 16→32, max pool, relu",
+        "linear 512→128, relu",
+    ]
+    assert [layer["maps"]["shape"] for layer in said["layers"]] == [[16, 12, 12], [32, 4, 4], [128, 1, 1]]
+
+
+def test_warm_it_answers_within_50_ms(port):
+    image = SEVEN.read_bytes()
+    seconds = []
+    for _ in range(20):
+        start = time.perf_counter()
+        assert answer(port, image)[0] == 200
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.05, seconds  # the least: the tests beside this one have the cores too
+
+
+def test_a_disturbance_reaches_the_network(port):
+    still, moved = (answer(port, SEVEN.read_bytes(), turn=turn, noise=noise)[1] for turn, noise in ((0, 0), (180, 0.3)))
+    again = answer(port, SEVEN.read_bytes(), turn=180, noise=0.3)[1]
+    assert moved["seen"] == again["seen"] != still["seen"]
+    assert moved["tracks"]["jax"]["probabilities"] == again["tracks"]["jax"]["probabilities"]
+    assert np.argmax(moved["tracks"]["jax"]["probabilities"]) != 7
+
+
+def test_networks_go_by_names(port):
+    status, known = ask(port, "GET", "/networks")
+    assert status == 200
+    assert known["chosen"] == CNN
+    assert {CNN, "shipped/mlp-mnist"} <= set(known["networks"])
+    status, told = ask(port, "POST", "/warm?network=shipped/mlp-mnist&track=numpy")
+    assert status == 200
+    assert told["model"] == "mlp"
+    layers = answer(port, SEVEN.read_bytes(), network="shipped/mlp-mnist")[1]["layers"]
+    assert [layer["label"] for layer in layers] == ["linear 784→256, relu", "linear 256→128, relu"]
+
+
+def test_a_trained_network_is_found(tmp_path, monkeypatch):
+    from compare.checkpoint import store
+    from compare.weights.npz import read_npz
+
+    monkeypatch.chdir(tmp_path)
+    snapshot, meta = read_npz(SHIPPED / "mlp-mnist.npz")
+    store.save(Path("runs/first/checkpoints/mlp-mnist-jax-seed0"), 7, snapshot | {"step": np.int32(7)}, meta)
+    playground = Playground(["numpy"], Path("runs/first/checkpoints/mlp-mnist-jax-seed0"))
+    assert playground.chosen == "first/mlp-mnist-jax-seed0"
+    assert playground.answer(playground.chosen, SEVEN.read_bytes(), Disturbance())["gap"] is None
+    assert Path.cwd().name not in json.dumps(playground.listing())
+
+
+def test_a_network_of_colours(tmp_path):
+    snapshot = MODELS["mlp"](input_shape=(6, 6, 3), hidden=(4,)).init(np.random.default_rng(0))
+    config = {"model": "mlp", "model_args": {"input_shape": [6, 6, 3], "hidden": [4]}, "dataset": "elsewhere"}
+    write_npz(tmp_path / "small.npz", snapshot, {"config": config, "mean": [0.5] * 3, "std": [0.2] * 3})
+    playground = Playground(["numpy", "torch"], tmp_path / "small.npz")
+    assert playground.chosen == "given/small.npz"
+    said = playground.answer(playground.chosen, SEVEN.read_bytes(), Disturbance(noise=0.1, right=1))
+    assert said["seen"]["shape"] == [6, 6, 3]
+    assert said["gap"]["largest"] < 1e-5
+
+
+def test_disturbances():
+    x = np.zeros((9, 9, 1), np.uint8)
+    x[4, 4] = x[3, 4] = 255  # the middle, and one above it
+    np.testing.assert_array_equal(Disturbance()(x), x)
+    for disturbance, at in {
+        Disturbance(right=2, down=1): [(4, 6), (5, 6)],
+        Disturbance(turn=90): [(4, 4), (4, 5)],
+    }.items():
+        assert [tuple(map(int, place)) for place in np.argwhere(disturbance(x)[..., 0] > 200)] == at
+    noisy = Disturbance(noise=0.2)(np.full((64, 64, 3), 128, np.uint8)).astype(int)
+    assert noisy.std() == pytest.approx(0.2 * 255, rel=0.05)
+
+
+# --- the layers, watched ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_of_every_network(name):
+    args = {"vit": {"depth": 2}, "resnet": {"stages": (1, 1, 1)}, "densenet": {"blocks": (1, 1)}}.get(name, {})
+    model = MODELS[name](**args)
+    shape = (28, 28, 1) if name in ("mlp", "lenet5", "cnn", "rnn", "lstm", "vit") else (32, 32, 3)
+    variables = model.init(np.random.default_rng(0))
+    network = Network(
+        name, args, **variables, mean=(0.5,) * shape[2], std=(0.2,) * shape[2], classes=(), dataset="", meta={}
+    )
+    assert network.input_shape == shape
+    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    np.testing.assert_array_equal(observed(network, x)[-1].y, network.logits(x[None]))
+    layers = activations(network, x)
+    assert layers
+    for layer in layers:
+        maps = unpack(layer["maps"])
+        assert layer["largest"] > 0
+        assert ("relu" in layer["label"]) <= (maps.min() >= 0)
+        assert not (layer["label"].startswith("linear") and maps.shape[1] > 1)
+
+
+def test_a_layer_is_what_the_maths_says():
+    network, x = load().network, load().prepare(load_image(SEVEN))
+    pixels = preprocess(x[None], np.float32(network.mean), np.float32(network.std))
+    y, _ = conv2d_forward(pixels, **network.params["convs"]["0"])
+    pooled = y.reshape(1, 12, 2, 12, 2, 16).max((2, 4))
+    np.testing.assert_array_equal(observed(network, x)[0].y, np.maximum(pooled, 0))
+
+
+# --- what it refuses --------------------------------------------------------------------------------------------------
+
+BLANK = png(28, 28, bytes(29 * 28))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "numbers", "status", "words"),
+    [
+        (b"seven", "text/plain", {}, 415, "this is text/plain, and no picture: send a PNG or JPEG file"),
+        (b"seven", "image/png", {}, 400, "the picture is not a readable image"),
+        (SEVEN.read_bytes()[:900], "image/png", {}, 400, "the picture is not a readable image"),
+        (b"", "image/png", {}, 400, "the picture is not a readable image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", {}, 400, "the picture is not a readable"),
+        (png(30_000, 30_000, b""), "image/png", {}, 400, "the picture"),
+        (png(6_000, 6_000, b""), "image/png", {}, 400, "the picture claims 6000 x 6000 pixels"),
+        (BLANK, "image/png", {}, 400, "the picture shows no digit"),
+        (BLANK, "image/png", {"network": "../cnn-mnist.npz"}, 400, "'../cnn-mnist.npz' is none of the networks here"),
+        (BLANK, "image/png", {"noise": "nan"}, 400, "noise=nan: it is a number from 0 to 1"),
+        (BLANK, "image/png", {"turn": "left"}, 400, "turn=left: it is a number from -360 to 360"),
+        (BLANK, "image/png", {"down": 1e9}, 400, "down=1000000000.0: it is a number from -64 to 64"),
+    ],
+)
+def test_a_bad_picture_is_one_line(port, body, kind, numbers, status, words):
+    found, said = answer(port, body, kind, **numbers)
+    assert found == status
+    assert said["error"].startswith(words)
+    assert "\n" not in said["error"]
+    assert str(ROOT) not in said["error"]
+
+
+def test_a_large_body_is_refused_before_it_is_read(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.putrequest("POST", f"/answer?network={CNN}")
+    connection.putheader("Content-Type", "image/png")
+    connection.putheader("Content-Length", str(10**12))
+    connection.endheaders()  # and nothing follows
+    response = connection.getresponse()
+    assert response.status == 413
+    connection.close()
+    pieces = iter([bytes(BODY_LIMIT), b"\0"])  # of a length that nobody says beforehand
+    assert answer(port, pieces)[0] == 413
+
+
+def test_only_this_machine_asks(port):
+    assert ask(port, "GET", "/networks", Host="evil.example")[0] == 400
+    assert ask(port, "GET", "/networks", Host=f"127.0.0.1:{port}")[0] == 200
+    assert ask(port, "OPTIONS", "/answer", Origin="http://evil.example")[0] == 405
+    assert ask(port, "GET", "/../pyproject.toml")[0] == ask(port, "GET", "/page/play.js")[0] == 404
+    status, said = ask(port, "POST", f"/warm?network={CNN}&track=tensorflow")
+    assert (status, said["error"]) == (400, "'tensorflow' does not answer here: the tracks are numpy, jax, torch")
+
+
+def test_the_page_asks_nobody_else(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("GET", "/")
+    response = connection.getresponse()
+    policy = response.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+    assert "unsafe" not in policy
+    assert response.read() == FILES["/"].read_bytes()
+    connection.close()
+    for path, file in FILES.items():
+        text = file.read_text("utf-8")
+        assert not re.search(r"https?://|<style|style=|\son\w+=", text), path
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_a_port_in_use(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        taken = door.getsockname()[1]
+        assert play.main(["--tracks", "numpy", "--no-browser", "--port", str(taken)]) == 2
+    assert capsys.readouterr().err == (
+        f"error: cannot listen at 127.0.0.1, port {taken} (Address already in use): choose another --port or --host\n"
+    )
+    for wrong in (["--port", "70000"], ["--tracks", "tensorflow"]):
+        with pytest.raises(SystemExit, match="2"):
+            play.main([*wrong, "--no-browser"])
+        assert wrong[1] in capsys.readouterr().err
+
+
+def test_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert play.main([]) == 2
+    assert capsys.readouterr().err == "error: the playground needs starlette and uvicorn: pip install '.[play]'\n"
+
+
+def test_a_checkpoint_that_is_none(tmp_path, capsys):
+    (tmp_path / "broken.npz").write_bytes(b"PK")
+    assert play.main(["--checkpoint", str(tmp_path / "broken.npz"), "--no-browser"]) == 2
+    assert "broken.npz: no network as compare.export" in capsys.readouterr().err
+    assert play.main(["--checkpoint", str(tmp_path / "absent"), "--no-browser"]) == 2
+    assert "absent: there is no such file or folder" in capsys.readouterr().err
+
+
+def test_whoever_opens_it_to_others_is_told(capsys):
+    assert play.admitted("127.0.0.1", "127.0.0.1") == ["localhost", "127.0.0.1", "[::1]", "127.0.0.1"]
+    assert capsys.readouterr().err == ""
+    assert "*" not in play.admitted("box.example", "192.0.2.7")
+    assert play.admitted("0.0.0.0", "0.0.0.0") == ["*"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: whoever reaches {host} may ask; --host 127.0.0.1 is for this machine alone"
+        for host in ("box.example", "0.0.0.0")
+    ]
+
+
+def test_ctrl_c_ends_it():
+    command = [sys.executable, "-m", "compare.play", "--tracks", "numpy", "--port", "0", "--no-browser"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        address = re.match(r"http://127\.0\.0\.1:(\d+) ", process.stdout.readline())
+        assert address
+        assert ask(int(address[1]), "GET", "/networks")[1]["tracks"][0]["name"] == "NumPy"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert (process.returncode, errors) == (130, "")
+
+
+# --- in the browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+def test_draw_read_upload(port, tmp_path):
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        tab = chromium.new_page()
+        tab.set_default_timeout(120_000)
+        expect.set_options(timeout=120_000)
+        problems: list[str] = []
+        tab.on("console", lambda message: problems.append(message.text))
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.goto(f"http://127.0.0.1:{port}")
+        tab.wait_for_selector("html[data-ready]", state="attached")
+        said = tab.locator("#answer")
+
+        board = tab.locator("#board").bounding_box()
+        assert board
+        for k, (x, y) in enumerate([(0.3, 0.25), (0.7, 0.25), (0.42, 0.8)]):
+            tab.mouse.move(board["x"] + x * board["width"], board["y"] + y * board["height"], steps=5)
+            if k == 0:
+                tab.mouse.down()
+        tab.mouse.up()
+        expect(said).to_contain_text("All three say 7")
+        row = tab.locator("#table tbody tr").nth(7)
+        expect(row.locator("td:not(.bars)")).to_have_text([re.compile(r"9\d\.\d\d %$")] * 3)
+        expect(tab.locator("#gap")).to_contain_text(re.compile(r"Largest difference of a logit: \d\.\de-\d+ "))
+        expect(tab.locator("#layers figure canvas")).to_have_count(3)
+
+        drawn = tab.evaluate("document.getElementById('seen').toDataURL()")
+        tab.get_by_label("Turned").fill("180")
+        expect(said).not_to_contain_text("say 7")
+        assert tab.evaluate("document.getElementById('seen').toDataURL()") != drawn
+        tab.get_by_role("button", name="Reset").click()
+        expect(said).to_contain_text("All three say 7")
+
+        tab.get_by_role("button", name="Clear").click()
+        expect(said).to_have_text("Draw a digit, or upload a picture.")
+        tab.get_by_label("Upload a picture").set_input_files(SEVEN)
+        expect(said).to_contain_text("All three say 7")
+        tab.get_by_role("combobox", name="Network").select_option("shipped/mlp-mnist")
+        expect(tab.locator("#layers strong")).to_have_text(["linear 784→256, relu", "linear 256→128, relu"])
+        assert problems == []
+
+        (tmp_path / "notes.txt").write_text("seven")
+        tab.get_by_label("Upload a picture").set_input_files(tmp_path / "notes.txt")
+        expect(tab.get_by_role("alert")).to_have_text(re.compile(r"^This is text/plain, and no picture: send a PNG"))
+        assert len(problems) == 1  # what Chromium itself writes of an answer with this status
+        assert "415" in problems[0]
+
+        large = {"name": "large.png", "mimeType": "image/png", "buffer": bytes(BODY_LIMIT + 1)}
+        tab.get_by_label("Upload a picture").set_input_files(large)
+        expect(tab.get_by_role("alert")).to_have_text("This picture has more than 8 MB: choose a smaller one.")
+        assert len(problems) == 1  # it was not sent
+
+        tab.evaluate("document.getElementById('network').add(new Option('a-network-with-a-name/as-long-as'.repeat(3)))")
+        tab.set_viewport_size({"width": 360, "height": 740})
+        assert tab.evaluate("document.documentElement.scrollWidth") == 360
+        chromium.close()

@@ -1,0 +1,243 @@
+"""Weights from elsewhere: nothing in them runs, what does not fit is named, and they do the same in every track."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision import models
+
+from compare import data, pretrained, tracks
+from compare.checkpoint import store
+from compare.pretrained import WeightsError, main
+from compare.weights.architectures import ARCHITECTURES
+from compare.weights.torch_files import convert, read
+from numpy_nn.models import MODELS
+from numpy_nn.tree import leaves
+from torch_nn import interop
+from torch_nn.models import MODELS as TORCH_MODELS
+
+SMALL = {"input_shape": (8, 8, 3), "stages": (1, 1), "channels": (2, 4)}  # a ResNet
+TORCHVISIONS = [name for name in ARCHITECTURES if callable(getattr(models, name, None))]
+
+
+def small_state() -> dict[str, torch.Tensor]:
+    return TORCH_MODELS["resnet"](**SMALL).state_dict()
+
+
+def save(path: Path, how: str, state: Any) -> Path:
+    if how == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=how == "zip")
+    return path
+
+
+FORMATS = ("zip", "legacy", "safetensors")
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", FORMATS)
+def test_every_format_gives_the_same_tensors(how: str, tmp_path: Path) -> None:
+    state = small_state()
+    found = read(save(tmp_path / "weights", how, state))
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+
+
+def test_wrappings_come_off(tmp_path: Path) -> None:
+    wrapped = {"best": 91.7, "state_dict": {f"module.{name}": value for name, value in small_state().items()}}
+    assert read(save(tmp_path / "weights", "zip", wrapped)).keys() == small_state().keys()
+
+
+class Malice:
+    """What a pickle can do: its loading calls a function."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("how", ["zip", "legacy"])
+def test_nothing_in_a_file_is_executed(how: str, tmp_path: Path) -> None:
+    file = save(tmp_path / "weights", how, {"w": Malice(tmp_path / "executed")})
+    with pytest.raises(WeightsError, match="neither a state dict"):
+        read(file)
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "holds list, not a state dict"),
+        ({}, "holds dict, not a state dict"),
+        ({"w": 3, "b": torch.ones(2)}, "no plain tensors of numbers: 'w'"),
+        ({"w": torch.ones(2, dtype=torch.complex64)}, "no plain tensors of numbers: 'w'"),
+        ({3: torch.ones(2)}, "no plain tensors of numbers: 3"),
+    ],
+)
+def test_what_is_no_state_dict_says_so(content: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=message):
+        read(save(tmp_path / "weights", "zip", content))
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="there is no such file"):
+        read(tmp_path / "weights")
+
+
+def mutate(raw: bytes, rng: random.Random) -> bytes:
+    """Bytes changed, lost, added or made large, up to sixteen times."""
+    damaged = bytearray(raw)
+    for _ in range(rng.choice([1, 1, 2, 4, 16])):
+        at = rng.randrange(len(damaged) + 1)
+        damaged[at : at + rng.choice([0, 1, 4, 1 << 20])] = rng.choice([b"", b"\xff\xff\xff\x7f", rng.randbytes(3)])
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("how", FORMATS)
+@pytest.mark.parametrize("files", [300, pytest.param(4_000, marks=pytest.mark.slow)])
+def test_damaged_files_give_our_error_and_no_other(how: str, files: int, tmp_path: Path) -> None:
+    file = save(tmp_path / "weights", how, small_state())
+    raw, rng = file.read_bytes(), random.Random(0)
+    for _ in range(files):
+        file.write_bytes(mutate(raw, rng))
+        try:
+            convert(read(file), "resnet20", SMALL)
+        except WeightsError:
+            continue
+
+
+# --- converting -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn", "lenet5"])
+def test_our_own_state_dicts_fit(model: str) -> None:
+    network = TORCH_MODELS[model]()
+    tree = convert(network.state_dict(), model)
+    assert leaves(tree["params"]).keys() == leaves(MODELS[model]().init(np.random.default_rng(0))["params"]).keys()
+    for path, leaf in leaves(interop.params_to_tree(network)).items():
+        np.testing.assert_array_equal(leaves(tree["params"])[path], leaf)
+
+
+@pytest.mark.parametrize("name", TORCHVISIONS)
+def test_every_name_of_torchvision_has_a_place(name: str) -> None:
+    with torch.device("meta"):
+        theirs = getattr(models, name)(weights=None).state_dict()
+    architecture = ARCHITECTURES[name]
+    thin = {leaf: torch.zeros(()).expand(value.shape) for leaf, value in theirs.items()}  # no memory behind it
+    wanted = MODELS[architecture.model](**architecture.args)
+    tree = convert(thin, name)
+    norms = sum(leaf.endswith("running_mean") for leaf in theirs)
+    assert len(leaves(tree["stats"])) == 2 * norms > 0
+    if architecture.model != "vgg":  # 130 million first values take their time
+        first = wanted.init(np.random.default_rng(0))
+        for part in ("params", "stats"):
+            shapes = {path: np.shape(leaf) for path, leaf in leaves(first[part]).items()}
+            assert {path: np.shape(leaf) for path, leaf in leaves(tree[part]).items()} == shapes
+
+
+def test_densenets_published_before_2018_have_a_place() -> None:
+    with torch.device("meta"):
+        theirs = models.densenet121(weights=None).state_dict()
+    old = {name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value for name, value in theirs.items()}
+    assert old.keys() != theirs.keys()
+    thin = {name: torch.zeros(()).expand(value.shape) for name, value in old.items()}
+    assert convert(thin, "densenet121")["params"]["layers"]
+
+
+def test_everything_wrong_is_named_at_once() -> None:
+    state = small_state()
+    del state["blocks.0.conv1.weight"], state["norm.running_mean"]
+    state["output.weight"] = torch.ones(3, 3)
+    state["head.weight"] = torch.ones(2)
+    with pytest.raises(WeightsError) as caught:
+        convert(state, "resnet20", SMALL)
+    message = str(caught.value)
+    assert "missing blocks.0.conv1.weight (2, 2, 3, 3)" in message
+    assert "missing norm.running_mean (2,)" in message
+    assert "misshapen output.weight: (3, 3), expected (10, 4)" in message
+    assert "unexpected head.weight (2,)" in message
+
+
+def test_the_names_in_a_message_are_those_of_the_file() -> None:
+    state = {"conv1.weight": torch.ones(2, 3, 3, 3), "linear.weight": torch.ones(10, 4)}
+    with pytest.raises(WeightsError, match=r"missing layer2\.0\.bn1\.running_var \(4,\)"):
+        convert(state, "resnet20", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "args", "message"),
+    [
+        ("resnet21", {}, "unknown architecture 'resnet21'; known: mlp, cnn"),
+        ("resnet20", {"depth": 3}, "cannot be made with {'depth': 3}"),
+        ("resnet20", {"classes": -1}, "cannot be made with {'classes': -1}"),
+    ],
+)
+def test_what_cannot_be_made_says_so(architecture: str, args: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=message):
+        convert(small_state(), architecture, args)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = save(tmp_path / "weights.safetensors", "safetensors", TORCH_MODELS["cnn"]().state_dict())
+    command = ["import", str(file), "--model", "cnn", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    snapshot, meta = store.restore(tmp_path / "out")
+    assert meta["config"]["model"] == "cnn"
+    assert leaves(snapshot["params"]).keys() == leaves(convert(read(file), "cnn")["params"]).keys()
+    assert main(command) == 2
+    assert "exists: remove it or choose another folder" in capsys.readouterr().err
+
+
+def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["import", str(tmp_path / "nothing"), "--model", "cnn", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+    with pytest.raises(SystemExit):
+        main(["import", "file", "--model", "cnn", "--out", "out", "--args", "[1]"])
+    assert "is not a JSON object" in capsys.readouterr().err
+
+
+# --- a network trained by others --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def resnet20(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Any]]:
+    """Akamaster's ResNet-20 for CIFAR-10, through the command and a checkpoint."""
+    file, out = shared_data / "weights" / "resnet20-cifar10.th", tmp_path_factory.mktemp("resnet20")
+    if not file.is_file():
+        pytest.skip(f"needs {file}, which is not here")
+    assert pretrained.main(["import", str(file), "--model", "resnet20", "--out", str(out)]) == 0
+    return store.restore(out)
+
+
+@pytest.mark.parametrize(("images", "right"), [(300, 244), pytest.param(2_000, 1612, marks=pytest.mark.slow)])
+def test_resnet20_is_as_often_right_in_every_track(
+    images: int, right: int, resnet20: tuple[Any, dict[str, Any]], shared_data: Path
+) -> None:
+    snapshot, meta = resnet20
+    test = data.load("cifar10", data_dir=shared_data)
+    x, y = test.test_x[:images], test.test_y[:images]
+    arguments = {"model": "resnet", "model_args": ARCHITECTURES["resnet20"].args}
+    arguments |= {"mean": meta["mean"], "std": meta["std"], "schedule_args": {"lr": 0.1, "steps": 1}}
+    counts = {}
+    for name in tracks.TRACKS:
+        track = tracks.load(name)
+        state = track.init_state(snapshot, **arguments)
+        counts[name] = sum(
+            int(track.eval_batch(state, x[k : k + 100], y[k : k + 100])["correct"]) for k in range(0, images, 100)
+        )
+    assert counts == dict.fromkeys(tracks.TRACKS, right)

@@ -1,0 +1,323 @@
+"""A search: what one may type, what decides, and that nothing is lost when processes come and go."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_worker import FakeWorker
+from support.paths import ROOT
+
+from compare import overrides, presets, run_all
+from compare.errors import UserError
+from compare.search import __main__ as search
+from compare.search import study, trials
+from compare.workers import process
+
+MLP = presets.get("mlp-mnist")
+
+
+# --- what one may type ------------------------------------------------------------------------------------------------
+
+
+def test_a_space_is_ranges_and_choices():
+    texts = ["lr=1e-3:1:log", "ema=0.9:0.99", "batch_size=32:128", "accumulate=1,2", "optimizer=sgd,adamw"]
+    fields = overrides.parse([*texts, "model_args.hidden=[256],[512,512]", "precision=float64"])
+    assert fields["lr"] == overrides.Range("lr", 1e-3, 1, log=True)
+    assert fields["ema"] == overrides.Range("ema", 0.9, 0.99)
+    assert fields["accumulate"] == overrides.Choice("accumulate", (1, 2))
+    assert fields["optimizer"].values == ("sgd", "adamw")
+    assert fields["model_args.hidden"].labels == {"[256]": [256], "[512, 512]": [512, 512]}
+    overrides.require_known(fields, MLP)
+    whole = study.library().trial.FixedTrial({"batch_size": 64, "lr": 0.5, "model_args.hidden": "[256]"})
+    assert [fields[name].suggested(whole) for name in ("batch_size", "lr", "model_args.hidden")] == [64, 0.5, [256]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr", "'lr' varies nothing: it is NAME=VALUES, like lr=1e-3:1:log"),
+        ("lr=", "'lr=' varies nothing"),
+        ("lr=1e-3:1:lug", "lr=1e-3:1:lug is no range: it is LOW:HIGH or LOW:HIGH:log"),
+        ("lr=0.1:log", "lr=0.1:log is no range"),
+        ("lr=0.1:nan", "lr=0.1:nan is no range"),
+        ("lr=1:0.1", "lr=1:0.1: 1 is not below 0.1"),
+        ("lr=0:1:log", "a logarithm needs numbers above 0, and 0 is not"),
+        ("model_args.hidden=[64", "lists have [brackets]"),
+        ("optimizer=sgd,,adam", "values have commas between them"),
+        ("learning_rate=0.1,1", "unknown field 'learning_rate'; known: augment, batch_size"),
+        ("seed=0,1", "unknown field 'seed'"),
+        ("optimizer_args.weight.decay=0,1", "unknown field 'optimizer_args.weight.decay'"),
+        ("model_args.width=1,2", "unknown argument of mlp 'width'; known: "),
+        (
+            "optimizer_args.weight_dekay=0:1",
+            "unknown argument of nesterov 'weight_dekay'; known: weight_decay, clip_norm",
+        ),
+        ("optimizer=nesterov,adam optimizer_args.beta1=0:1", "unknown argument of nesterov 'beta1'; known: "),
+        ("schedule_args.warm_up=0:1", "unknown argument of one_cycle 'warm_up'; known: warmup, div"),
+        ("loss_args.smoothing=0:1", "unknown argument of cross_entropy 'smoothing'; known: label_smoothing"),
+        ("optimizer=adamm", "unknown optimizer 'adamm'; known: sgd, momentum"),
+        ("batch_size=0.5:2", "batch_size=0.5: it is float, and should be like 512"),
+        ("lr=high,low", "lr='high': it is str, and should be like 0.2"),
+    ],
+)
+def test_what_cannot_be_searched_is_said(text, message):
+    with pytest.raises(UserError) as error:
+        overrides.require_known(overrides.parse(text.split()), MLP)
+    assert message in str(error.value)
+
+
+def test_arguments_of_what_is_tried_may_be_searched():
+    texts = "optimizer=nesterov,momentum optimizer_args.decay=0.8:0.99 loss=huber loss_args.delta=0.1,1".split()
+    overrides.require_known(overrides.parse([*texts, "schedule=one_cycle", "schedule_args.div=10,25"]), MLP)
+
+
+def test_the_winner_is_trained_by_the_comparison():
+    options = ["mlp-mnist", "--set", "lr=0.5", "optimizer=adamw", "model_args.hidden=[8,8]", 'augment=["flip"]']
+    (config,) = run_all.configs(run_all.parser().parse_args([*options, "optimizer_args.weight_decay=0.1"]))
+    assert (config.lr, config.optimizer, config.augment) == (0.5, "adamw", ("flip",))
+    assert (config.model_args, config.optimizer_args) == ({"hidden": [8, 8]}, {"weight_decay": 0.1})
+    with pytest.raises(UserError, match="lr takes one value, and 2 are given"):
+        run_all.configs(run_all.parser().parse_args(["mlp-mnist", "--set", "lr=0.5,1"]))
+
+
+# --- searches, with trainings that take no time -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """A search as it is typed, with fake trainings; returns search.json."""
+    monkeypatch.setattr(trials.process, "trainer", lambda job, log: FakeWorker(job, log))
+
+    def run(*arguments: str, status: int = 0, mlflow: bool = False) -> dict[str, Any]:
+        logged = [] if mlflow else ["--no-mlflow"]
+        out = tmp_path / "out"
+        assert search.main(["mlp-mnist", *arguments, "--track", "numpy", "--out", str(out), *logged]) == status
+        return json.loads((out / "search.json").read_text())
+
+    return run
+
+
+def test_the_best_by_validation_wins(searched, tmp_path, capsys):
+    found = searched("--trials", "8", "--space", "lr=1e-2:1:log", "--pruner", "none")
+    accuracies = [trial["accuracy"] for trial in found["trials"]]
+    assert (found["schema"], len(accuracies)) == (1, 8)
+    assert accuracies[found["best"]] == max(accuracies)
+    best = found["trials"][found["best"]]
+    assert best["evaluations"] == pytest.approx([best["accuracy"] - 0.02, best["accuracy"] - 0.01, best["accuracy"]])
+    assert found["importance"] == {"lr": 1.0}
+    assert "test" not in json.dumps(found["trials"])
+    printed = capsys.readouterr().out
+    assert found["winner"] in printed
+    assert f"--seeds 1 2 3 --set lr={best['params']['lr']}" in found["winner"]
+    for name in ("history.png", "importance.png"):
+        assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+    assert not list((tmp_path / "out" / "checkpoints").iterdir())
+
+
+def test_a_grid_is_done_once_and_counts_the_mean_over_seeds(searched):
+    grid = ("--grid", "--seeds", "0", "10", "--space", "lr=0.1,0.2", "optimizer=sgd,adamw", "--pruner", "none")
+    found = searched(*grid)
+    assert len({json.dumps(trial["params"]) for trial in found["trials"]}) == len(found["trials"]) == 4
+    best = found["trials"][found["best"]]
+    assert best["params"]["lr"] == 0.1
+    assert best["accuracy"] == pytest.approx(0.935)
+    assert best["accuracies"] == pytest.approx([0.93, 0.94])
+
+
+def test_who_is_behind_is_cut_off_and_what_diverges_is_not_the_end(searched):
+    rates = "lr=0.10,0.11,0.12,0.13,0.14,0.8,0.9,1000,0.0001"
+    found = searched("--grid", "--space", rates)
+    by_rate = {trial["params"]["lr"]: trial for trial in found["trials"]}
+    assert len(by_rate) == 9
+    assert by_rate[0.0001]["state"] == "fail"
+    assert by_rate[1000]["state"] == "pruned"
+    behind = [trial for trial in found["trials"] if "behind the others" in (trial["message"] or "")]
+    assert behind
+    assert {trial["params"]["lr"] for trial in behind} <= {0.8, 0.9, 1000, 0.14, 0.13, 0.12}
+    assert all(len(trial["evaluations"]) < 3 for trial in behind)
+    assert found["trials"][found["best"]]["state"] == "complete"
+
+
+def test_several_presets_are_a_choice(searched):
+    found = searched("cnn-mnist", "--grid", "--pruner", "none")
+    assert [trial["params"] for trial in found["trials"]] == [{"preset": trial["preset"]} for trial in found["trials"]]
+    assert {trial["preset"] for trial in found["trials"]} == {"mlp-mnist", "cnn-mnist"}
+    assert found["winner"].startswith("python compare/run_all.py")
+
+
+def test_a_search_goes_on_to_its_total(searched, tmp_path, capsys):
+    few = ("--pruner", "none", "--space", "lr=0.01:1:log")
+    first = searched("--trials", "2", *few)
+    more = searched("--trials", "5", *few)
+    assert len(more["trials"]) == 5
+    assert more["trials"][:2] == first["trials"]
+    out = ["--out", str(tmp_path / "out"), "--no-mlflow"]
+    assert search.main(["mlp-mnist", "--track", "jax", *out, *few]) == 2
+    assert "holds another search: its track is 'numpy', not 'jax'; choose another folder" in capsys.readouterr().err
+
+
+def test_ctrl_c_keeps_what_is_done(searched, monkeypatch):
+    few = ("--pruner", "none", "--space", "lr=0.01:1:log", "--trials", "3")
+    whole, calls = FakeWorker.events, []
+
+    def interrupted(self: FakeWorker) -> Iterator[dict[str, Any]]:
+        calls.append(self.job)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        yield from whole(self)
+
+    monkeypatch.setattr(FakeWorker, "events", interrupted)
+    assert len(searched(*few, status=130)["trials"]) == 1
+    assert len(searched(*few)["trials"]) == 3
+    assert calls[2].config == calls[1].config  # begun by the first, ended by the second
+    assert calls[2].folder == calls[1].folder
+    assert len(calls) == 4
+
+
+def test_each_trial_is_a_run_of_one_parent(searched, tmp_path, monkeypatch):
+    from compare import tracking
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for number in ("1", "3"):
+        searched("--trials", number, "--space", "lr=0.01:1:log", "--pruner", "none", mlflow=True)
+    client = tracking._client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("search").experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    assert sorted(run.info.run_name for run in children) == [f"trial {n} seed 0" for n in range(3)]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert not [name for run in runs for name in run.data.metrics if "test" in name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "nothing varies: say what with --space"),
+        (["--grid", "--space", "lr=0.1:1"], "a grid needs values, and lr is a range"),
+        (
+            ["--space", "lr=0.1,1", "--storage", "sqlite:////nowhere/study.db"],
+            "no study can be opened at sqlite:////now",
+        ),
+        (["--space", "momentum=0.9,0.99"], "unknown field 'momentum'; known: "),
+    ],
+)
+def test_a_wrong_question_has_a_clear_answer(arguments, message, tmp_path, capsys):
+    assert search.main(["mlp-mnist", "--out", str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_optuna_one_is_told_what_to_install(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert search.main(["mlp-mnist", "--out", str(tmp_path), "--space", "lr=0.1,1"]) == 2
+    assert 'a search needs Optuna: pip install -e ".[search]"' in capsys.readouterr().err
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+FAKE = """
+import sys, time
+sys.path[:0] = ["tests"]
+from support.fake_worker import FakeWorker
+from compare.search import trials
+from compare.search.__main__ import main
+events = FakeWorker.events
+def slow(self):
+    yield from events(self)
+    print("trained", flush=True)
+    time.sleep(float(sys.argv[1]))
+FakeWorker.events = slow
+trials.process.trainer = lambda job, log: FakeWorker(job, log)
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+def start(out: Path, *arguments: str, seconds: float) -> subprocess.Popen[str]:
+    """The same in a process of its own; each training takes so long."""
+    command = [sys.executable, "-c", FAKE, str(seconds), "mlp-mnist", "--track", "numpy", "--out", str(out)]
+    return subprocess.Popen(
+        [*command, "--no-mlflow", "--pruner", "none", "--space", "lr=0.01:1:log", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_processes_share_a_search_and_do_what_a_killed_one_left(searched, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    helpers = [start(out, "--trials", "4", seconds=0.2) for _ in range(2)]
+    said = [helper.communicate(timeout=200)[0] for helper in helpers]
+    assert [helper.returncode for helper in helpers] == [0, 0], said
+    assert 4 <= len(json.loads((out / "search.json").read_text())["trials"]) <= 5  # both may have begun the last one
+    assert sum(text.count("trained") for text in said) >= 4
+
+    doomed = start(out, "--trials", "8", seconds=1000)
+    assert doomed.stdout
+    next(line for line in doomed.stdout if line == "trained\n")
+    doomed.send_signal(signal.SIGKILL)
+    doomed.wait()
+    doomed.stdout.close()
+    monkeypatch.setattr(study, "GRACE", 1)
+    time.sleep(2)
+    found = searched("--trials", "8", "--pruner", "none", "--space", "lr=0.01:1:log")
+    assert len(found["trials"]) == 8
+    numbers = {trial["number"] for trial in found["trials"]}
+    (lost,) = set(range(max(numbers) + 1)) - numbers
+    opened = study.opened(f"sqlite:///{out / 'study.db'}", out, found["asked"])
+    (again,) = [trial for trial in opened.trials if trial.system_attrs.get("failed_trial") == lost]
+    assert (again.state.name, again.params) == ("COMPLETE", opened.trials[lost].params)
+
+
+def test_whose_trial_was_given_to_another_goes_on_with_the_next(tmp_path):
+    fields = overrides.parse(["lr=0.1:1"])
+    opened = study.opened(f"sqlite:///{tmp_path / 'study.db'}", tmp_path, {"pruner": "none"})
+
+    def asleep(trial: Any) -> float:
+        study.library().storages.RDBStorage.set_trial_state_values(
+            opened._storage._backend, trial._trial_id, study.library().trial.TrialState.FAIL
+        )
+        return trial.suggest_float("lr", 0.1, 1)
+
+    study.next_trial(opened, asleep, fields, grid=False)
+    assert study.over(opened) == []
+    study.next_trial(opened, fields["lr"].suggested, fields, grid=False)
+    assert len(study.over(opened)) == 1
+
+
+# --- for real ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_small_search_for_real(tmp_path, capsys):
+    small = ["--steps", "8", "--trials", "2", "--space", "lr=0.01,0.1", "model_args.hidden=[16]", "batch_size=16:32"]
+    assert search.main(["mlp-mnist", "--track", "numpy", "--no-mlflow", "--out", str(tmp_path), *small]) == 0
+    found = json.loads((tmp_path / "search.json").read_text())
+    assert [trial["state"] for trial in found["trials"]] == ["complete", "complete"]
+    assert all(0.1 < trial["accuracy"] < 0.9 for trial in found["trials"])
+    assert "2 trials: 2 complete, 0 cut off, 0 failed" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_killed_worker_of_a_trial_is_a_failed_trial(tmp_path, monkeypatch):
+    real = process.Worker.events
+
+    def killed(self: process.Worker) -> Iterator[dict[str, Any]]:
+        for event in real(self):
+            yield event
+            if event["event"] == "begin" and "trial-0000" in str(self._log):
+                os.kill(self._process.pid, signal.SIGKILL)
+
+    monkeypatch.setattr(process.Worker, "events", killed)
+    options = ["--steps", "500", "--trials", "2", "--grid", "--space", "lr=0.01,0.1", "--no-mlflow"]
+    assert search.main(["mlp-mnist", "--track", "numpy", "--out", str(tmp_path), *options]) == 0
+    trials = json.loads((tmp_path / "search.json").read_text())["trials"]
+    assert [trial["state"] for trial in trials] == ["fail", "complete"]
+    assert "the worker was killed by SIGKILL" in trials[0]["message"]

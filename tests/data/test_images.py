@@ -1,0 +1,167 @@
+"""Pictures from anywhere: what MNIST's own images go through unchanged, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from compare import data
+from compare.data.images import ImageError, open_image, to_digit, to_square
+from compare.predict import load_image
+
+
+def drawn(size: tuple[int, int], box: tuple[int, int, int, int], ink: str = "black", paper: str = "white") -> Image:
+    image = Image.new("RGB", size, paper)
+    ImageDraw.Draw(image).rectangle(box, ink)
+    return image
+
+
+# --- digits -----------------------------------------------------------------------------------------------------------
+
+
+def test_mnist_comes_out_as_it_was() -> None:
+    test_x = data.load("mnist").test_x[:500]
+    digits = np.stack([to_digit(Image.fromarray(x[..., 0])) for x in test_x])
+    brightest = test_x.max(axis=(1, 2, 3), keepdims=True)  # 254 or 255: it becomes 255
+    np.testing.assert_array_equal(digits, (test_x * (255 / brightest)).round())
+
+
+def test_the_longer_side_becomes_20_pixels_and_the_centre_of_mass_the_middle() -> None:
+    digit = to_digit(drawn((300, 200), (220, 10, 259, 169)))  # 40 x 160, in a corner
+    rows, columns = (np.flatnonzero(digit[..., 0].any(axis=axis)) for axis in (1, 0))
+    assert (len(rows), len(columns)) == (20, 5)
+    assert digit.shape == (28, 28, 1)
+    assert np.average(np.arange(28), weights=digit.sum(axis=(1, 2))) == pytest.approx(14, abs=0.51)
+    lopsided = drawn((300, 300), (20, 20, 279, 40))
+    ImageDraw.Draw(lopsided).rectangle((200, 20, 230, 279), "black")  # a square 7
+    field = to_digit(lopsided)[..., 0].astype(float)
+    assert 13.5 <= np.average(np.arange(28), weights=field.sum(axis=0)) <= 14.5
+
+
+def test_edges_are_antialiased() -> None:
+    image = Image.new("L", (400, 400), 255)
+    ImageDraw.Draw(image).ellipse((50, 50, 350, 330), outline=0, width=40)
+    assert len(np.unique(to_digit(image))) > 20
+
+
+@pytest.mark.parametrize(("ink", "paper"), [("black", "white"), ("white", "black"), ("#ff0000", "#008200")])
+def test_any_ink_on_any_paper(ink: str, paper: str) -> None:
+    """The last pair has one luma: as grey there would be nothing to see."""
+    expected = to_digit(drawn((100, 100), (40, 20, 60, 80)))
+    np.testing.assert_array_equal(to_digit(drawn((100, 100), (40, 20, 60, 80), ink, paper)), expected)
+
+
+@pytest.mark.parametrize("ink", ["black", "white"])
+def test_ink_on_a_transparent_ground(ink: str) -> None:
+    image = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
+    ImageDraw.Draw(image).rectangle((40, 20, 60, 80), ink)
+    np.testing.assert_array_equal(to_digit(image), to_digit(drawn((100, 100), (40, 20, 60, 80))))
+
+
+def test_a_card_with_transparent_corners() -> None:
+    image = drawn((100, 100), (40, 20, 60, 80)).convert("RGBA")
+    for corner in [(0, 0, 5, 5), (94, 94, 99, 99)]:
+        ImageDraw.Draw(image).rectangle(corner, (0, 0, 0, 0))
+    np.testing.assert_array_equal(to_digit(image), to_digit(drawn((100, 100), (40, 20, 60, 80))))
+
+
+def test_an_uneven_ground_is_no_digit(rng: np.random.Generator) -> None:
+    clean = drawn((200, 200), (80, 40, 119, 159))
+    noisy = np.asarray(clean, float) - np.linspace(0, 25, 200)[:, None, None] + rng.normal(0, 2, (200, 200, 3))
+    digit = to_digit(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
+    assert np.abs(digit.astype(int) - to_digit(clean)).mean() < 2  # 0.6
+
+
+@pytest.mark.parametrize("colour", ["white", "black", "#7f7f7f"])
+def test_nothing_to_see_is_said(colour: str) -> None:
+    with pytest.raises(ImageError, match="shows no digit"):
+        to_digit(Image.new("RGB", (40, 40), colour))
+
+
+def test_every_size_has_an_answer() -> None:
+    for size in [(1, 2), (2, 1), (3, 3), (5, 400), (3000, 40), (2500, 2500)]:
+        image = Image.new("L", size)
+        image.putpixel((0, 0), 255)
+        image.paste(255, (0, 0, max(size[0] // 3, 1), max(size[1] // 3, 1)))
+        with contextlib.suppress(ImageError):  # of two pixels nobody can say which is the ground
+            assert to_digit(image).max() == 255
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: 90° clockwise makes it upright
+    drawn((40, 20), (0, 0, 9, 19)).save(tmp_path / "x.jpg", exif=exif, quality=95)
+    upright = open_image(tmp_path / "x.jpg")
+    assert upright.size == (20, 40)
+    assert np.asarray(upright.convert("L"))[:8].max() < 100  # what was left is above
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+def test_any_kind_of_pixels(mode: str, tmp_path: Path) -> None:
+    image = drawn((60, 60), (20, 10, 30, 50))
+    expected = to_digit(image)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
+    (image if mode == "I;16" else image.convert(mode)).save(path)
+    difference = np.abs(to_digit(load_image(path)).astype(int) - expected)
+    assert difference.mean() < 5 if mode == "CMYK" else not difference.any()
+
+
+def test_squares(tmp_path: Path) -> None:
+    wide = np.zeros((4, 8, 3), np.uint8)
+    wide[:, 2:6] = 200
+    assert (to_square(Image.fromarray(wide), size=2, channels=3) == 200).all()
+    assert to_square(Image.fromarray(wide), size=6, channels=1).shape == (6, 6, 1)
+
+
+def png_that_claims(width: int, height: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(file, "PNG")
+    raw = bytearray(file.getvalue())
+    raw[16:24] = struct.pack(">2I", width, height)
+    raw[29:33] = struct.pack(">I", zlib.crc32(raw[12:29]))
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is not a readable image"),
+        (b"GIF89a, or so it says", "is not a readable image"),
+        (png_that_claims(9, 9), "is not a readable image"),
+        (png_that_claims(50_000, 50_000), "is not a readable image .*decompression bomb"),
+        (png_that_claims(6_000, 6_000), "claims 6000 x 6000 pixels, more than the 690,000 it may have"),
+    ],
+)
+def test_what_is_no_picture_is_refused_by_name(content: bytes, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.png"
+    path.write_bytes(content)
+    with pytest.raises(ImageError, match=rf"x\.png: ({problem}).*Give it as a PNG or JPEG"):
+        load_image(path)
+
+
+def test_truncated_and_altered_files_give_our_error_and_no_other(rng: np.random.Generator, tmp_path: Path) -> None:
+    for name in ("x.png", "x.jpg", "x.gif", "x.webp"):
+        file = io.BytesIO()
+        drawn((50, 50), (20, 10, 30, 40)).save(file, "JPEG" if name == "x.jpg" else name[2:])
+        path = tmp_path / name
+        for _ in range(60):
+            raw = bytearray(file.getvalue())[: rng.integers(1, len(file.getvalue()) + 1)]
+            for at in rng.integers(0, len(raw), 3):
+                raw[at] = rng.integers(256)
+            path.write_bytes(raw)
+            try:
+                to_digit(load_image(path))
+            except ImageError:
+                continue

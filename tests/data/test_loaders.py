@@ -1,0 +1,342 @@
+"""The five loaders: one order, the same bytes, from any step; files larger than memory; what is absent or damaged."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.paths import ROOT
+
+from compare import cli, presets, run_all
+from compare.benchmark import trial
+from compare.data import Data, loaders
+from compare.data.loaders import LOADERS, Order, records
+from compare.data.loaders.records import Records, prepared, write
+from compare.errors import UserError
+from compare.loaders import __main__ as command
+from compare.workers.protocol import Job
+
+SIZE, SHAPE = 90, (5, 6, 3)
+
+
+@pytest.fixture(scope="module")
+def data() -> Data:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (SIZE, *SHAPE), np.uint8)
+    y = rng.integers(0, 10, SIZE).astype(np.int32)
+    return Data(
+        name="toy",
+        train_x=x,
+        train_y=y,
+        test_x=x[:3],
+        test_y=y[:3],
+        classes=tuple("0123456789"),
+        mean=(0.5,) * 3,
+        std=(0.3,) * 3,
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """No test here may read or write the cache in the home folder, or wait for more workers than it needs."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("NN_CACHE_DIR", str(folder))
+        patch.setattr("compare.data.loaders.torch.WORKERS", 1)
+        yield folder
+
+
+def order(first: int, stop: int) -> Order:
+    return Order(seed=1, batch_size=8, train_size=SIZE, k=3, first=first, stop=stop)
+
+
+def digest(chunks: Any) -> str:
+    sha = hashlib.sha256()
+    for x, y in chunks:
+        sha.update(x)
+        sha.update(y)
+    return sha.hexdigest()
+
+
+# --- one order ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_two_epochs_are_the_same_bytes_from_the_start_and_from_the_middle(name: str, data: Data) -> None:
+    whole = [data.train_chunk(1, step, 3, batch_size=8) for step in range(0, 24, 3)]  # 192 images: more than two epochs
+    with loaders.start(name, data, order(0, 24)) as feed:
+        found = list(feed)
+    assert len(found) == 8
+    for x, y in found:
+        assert (x.shape, x.dtype, y.shape, y.dtype) == ((3, 8, *SHAPE), np.uint8, (3, 8), np.int32)
+        assert x.flags.c_contiguous
+        assert x.flags.writeable
+    assert digest(found) == digest(whole)
+    with loaders.start(name, data, order(15, 24)) as feed:
+        assert digest(feed) == digest(whole[5:])
+
+
+@pytest.mark.parametrize("name", ["memory", "tfds", "grain", "tfdata"])
+def test_whoever_has_seen_enough_may_leave(name: str, data: Data) -> None:
+    with loaders.start(name, data, order(0, 24)) as feed:
+        next(feed)
+    assert next(feed, None) is None
+    with loaders.start(name, data, order(24, 24)) as feed:
+        assert list(feed) == []
+
+
+def test_an_order_takes_two_permutations_of_8_bytes_an_image() -> None:
+    """Of 20 GB of CIFAR's images, 6.5 million, that is 104 MB."""
+    count = 1_000_000
+    large = Order(seed=0, batch_size=128, train_size=count, k=64, first=count // 128 - 10, stop=10**9)
+    tracemalloc.start()
+    straddling, far = large[0], large[10_000_000]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert straddling.shape == far.shape == (64, 128)
+    assert peak < 3.2 * 8 * count  # two are kept while a third is made
+    with pytest.raises(IndexError):
+        large[len(large)]
+
+
+def test_training_sees_the_same_whatever_loads(tmp_path: Path) -> None:
+    config = dataclasses.replace(presets.get("mlp-mnist"), model_args={"hidden": (8,)}, steps=10, augment=("crop:2",))
+
+    def losses(loader: str) -> list[float]:
+        job = Job(dataclasses.replace(config, loader=loader), "numpy", threads=1, folder=tmp_path, chunk=2)
+        answer = trial.run(job, split=False, evaluate=False)
+        assert 0 < answer["input_share"] < 1
+        return answer["losses"]
+
+    assert losses("grain") == losses("memory")
+
+
+# --- what may be imported ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2,000 images of 3 KB in a file."""
+    folder = tmp_path_factory.mktemp("stored") / "small"
+    make(folder, 2_000, (32, 32, 3))
+    return folder
+
+
+def make(folder: Path, count: int, shape: tuple[int, ...]) -> None:
+    """Images that say which they are: a number in the first four bytes, noise in the others."""
+    rng = np.random.default_rng(0)
+
+    def examples() -> Iterator[tuple[np.ndarray, int]]:
+        for number in range(count):
+            image = rng.integers(0, 256, shape, np.uint8)
+            image.reshape(-1)[:4] = np.frombuffer(np.uint32(number).tobytes(), np.uint8)
+            yield image, number % 10
+
+    write(folder, examples(), shape)
+
+
+def stream(folder: Path, loader: str, first: int, stop: int, *, k: int = 4, batch_size: int = 32) -> dict[str, Any]:
+    """Stream in a fresh process."""
+    done = subprocess.run(
+        [sys.executable, "tests/support/streaming.py", str(folder), loader, *map(str, (first, stop, k, batch_size))],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_files_stream_from_any_step_and_without_tensorflow(stored: Path) -> None:
+    found = stream(stored, "grain", 32, 64)  # reads by TFDS, too
+    numbers = Order(seed=3, batch_size=32, train_size=2_000, k=4, first=0, stop=64)
+    whole = [
+        hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest() for x, y in map(Records(stored).__getitem__, numbers)
+    ]
+    assert found["hashes"] == whole[8:]
+    assert not found["tensorflow"]
+    assert max(found["memory"]) < 1000
+
+
+@pytest.mark.parametrize("module", ["compare.data.loaders.tfdata", "compare.benchmark.baseline_keras"])
+def test_tensorflow_sees_no_gpu_and_leaves_its_memory_to_others(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    imported = importlib.import_module(module)
+    monkeypatch.setattr(imported.tf.config, "set_visible_devices", lambda *given: seen.append(given))
+    monkeypatch.delitem(sys.modules, module)
+    importlib.import_module(module)
+    assert seen == [([], "GPU")]
+
+
+def test_every_image_of_a_file_comes_once_an_epoch(stored: Path) -> None:
+    two = Order(seed=3, batch_size=50, train_size=2_000, k=4, first=0, stop=80)
+    for name in ("tfdata", "tfds"):
+        with loaders.start(name, Records(stored), two) as feed:
+            numbers = np.concatenate(
+                [x.reshape(-1, 32 * 32 * 3)[:, :4].copy().view(np.uint32).ravel() for x, _ in feed]
+            )
+        assert (np.sort(numbers.reshape(2, 2_000), axis=1) == np.arange(2_000)).all()
+        assert (numbers[:200] == two[0].ravel()).all()
+
+
+def test_a_file_does_not_fit_into_the_loader_that_wants_memory(stored: Path) -> None:
+    with pytest.raises(UserError, match=r"not in memory: choose the loader torch"):
+        loaders.start("memory", Records(stored), order(0, 3))
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_named_and_its_batches_come_again(stored: Path) -> None:
+    def numbers(first: int) -> Order:
+        return Order(seed=3, batch_size=32, train_size=2_000, k=4, first=first, stop=64)
+
+    expected = [x for x, _ in map(Records(stored).__getitem__, numbers(0))]
+    seen = []
+
+    def until_it_is_killed() -> None:
+        with loaders.start("torch", Records(stored), numbers(0)) as feed:
+            for x, _ in feed:
+                seen.append(x)
+                if len(seen) == 2:
+                    multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(UserError, match=r"DataLoader worker.*--resume"):
+        until_it_is_killed()
+    assert 2 <= len(seen) < 16
+    with loaders.start("torch", Records(stored), numbers(4 * len(seen))) as feed:
+        seen += [x for x, _ in feed]
+    assert not multiprocessing.active_children()
+    np.testing.assert_array_equal(seen, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)  # the file alone takes minutes where the machine is busy
+@pytest.mark.parametrize("loader", ["torch", "tfds", "tfdata", "grain"])
+def test_2_gb_stream_in_flat_memory(loader: str, huge: Path) -> None:
+    found = stream(huge, loader, 900, 1_092, batch_size=128)
+    first, *_ = stream(huge, "tfds", 1_000, 1_004, batch_size=128)["hashes"]
+    assert first == found["hashes"][25]
+    memory = found["memory"]
+    assert len(memory) == 48
+    assert max(memory) < 1000
+    assert max(memory[24:]) < 1.1 * max(memory[4:24])
+
+
+@pytest.fixture(scope="module")
+def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """2 GB of noise, which does not compress."""
+    folder = tmp_path_factory.mktemp("huge") / "noise"
+    make(folder, 165_000, (64, 64, 3))
+    assert sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) > 2e9
+    return folder
+
+
+# --- preparation -------------------------------------------------------------------------------
+
+
+def test_preparing_needs_no_network_and_happens_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("somebody wants to connect")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    other = dataclasses.replace(data, train_x=data.train_x[::-1].copy())
+    with ThreadPoolExecutor(2) as both:
+        folders = list(both.map(lambda _: prepared(other, "array_record"), range(2)))
+    assert folders[0] == folders[1] != prepared(data, "array_record")
+    monkeypatch.setattr(records, "write", refuse)
+    assert prepared(other, "array_record") == folders[0]
+    x, _ = Records(folders[0])[np.array([[0, 5]])]
+    assert (x[0] == other.train_x[[0, 5]]).all()
+
+
+def test_a_preparation_that_ends_early_leaves_nothing_that_is_read(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    other, whole = dataclasses.replace(data, train_y=data.train_y[::-1].copy()), records.write
+
+    def killed(folder: Path, *_: Any) -> None:
+        (folder / "images" / "incomplete.X_1.0.0").mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "write", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(other, "array_record")
+    monkeypatch.setattr(records, "write", whole)
+    folder = prepared(other, "array_record")
+    assert [path.name for path in (folder / "images").iterdir()] == ["1.0.0"]
+
+
+def test_what_cannot_be_read_or_written_is_named(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"nothing-here cannot be read .*Delete it to have it made again"):
+        len(Records(tmp_path / "nothing-here"))
+    make(tmp_path / "torn", 50, (4, 4, 1))
+    (file,) = (tmp_path / "torn").rglob("*array_record-0*")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UserError, match=r"torn cannot be read .*Delete it to have it made again"):
+        Records(tmp_path / "torn")[np.arange(50).reshape(1, 50)]
+    torn = Order(seed=0, batch_size=10, train_size=50, k=1, first=0, stop=5)
+    for name in ("tfds", "grain", "tfdata"):
+        with pytest.raises(UserError, match=r"torn cannot be read .*again\.$"):
+            loaders.start(name, Records(tmp_path / "torn"), torn)
+    (tmp_path / "a-file").write_text("")
+    monkeypatch.setenv("NN_CACHE_DIR", str(tmp_path / "a-file"))
+    with pytest.raises(UserError, match="NN_CACHE_DIR"):
+        prepared(data, "array_record")
+
+
+# --- the commands ------------------------------------------------------------------------------
+
+
+def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    found = loaders.importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "grain" else found(name))
+    assert run_all.main(["mlp-mnist", "--loader", "grain"]) == 2
+    assert "the loader grain needs grain: pip install '.[tensorflow]'" in capsys.readouterr().err
+    assert command.main(["--loaders", "grain"]) == 2
+    with pytest.raises(UserError, match=r"unknown loader 'tfd': choose one of memory, torch"):
+        loaders.require("tfd")
+    assert cli.LOADERS == LOADERS
+
+
+TRIAL = {"images_per_second": 1e4, "start_seconds": 1.0, "memory_mb": 100.0, "step_ms": 4.0, "input_share": 0.1}
+
+
+def test_other_batches_are_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    checksums = {"memory": "a", "grain": "a", "tfds": "a"}
+
+    def measured(loader: str, number: int, _: Any) -> dict[str, Any]:
+        return {"loader": loader, "repeat": number, "checksum": checksums[loader], **TRIAL}
+
+    monkeypatch.setattr(command, "measured", measured)
+    monkeypatch.setattr(command, "delivered", lambda *_, **__: {})
+    arguments = ["--loaders", *checksums, "--repeats", "2", "--out", str(tmp_path / "out")]
+    assert command.main(arguments) == 0
+    assert "10.0%" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "loaders.json").read_text())
+    assert (results["schema"], len(results["trials"])) == (1, 6)
+    checksums["grain"] = "b"
+    assert command.main(arguments) == 1
+    assert "its batches are not those of memory" in capsys.readouterr().out
+    assert command.main(["--repeats", "0"]) == 2
+    assert command.main(["mnits", "--out", str(tmp_path / "out")]) == 2
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_loaders(tmp_path: Path, capsys: Any) -> None:
+    assert command.main(["--repeats", "1", "--out", str(tmp_path)]) == 0
+    trials = json.loads((tmp_path / "loaders.json").read_text())["trials"]
+    assert [each["loader"] for each in trials] == list(LOADERS)
+    assert len({each["checksum"] for each in trials}) == 1
+    assert trials[0]["input_share"] < 0.1  # the target for memory; observed: 0.02

@@ -1,0 +1,134 @@
+"""Several processes for one step of NumPy: the result of one, for batch norm too, and an end for all if one fails."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compare.parity.check import EXAMPLES
+from numpy_nn import parallel, train
+from numpy_nn.models import MODELS
+from numpy_nn.tree import leaves
+
+TOLERANCE = 1e-12  # of the largest number in a leaf; observed: 1.6e-15, and 6e-14 where adamw divides by a small √ν
+
+IMAGE = {"resnet": (8, 8, 3), "cnn": (28, 28, 1)}  # with and without batch norm
+
+
+def begin(model: str, **arguments: Any) -> train.State:
+    args = EXAMPLES.get(model, {})
+    return train.init_state(
+        MODELS[model](**args).init(np.random.default_rng(0)),
+        model=model,
+        model_args=args,
+        schedule="cosine",
+        schedule_args={"lr": 0.05, "steps": 3},
+        mean=[0.4] * IMAGE[model][-1],
+        std=[0.3] * IMAGE[model][-1],
+        precision="float64",
+        **arguments,
+    )
+
+
+def batches(model: str, n: int, steps: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return rng.integers(0, 256, (steps, n, *IMAGE[model]), np.uint8), rng.integers(0, 10, (steps, n), np.int32)
+
+
+def assert_the_same(several: Any, one: Any) -> None:
+    want, got = leaves(train.to_snapshot(one)), leaves(train.to_snapshot(several))
+    gaps = {path: np.abs(got[path] - want[path]).max() / max(np.abs(want[path]).max(), 1) for path in want}
+    assert max(gaps.values()) <= TOLERANCE, max(gaps, key=lambda path: gaps[path])
+
+
+OPTIMIZERS: list[dict[str, Any]] = [
+    {"optimizer": "adamw", "optimizer_args": {"weight_decay": 0.1, "clip_norm": 0.5}, "ema": 0.9},
+    {"optimizer": "momentum", "accumulate": 2, "lr_scale": {"output": 0.5}},
+]
+
+
+@pytest.mark.parametrize(("model", "threads"), [("resnet", 2), ("cnn", 3)])
+def test_several_processes_do_what_one_does(model: str, threads: int) -> None:
+    for how in OPTIMIZERS:
+        one, several = begin(model, **how), begin(model, threads=threads, **how)
+        for n in (12, 10, 2):  # splits equally, unequally, not at all
+            x, y = batches(model, n)
+            one, want = train.train_steps(one, x, y)
+            several, got = train.train_steps(several, x, y)
+            np.testing.assert_array_equal(got["correct"], want["correct"])
+            np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-12)
+            assert train.eval_batch(several, x[0], y[0]) == pytest.approx(train.eval_batch(one, x[0], y[0]))
+        assert_the_same(several, one)
+
+
+@pytest.mark.parametrize("model", ["resnet", "cnn"])  # with batch norm, and without
+def test_two_devices_take_ten_steps_like_one(model: str) -> None:
+    one, two = begin(model), begin(model, devices=2)
+    x, y = batches(model, 8, steps=10)
+    one, want = train.train_steps(one, x, y)
+    two, got = train.train_steps(two, x, y)
+    np.testing.assert_allclose(got["loss"], want["loss"], rtol=1e-12)
+    assert_the_same(two, one)
+
+
+def test_devices_are_processes_that_must_get_equal_shards() -> None:
+    state = begin("cnn", devices=2)
+    assert state.group.size == 2
+    with pytest.raises(ValueError, match="a batch of 7 does not divide by 2 devices"):
+        train.train_steps(state, *batches("cnn", 7))
+    train.train_steps(state, *batches("cnn", 8))
+    with pytest.raises(ValueError, match="devices 0: at least 1"):
+        begin("cnn", devices=0)
+
+
+def test_a_failure_ends_the_waiting_of_all_and_is_no_end_of_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = begin("cnn", threads=2)
+    x, y = batches("cnn", 8)
+    wrong = y.copy()
+    wrong[1, -1] = 99  # only the other process sees this label
+    with pytest.raises(IndexError):
+        train.train_steps(state, x, wrong)
+
+    def ctrl_c(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "take_steps", ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            train.train_steps(state, x, y)
+    assert np.isfinite(train.train_steps(state, x, y)[1]["loss"]).all()
+
+
+def test_a_process_that_is_killed_is_named_and_none_stays_behind() -> None:
+    state = begin("cnn", threads=3)
+    x, y = batches("cnn", 9)
+    train.train_steps(state, x, y)
+    first, second = (worker.process for worker in state.group.workers)
+    os.kill(second.pid, signal.SIGKILL)  # the first has been asked by then, and waits
+    with pytest.raises(RuntimeError, match="a process of the NumPy track ended with exit code -9"):
+        train.train_steps(state, x, y)
+    del state
+    gc.collect()  # the error's traceback may hold it
+    deadline = time.monotonic() + 20
+    while first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert first.returncode is not None
+
+
+def test_shards_are_as_equal_as_can_be_or_one() -> None:
+    assert [len(shard) for shard in parallel.shards(np.zeros(10), 4)] == [3, 3, 2, 2]
+    assert [len(shard) for shard in parallel.shards(np.zeros(10), 4, equal=True)] == [10]
+    assert [len(shard) for shard in parallel.shards(np.zeros(3), 4)] == [3]
+
+
+def test_alone_nothing_is_shared() -> None:
+    state = begin("cnn")
+    assert state.group.part(state.params) is state.params
+    assert replace(state).group.workers == []

@@ -1,0 +1,339 @@
+"""What is added to plain training, three times the same: soft targets, averages, bfloat16, early stopping and more."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jax_nn.losses
+import torch_nn.losses
+from compare import tracks
+from compare.checkpoint import store
+from compare.config import Config, plan
+from compare.data import Data
+from compare.errors import UserError
+from compare.parity import check
+from compare.training import loop, worker
+from compare.workers.protocol import Job
+from numpy_nn.losses import LOSSES, correct
+from numpy_nn.models import MODELS
+from numpy_nn.tree import leaves, tree_map
+
+SMALL = {"input_shape": (12, 10, 3), "classes": 7, "hidden": (9,)}
+CONFIG = Config(
+    preset="small mlp",
+    model="mlp",
+    dataset="random images",
+    promise="",
+    model_args=SMALL,
+    lr=0.05,
+    precision="float64",
+)
+
+
+BATCH_NORM = {"input_shape": (8, 8, 3), "classes": 7, "stages": (1,), "channels": (4,)}  # arguments of vgg
+PIXELS = {"mean": (0.13,) * 3, "std": (0.31,) * 3}
+
+
+@pytest.fixture(params=tracks.TRACKS)
+def track(request):
+    """Each track in turn."""
+    return tracks.load(request.param)
+
+
+def trained(track, config: Config, *, snapshot=None, steps: slice = slice(0, 4), threads: int = 1):
+    """The state after these of a few steps on random images, and the metrics of each."""
+    rng = np.random.default_rng(1)
+    x = rng.integers(0, 256, (8, 12, *config.model_args["input_shape"]), dtype=np.uint8)
+    y = rng.integers(0, 7, (8, 12), dtype=np.int32)
+    if snapshot is None:
+        snapshot = MODELS[config.model](**config.model_args).init(np.random.default_rng(2))
+    name = track.__name__.removesuffix("_nn.train")
+    arguments = tracks.state_arguments(config, name, steps=100, threads=threads)
+    with check.exact_jax(config.precision):
+        state = track.init_state(snapshot, **arguments, **PIXELS)
+        state, metrics = track.train_steps(state, x[steps], y[steps])
+        return state, {name: np.asarray(value) for name, value in metrics.items()}
+
+
+def require_equal(config: Config, steps: int = 10) -> None:
+    """Fail with the worst leaf of everything that is out of tolerance."""
+    for row, _ in check.prove(config, list(tracks.TRACKS), steps=steps):
+        bad = [check for check in row["checks"] if not check["passed"]]
+        assert not bad, f"{row['preset']}: {row['a']} against {row['b']}: {bad}"
+
+
+# --- soft targets -----------------------------------------------------------------------------------------------------
+
+
+def test_mixed_images_and_labels():
+    smooth = {"label_smoothing": 0.1}
+    require_equal(dataclasses.replace(CONFIG, augment=("crop:2", "mixup:0.2"), loss_args=smooth), steps=3)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_takes_class_numbers_and_distributions(loss, rng):
+    outputs, labels = rng.normal(size=(6, 5)), rng.integers(0, 5, 6)
+    forward, backward = LOSSES[loss]
+    values, gradients = [], []
+    for each in (labels, np.eye(5)[labels]):
+        value, cache = forward(outputs, each)
+        gradients.append(backward(1.0, cache))
+        in_jax = jax_nn.losses.LOSSES[loss](jnp.asarray(outputs), jnp.asarray(each))
+        in_torch = torch_nn.losses.LOSSES[loss](torch.tensor(outputs), torch.tensor(each))
+        values += [value, float(in_jax), float(in_torch)]
+    assert values == pytest.approx([values[0]] * 6, rel=1e-6)  # JAX computes in float32 here
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_a_distribution_is_answered_by_its_largest_part():
+    outputs = np.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4]], np.float32)
+    labels = np.array([[0.4, 0.6, 0.0], [0.4, 0.6, 0.0], [0.5, 0.5, 0.0]], np.float32)
+    assert correct(outputs, labels) == 1
+    assert int(jax_nn.losses.correct(jnp.asarray(outputs), jnp.asarray(labels))) == 1
+    assert int(torch_nn.losses.correct(torch.tensor(outputs), torch.tensor(labels))) == 1
+
+
+# --- gradient accumulation --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("accumulate", [3, 12])
+def test_accumulated_steps_are_the_steps(track, accumulate):
+    a, b = (trained(track, dataclasses.replace(CONFIG, accumulate=m)) for m in (1, accumulate))
+    for name in a[1]:
+        np.testing.assert_allclose(b[1][name], a[1][name], rtol=1e-12)
+    after = [leaves(track.to_snapshot(state)) for state, _ in (a, b)]
+    for path in after[0]:  # observed: 2e-16
+        np.testing.assert_allclose(after[1][path], after[0][path], rtol=0, atol=1e-12, err_msg=path)
+
+
+def test_accumulation_takes_soft_targets_and_batch_norm():
+    config = dataclasses.replace(CONFIG, model="vgg", model_args=BATCH_NORM, augment=("mixup:0.2",), accumulate=4)
+    require_equal(config, steps=3)
+
+
+def test_micro_batches_are_sharded_over_threads():
+    config = dataclasses.replace(CONFIG, accumulate=3)  # micro-batches of 4 images, on 3 threads
+    one, three = (leaves(trained(tracks.load("numpy"), config, threads=n)[0].params) for n in (1, 3))
+    for path in one:
+        np.testing.assert_allclose(three[path], one[path], rtol=0, atol=1e-12, err_msg=path)
+
+
+@pytest.mark.parametrize("accumulate", [0, -2, 5])
+def test_micro_batches_are_equal(track, accumulate):
+    config = dataclasses.replace(CONFIG, accumulate=accumulate)
+    with pytest.raises(ValueError, match=f"accumulate {accumulate}|a batch of 12 is not {accumulate} equal"):
+        trained(track, config)
+    with pytest.raises(UserError, match=f"accumulate {accumulate}: .* 128, and must divide it"):
+        plan(config, 1000)
+
+
+# --- averaged weights -------------------------------------------------------------------------------------------------
+
+AVERAGED = dataclasses.replace(CONFIG, optimizer="adam", lr=0.01, ema=0.7)
+
+
+def test_the_average_is_the_formula(track):
+    expected = MODELS["mlp"](**SMALL).init(np.random.default_rng(2))["params"]
+    snapshot = None
+    for k in range(3):
+        state, _ = trained(track, AVERAGED, snapshot=snapshot, steps=slice(k, k + 1))
+        snapshot = track.to_snapshot(state)
+        expected = tree_map(lambda e, p: 0.7 * e + 0.3 * p, expected, snapshot["params"])
+    for path, leaf in leaves(expected).items():
+        np.testing.assert_allclose(leaves(snapshot["ema"])[path], leaf, rtol=0, atol=1e-15, err_msg=path)
+
+
+def test_evaluation_is_of_the_average(track, rng):
+    snapshot = track.to_snapshot(trained(track, AVERAGED)[0])
+    plain = {"params": snapshot["ema"], "stats": snapshot["stats"]}
+    x, y = rng.integers(0, 256, (5, 12, 10, 3), dtype=np.uint8), np.arange(5, dtype=np.int32)
+    outputs, losses = [], []
+    for config, each in ((AVERAGED, snapshot), (CONFIG, plain)):
+        with check.exact_jax("float64"):
+            state = track.init_state(each, **tracks.state_arguments(config, "numpy", steps=100, threads=1), **PIXELS)
+            outputs.append(np.asarray(track.logits(state, x)))
+            losses.append(float(track.eval_batch(state, x, y)["loss_sum"]))
+    np.testing.assert_array_equal(*outputs)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("model", ["vgg", "lstm"])
+def test_the_average_crosses_between_tracks(model):
+    args = {"vgg": BATCH_NORM, "lstm": {"input_shape": (8, 8, 3), "classes": 7, "hidden": 5}}[model]
+    config = dataclasses.replace(AVERAGED, model=model, model_args=args, accumulate=2)
+    whole, _ = trained(tracks.load("numpy"), config)
+    half, _ = trained(tracks.load("jax"), config, steps=slice(0, 2))
+    snapshot = tracks.load("jax").to_snapshot(half)
+    resumed, _ = trained(tracks.load("torch"), config, snapshot=snapshot, steps=slice(2, 4))
+    a, b = leaves(tracks.load("numpy").to_snapshot(whole)), leaves(tracks.load("torch").to_snapshot(resumed))
+    assert a.keys() == b.keys()
+    for path in a:
+        np.testing.assert_allclose(b[path], a[path], rtol=0, atol=1e-10, err_msg=path)
+
+
+def test_resuming_the_average_is_exact(track):
+    whole, _ = trained(track, AVERAGED)
+    half, _ = trained(track, AVERAGED, steps=slice(0, 2))
+    resumed, _ = trained(track, AVERAGED, snapshot=track.to_snapshot(half), steps=slice(2, 4))
+    a, b = leaves(track.to_snapshot(whole)), leaves(track.to_snapshot(resumed))
+    for path in a:
+        np.testing.assert_array_equal(b[path], a[path], err_msg=path)
+
+
+def test_an_average_is_not_dropped_in_silence(track):
+    snapshot = track.to_snapshot(trained(track, AVERAGED)[0])
+    with pytest.raises(ValueError, match=r"the snapshot has an average .* give its decay \(ema=0.999\), or drop"):
+        trained(track, dataclasses.replace(AVERAGED, ema=None), snapshot=snapshot)
+    with pytest.raises(ValueError, match=r"ema 1\.0: the decay of an average is at least 0 and less than 1"):
+        trained(track, dataclasses.replace(CONFIG, ema=1.0))
+    del snapshot["ema"]["output"]["bias"]
+    with pytest.raises(ValueError, match=r"missing output/bias \(7,\)"):
+        trained(track, AVERAGED, snapshot=snapshot)
+
+
+# --- mixed precision --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["jax", "torch"])
+def mixed(request):
+    """Each track that has bfloat16."""
+    return tracks.load(request.param)
+
+
+@pytest.mark.parametrize("model", ["mlp", "vgg", "lstm"])
+def test_bfloat16_is_near_float32_but_not_it(mixed, model):
+    args = {"mlp": {"hidden": (9,)}, "vgg": BATCH_NORM, "lstm": {"hidden": 5}}[model]
+    config = dataclasses.replace(
+        CONFIG, model=model, model_args={"input_shape": (8, 8, 3), "classes": 7, **args}, optimizer="adamw", lr=1e-3
+    )
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        state, metrics = trained(mixed, dataclasses.replace(config, precision=precision))
+        losses.append(metrics["loss"])
+        for path, leaf in leaves(mixed.to_snapshot(state)).items():
+            assert leaf.dtype == (np.int32 if path in ("step", "opt/count") else np.float32), path
+    distance = np.abs(losses[1] / losses[0] - 1)
+    assert 1e-5 < distance.max() < 2e-2  # observed: 2e-3
+
+
+def test_bfloat16_is_proven_without_numpy():
+    config = dataclasses.replace(
+        CONFIG, model="vgg", model_args=BATCH_NORM, precision="bfloat16", ema=0.9, accumulate=2
+    )
+    ((row, _),) = check.prove(config, list(tracks.TRACKS), steps=3)
+    assert (row["a"], row["b"], row["passed"]) == ("jax", "torch", True), row["checks"]
+    assert check.prove(config, ["numpy", "torch"]) == []
+
+
+def test_numpy_says_why_it_refuses_bfloat16(monkeypatch, tmp_path):
+    reason = "NumPy has no bfloat16 arithmetic: choose float32 or float64, or another track"
+    with pytest.raises(ValueError, match=reason):
+        trained(tracks.load("numpy"), dataclasses.replace(CONFIG, precision="bfloat16"))
+    end, _ = run(monkeypatch, tmp_path, precision="bfloat16")
+    assert (end["status"], end["message"]) == ("failed", f"small mlp numpy: {reason}")
+
+
+def test_sums_of_many_products_do_not_stand_still(rng):
+    """In bfloat16 256 + 1 is 256: a bias or a kernel whose gradient were added up in it would learn from few images."""
+    x = np.full((1, 600, 8, 8, 1), 255, np.uint8)
+    y = np.zeros((1, 600), np.int32)
+    args = {"input_shape": (8, 8, 1), "channels": (2,), "kernel": 3, "padding": 1, "hidden": 4}
+    snapshot = MODELS["cnn"](**args).init(rng)
+    moments = []
+    for name, precision in (("numpy", "float32"), ("jax", "bfloat16"), ("torch", "bfloat16")):
+        state = tracks.load(name).init_state(
+            snapshot,
+            model="cnn",
+            model_args=args,
+            optimizer="momentum",
+            schedule_args={"lr": 0.1, "steps": 9},
+            precision=precision,
+        )
+        state, _ = tracks.load(name).train_steps(state, x, y)
+        moments.append(leaves(tracks.load(name).to_snapshot(state)["opt"]["mu"]))
+    for other in moments[1:]:
+        for path, expected in moments[0].items():
+            assert check.distance(other[path], expected)[1] < 2e-2, path
+
+
+# --- early stopping, best state ---------------------------------------------------------------------------------------
+
+VALIDATION = [0.5, 0.7, 0.6, 0.7, 0.8, 0.1, 0.2, 0.3]
+TEST = [0.9, 0.1, 0.8, 0.7, 0.2, 0.3, 0.95, 0.99]
+
+
+def run(monkeypatch, tmp_path, *, val_size=20, stop_after=-1, **changes):
+    """A tiny training with an evaluation after every 4 steps, the figures of which are invented."""
+    rng = np.random.default_rng(0)
+    data = Data(
+        name="noise",
+        train_x=rng.integers(0, 256, (100, 12, 10, 3), dtype=np.uint8),
+        train_y=rng.integers(0, 7, 100, dtype=np.int32),
+        test_x=np.zeros((10, 12, 10, 3), np.uint8),
+        test_y=np.zeros(10, np.int32),
+        classes=tuple("abcdefg"),
+        **PIXELS,
+    ).split(val_size, 0)
+    rows = iter(zip(VALIDATION, TEST, strict=True))
+
+    def evaluate(*_: object, **__: object) -> dict[str, float]:
+        return dict(
+            zip(("val_accuracy", "test_accuracy", "val_loss", "test_loss"), (*next(rows), 1.0, 1.0), strict=True)
+        )
+
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(worker, "load_data", lambda *_, **__: data)
+    events, stop = [], threading.Event()
+
+    def emit(event):
+        events.append(event)
+        if event.get("step") == stop_after:
+            stop.set()
+
+    config = dataclasses.replace(CONFIG, **{"batch_size": 20, "epochs": 8, "precision": "float32", **changes})
+    worker.run(Job(config, "numpy", threads=1, folder=tmp_path), emit=emit, stop=stop)
+    return events[-1], [event for event in events if event["event"] == "eval"]
+
+
+def test_without_patience_the_last_state_is_the_result(monkeypatch, tmp_path):
+    end, rows = run(monkeypatch, tmp_path)
+    assert (end["status"], end["message"], end["steps"], end["best_step"]) == ("finished", None, 32, None)
+    assert (len(rows), end["val_accuracy"], end["test_accuracy"]) == (8, 0.3, 0.99)
+    assert end["checkpoint"] == str(tmp_path / "32")
+
+
+def test_the_first_best_validation_accuracy_is_kept(monkeypatch, tmp_path):
+    end, rows = run(monkeypatch, tmp_path, keep_best=True)
+    assert (end["status"], end["message"], end["steps"], end["best_step"]) == ("finished", None, 32, 20)
+    assert (len(rows), end["val_accuracy"], end["test_accuracy"]) == (8, 0.8, 0.2)
+    assert end["checkpoint"] == str(tmp_path / "20")
+    assert int(store.restore(tmp_path)[0]["step"]) == 20
+
+
+@pytest.mark.parametrize(("patience", "steps", "best"), [(1, 12, 8), (2, 16, 8), (3, 32, 20), (9, 32, 20)])
+def test_patience(monkeypatch, tmp_path, patience, steps, best):
+    end, rows = run(monkeypatch, tmp_path, patience=patience, keep_best=True)
+    assert (end["status"], end["steps"], end["best_step"]) == ("finished", steps, best)
+    assert end["val_accuracy"] == max(row["val_accuracy"] for row in rows)
+    early = f"stopped early: best validation accuracy at step {best}"
+    assert end["message"] == (early if steps < 32 else None)
+
+
+def test_an_interrupted_training_keeps_the_state_it_can_go_on_from(monkeypatch, tmp_path):
+    end, _ = run(monkeypatch, tmp_path, keep_best=True, stop_after=12)
+    assert (end["status"], end["message"], end["best_step"]) == ("interrupted", "stopped after step 12 of 32", None)
+    assert end["checkpoint"] == str(tmp_path / "12")
+
+
+def test_choosing_needs_something_to_choose_by(monkeypatch, tmp_path):
+    end, _ = run(monkeypatch, tmp_path, keep_best=True, val_size=0)
+    assert end["status"] == "failed"
+    assert "choose by validation images, and there are none: choose a larger val_size" in end["message"]
+    end, _ = run(monkeypatch, tmp_path, patience=0)
+    assert "patience 0: it is the number of evaluations" in end["message"]

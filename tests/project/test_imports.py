@@ -1,0 +1,159 @@
+"""Who may import whom: notebooks, tests -> compare -> numpy_nn, jax_nn, torch_nn, and nothing backwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import pytest
+from support.import_walk import PACKAGES, TRACKS, imported, is_within, sources
+from support.paths import ROOT
+
+# What a track may lean on, the standard library and itself aside.
+MAY_IMPORT = {
+    "numpy_nn": {"numpy", "jaxtyping"},
+    "jax_nn": {"numpy", "jaxtyping", "jax", "flax", "optax", "numpy_nn.tree"},
+    "torch_nn": {"numpy", "jaxtyping", "torch", "triton", "numpy_nn.tree"},
+}
+
+# What only one module may import, so that it can be exchanged there.
+ONE_HOME = {
+    "orbax": "compare/checkpoint/store.py",
+    "mlflow": "compare/tracking.py",
+    "optuna": "compare/search/study.py",
+}
+
+# What the command line must not load before it knows that there is something to train.
+HEAVY = {
+    *TRACKS,
+    "jax",
+    "flax",
+    "optax",
+    "orbax",
+    "torch",
+    "torchvision",
+    "tensorflow_datasets",
+    "mlflow",
+    "matplotlib",
+}
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_a_track_stands_alone(track):
+    allowed = {track, *MAY_IMPORT[track], *sys.stdlib_module_names}
+    astray = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources(track)
+        for line, name in imported(path)
+        if not any(is_within(name, parent) for parent in allowed)
+    ]
+    assert sources(track), f"{track} is empty"
+    assert not astray, "\n".join(astray)
+
+
+@pytest.mark.parametrize(("library", "home"), ONE_HOME.items())
+def test_one_home(library, home):
+    importers = {
+        path.relative_to(ROOT).as_posix()
+        for package in PACKAGES
+        for path in sources(package)
+        if any(is_within(name, library) for _, name in imported(path))
+    }
+    assert importers == {home}
+
+
+def test_jaxtyping_reaches_numpy_nn_through_shapes_only():
+    importers = {path.name for path in sources("numpy_nn") if any(is_within(n, "jaxtyping") for _, n in imported(path))}
+    assert importers == {"shapes.py"}
+
+
+# --- what a fresh interpreter loads -----------------------------------------------------------------------------------
+
+IMPORT_ALL = """
+import importlib.util, pkgutil, sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        top = name.partition(".")[0]
+        if {blocked}:
+            raise ModuleNotFoundError(f"{{name}} is not to be had here", name=top)
+
+sys.meta_path.insert(0, Absent())
+package = importlib.import_module("{track}")
+names = [m.name for m in pkgutil.walk_packages(package.__path__, "{track}.")]
+if "{track}" == "torch_nn" and not importlib.util.find_spec("triton"):  # it exists for Linux only
+    names = [name for name in names if name != "torch_nn.kernels"]
+for name in names:
+    importlib.import_module(name)
+print(*names)
+"""
+
+
+def run(*args: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.parametrize(
+    ("track", "blocked"),
+    [
+        ("numpy_nn", "top not in sys.stdlib_module_names and top not in ('numpy', 'numpy_nn')"),
+        ("jax_nn", "top in ('torch', 'torch_nn', 'compare')"),
+        ("torch_nn", "top in ('jax', 'flax', 'optax', 'jax_nn', 'compare')"),
+    ],
+)
+def test_a_track_loads_alone(track, blocked):
+    result = run("-c", IMPORT_ALL.format(track=track, blocked=blocked))
+    assert result.returncode == 0, result.stderr
+    assert f"{track}.train" in result.stdout.split()
+    assert f"{track}.models.mlp" in result.stdout.split()
+
+
+TRAIN_AND_TELL = """
+import dataclasses, pathlib, sys, threading
+from compare import presets
+from compare.training import worker
+from compare.workers.protocol import Job
+
+def emit(event):
+    if event["event"] == "chunk":
+        print(*sorted(sys.modules.keys() & {{"jax", "torch", "tensorflow", "tensorflow_datasets", "grain"}}))
+
+config = dataclasses.replace(presets.get("mlp-mnist"), steps=2, model_args={{"hidden": (8,)}})
+worker.run(Job(config, "{track}", threads=1, folder=pathlib.Path("{folder}")), emit=emit, stop=threading.Event())
+"""
+
+
+@pytest.mark.parametrize(("track", "framework"), [("numpy", ""), ("jax", "jax"), ("torch", "torch")])
+def test_what_trains_has_loaded_its_own_framework_only(track, framework, tmp_path):
+    result = run("-c", TRAIN_AND_TELL.format(track=track, folder=tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert set(result.stdout.splitlines()) == {framework}
+
+
+RUN_AND_TELL = """
+import runpy, sys
+sys.argv = ["run_all.py", *sys.argv[1:]]
+try:
+    runpy.run_module("compare.run_all", run_name="__main__")
+except SystemExit as stop:
+    assert not stop.code, stop.code
+print("loaded:", *sorted(sys.modules.keys() & {heavy}), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("flag", ["--help", "--list"])
+def test_the_command_line_answers_without_a_framework(flag):
+    result = run("-c", RUN_AND_TELL.format(heavy=HEAVY), flag)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.splitlines()[-1] == "loaded:"
+
+
+@pytest.mark.parametrize("flag", ["--help", "--list"])
+def test_the_command_line_answers_within_a_second(flag):
+    seconds = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        start = time.perf_counter()
+        assert run("-m", "compare.run_all", flag).returncode == 0
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0, seconds

@@ -1,0 +1,83 @@
+"""The notebooks: cheap checks of what is committed here, all cells and all solutions run by ``make notebooks``."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from support.paths import ROOT
+
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+SOLUTION = re.compile(r"<details>.*?</details>", re.DOTALL)
+CODE = re.compile(r"^~~~python\n(.*?)\n~~~$", re.DOTALL | re.MULTILINE)
+ABSOLUTE_PATH = re.compile(r"(?<![\w/.])/(?:home|root|tmp|usr|opt|work|Users|private)/|[A-Z]:\\\\Users")
+
+
+def read(path: Path) -> Any:
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook: Any) -> list[Any]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def solutions(notebook: Any) -> list[str]:
+    """The code in the folded solutions, in order."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return [code for folded in SOLUTION.findall(text) for code in CODE.findall(folded)]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def path(request):
+    return request.param
+
+
+def test_the_readme_lists_the_notebooks_in_order():
+    listed = re.findall(r"\]\((\d\d-[\w-]+\.ipynb)\)", (ROOT / "notebooks" / "README.md").read_text("utf-8"))
+    assert listed == [path.name for path in NOTEBOOKS]
+
+
+def test_a_notebook_is_valid_small_and_nobodys_machine(path):
+    raw = path.read_text("utf-8")
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert len(raw) < 500_000
+    assert not ABSOLUTE_PATH.search(raw)
+    assert not any(cell.metadata for cell in notebook.cells)  # timestamps, who had which cell open
+
+
+def test_a_notebook_was_run_from_top_to_bottom_without_a_complaint(path):
+    cells = code_cells(read(path))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_a_notebook_proves_what_it_says_and_asks_something_of_its_reader(path):
+    notebook = read(path)
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    assert "assert_allclose(" in code
+    assert all(framework in code for framework in ("numpy", "jax", "torch"))
+    assert "redict" in words
+    assert words.count("<details>") == words.count("</details>") >= 3
+    assert solutions(notebook)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_notebook_runs_and_so_do_its_solutions(path):
+    from nbclient import NotebookClient
+
+    notebook = read(path)
+    notebook.cells += [nbformat.v4.new_code_cell(code) for code in solutions(notebook)]
+    # a kernel as a reader has it: drawing into the notebook, programs optimised
+    env = {key: value for key, value in os.environ.items() if key not in ("MPLBACKEND", "XLA_FLAGS")}
+    client = NotebookClient(notebook, timeout=300, startup_timeout=300, resources={"metadata": {"path": path.parent}})
+    client.execute(env=env)

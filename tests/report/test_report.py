@@ -1,0 +1,361 @@
+"""The report says what results.json holds: no more than was proven, and no less than went wrong."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from support.fake_results import fail_proof, fake_results, stop_run
+
+from compare.errors import UserError
+from compare.report import __main__ as report
+from compare.report import write
+from compare.report.figure import DPI, HEAD, ROW, WIDTH, figure
+from compare.report.html.content import page
+from compare.report.markdown import COLUMNS, document, row
+from compare.report.series import loss_gap, smooth
+from compare.report.summary import headline, ratio
+from compare.results import cold_seconds, groups, proof_problem, spread, target_accuracy
+
+
+def cells(results: dict[str, Any], preset: str, track: str) -> dict[str, str]:
+    """A row of the table by column, each cell on one line."""
+    found = row(results, preset, track, groups(results)[preset][track])
+    return {" ".join(name.split()): " ".join(cell.split()) for name, cell in zip(COLUMNS, found, strict=True)}
+
+
+def shown(results: dict[str, Any], width: int = 120) -> str:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    write.show(results, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def picture(results: dict[str, Any]) -> Image.Image:
+    return Image.open(io.BytesIO(figure(results)))
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_holds_what_was_measured():
+    results = fake_results()
+    results["runs"][1] |= {"test_accuracy": 0.9831, "test_loss": 0.05678, "images_per_second": 36_000.4}
+    assert cells(results, "mlp-mnist", "jax") == {
+        "preset": "mlp-mnist",
+        "track": "jax",
+        "test accuracy": "98.31 % of 10,000",
+        "test loss": "0.0568",
+        "images/s": "36,000",
+        "of products": "53 %",
+        "step ms [p10 p90]": "3.56 [3.41 4.27]",
+        "compile s": "1.4",
+        "peak MB": "640",
+        "largest gap to NumPy": "1.3e-02 layers/1/kernel",
+    }
+    assert cells(results, "mlp-mnist", "numpy")["largest gap to NumPy"] == "the reference"
+
+
+def test_several_seeds_are_mean_and_deviation():
+    results = fake_results(seeds=(0, 1, 2))
+    for run, accuracy in zip(groups(results)["cnn-mnist"]["torch"], (0.991, 0.992, 0.993), strict=True):
+        run["test_accuracy"] = accuracy
+    found = cells(results, "cnn-mnist", "torch")
+    assert found["test accuracy"] == "99.20 ± 0.10 % of 10,000"
+    assert found["images/s"] == "2,929 ± 29"
+    assert found["largest gap to NumPy"].startswith("3.9e-02")  # the worst seed
+    stop_run(groups(results)["cnn-mnist"]["torch"][0], "failed", step=5)
+    assert cells(results, "cnn-mnist", "torch")["test accuracy"] == "99.25 ± 0.07 % of 10,000, 2 of 3 seeds"
+
+
+def test_no_speed_without_a_proof():
+    results = fake_results()
+    results["proof"] = [pair for pair in results["proof"] if pair["preset"] != "mlp-mnist"]
+    found = cells(results, "mlp-mnist", "torch")
+    assert (found["images/s"], found["of products"], found["step ms [p10 p90]"]) == ("not proven", "-", "-")
+    assert found["test accuracy"].startswith("98.")
+    assert cells(results, "cnn-mnist", "torch")["images/s"] == "2,900"
+
+
+def test_a_proof_in_another_precision_proves_nothing():
+    results = fake_results()
+    for pair in results["proof"]:
+        pair["precision"] = "float64"
+    assert cells(results, "mlp-mnist", "jax")["images/s"] == "not proven"
+
+
+def test_the_odd_one_out_is_to_blame():
+    results = fake_results()
+    fail_proof(results, "mlp-mnist", "jax")
+    assert cells(results, "mlp-mnist", "jax")["images/s"] == "proof failed: gradients layers/1/kernel 3.0e-02 > 1e-04"
+    assert cells(results, "mlp-mnist", "numpy")["images/s"] == "20,000"
+    assert cells(results, "mlp-mnist", "torch")["images/s"] == "40,000"
+
+
+def test_of_two_that_disagree_neither_is_believed():
+    results = fake_results(tracks=("numpy", "torch"))
+    fail_proof(results, "mlp-mnist", "torch")
+    for run in groups(results)["mlp-mnist"].values():
+        assert "proof failed" in (proof_problem(results, run[0]) or "")
+
+
+def test_no_speed_without_an_accuracy():
+    results = fake_results()
+    stop_run(results["runs"][2], "interrupted", step=300)
+    results["runs"][2]["images_per_second"] = 40_000.0
+    found = cells(results, "mlp-mnist", "torch")
+    assert found["test accuracy"] == "interrupted"
+    assert found["images/s"] == "no test accuracy"
+
+
+def test_half_a_training_is_no_figure():
+    results = fake_results(seeds=(0, 1))
+    half = groups(results)["mlp-mnist"]["torch"][1]
+    half |= {"status": "interrupted", "test_accuracy": 0.5}  # evaluated, and then stopped
+    assert cells(results, "mlp-mnist", "torch")["test accuracy"].endswith("1 of 2 seeds")
+    assert "equally accurate" in headline(results)
+
+
+def test_a_difference_that_is_not_finite_is_said():
+    results = fake_results(tracks=("numpy", "jax"))
+    fail_proof(results, "mlp-mnist", "jax")
+    results["proof"][0]["checks"][1]["max_rel"] = None
+    assert "gradients layers/1/kernel not finite > 1e-04" in cells(results, "mlp-mnist", "jax")["images/s"]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_fits(width: int):
+    results = fake_results(seeds=(0, 1))
+    fail_proof(results, "mlp-mnist", "jax")
+    text = shown(results, width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    for word in ("mlp-mnist", "cnn-mnist", "numpy", "torch", "20,100", "10,000"):
+        assert word in text
+
+
+# --- report.md --------------------------------------------------------------------------------------------------------
+
+
+def section(text: str, title: str) -> str:
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def test_the_verdict_of_a_sound_comparison():
+    text = document(fake_results())
+    verdict = section(text, "Verdict")
+    assert "**The same model?** Yes." in verdict
+    assert "10 steps agree" in verdict
+    assert "logits 5.0e-07 ≤ 1e-05, 5 % of what is allowed" in verdict
+    assert "PyTorch trains 40,000 images/s on this machine: 1.11 times JAX, 2.00 times NumPy." in verdict
+    assert "One run each" in verdict
+    assert "What did not finish" not in text
+    assert "python compare/run_all.py mlp-mnist cnn-mnist" in section(text, "To reproduce")
+    assert "Imaginary CPU" in section(text, "Machine")
+    assert "1-minute load: 0.4 before, 1.9 after" in section(text, "Known unfairness")
+    proof = section(text, "The same model: the proof")
+    leaf = "5.0e-06 layers/1/kernel"
+    assert f"| mlp-mnist | float32 | gradients | 1e-04 | {leaf} | {leaf} | {leaf} |" in proof
+    assert "| mlp-mnist | float32 | logits | 1e-05 | 5.0e-07 | 5.0e-07 | 5.0e-07 |" in proof
+    assert section(text, "Drift: the end of training").count("| numpy - jax |") == 2
+    assert "(to 9" in section(text, "Where the time goes")
+
+
+def test_the_verdict_names_the_worst_disagreement():
+    results = fake_results()
+    fail_proof(results, "cnn-mnist", "torch")
+    text = document(results)
+    assert "**The same model?** No: 2 of 6 pairs disagree" in section(text, "Verdict")
+    assert "gradients convs/0/kernel 3.0e-02 > 1e-04" in section(text, "Verdict")
+    assert "Not ranked: PyTorch" in section(text, "Verdict")
+    assert section(text, "The same model: the proof").count("**DIFFERS: 3.0e-02 convs/0/kernel**") == 2
+
+
+def test_a_difference_is_one_only_if_the_interval_excludes_1():
+    results = fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2))
+    text = section(document(results), "Verdict")
+    assert "1.11 times JAX (95 % interval 1.07 to 1.15)" in text
+    assert "One run each" not in text
+    for run, speed in zip(groups(results)["mlp-mnist"]["jax"], (30_000.0, 40_000.0, 50_000.0), strict=True):
+        run["images_per_second"] = speed
+    assert "not known to be faster than JAX (1.03, 95 % interval" in section(document(results), "Verdict")
+
+
+def test_the_interval_of_a_ratio():
+    assert ratio([8.0], [4.0]) == (pytest.approx(2.0), None, None)
+    middle, low, high = ratio([8.0, 8.0], [4.0, 4.0])
+    assert (middle, low, high) == pytest.approx((2.0, 2.0, 2.0))
+    # logs of a: 0 and 1, of b: 0 and 0; s² / n = 0.5 / 2, t(1) = 12.71
+    middle, low, high = ratio([1.0, np.e], [1.0, 1.0])
+    assert [np.log(value or 0.0) for value in (middle, low, high)] == pytest.approx(
+        [0.5, 0.5 - 12.71 / 2, 0.5 + 12.71 / 2]
+    )
+
+
+def test_what_did_not_finish_is_said():
+    results = fake_results()
+    results["status"] = "interrupted"
+    stop_run(results["runs"][3], "failed", step=40, message="cnn-mnist numpy: the loss is NaN\nat step 41 | stop")
+    stop_run(results["runs"][4], "interrupted", step=300)
+    stop_run(results["runs"][5], "not started", step=0)
+    results["runs"][2]["compile_note"] = "torch.compile failed: no C compiler"
+    text = document(results)
+    assert "This comparison was interrupted" in section(text, "Verdict")
+    unfinished = section(text, "What did not finish")
+    assert "cnn-mnist numpy seed 0: failed after 40 steps: cnn-mnist numpy: the loss is NaN at step 41" in unfinished
+    assert "cnn-mnist jax seed 0: interrupted after 300 steps" in unfinished
+    assert "cnn-mnist torch seed 0: not started" in unfinished
+    assert "no C compiler" in section(text, "Results")
+    assert "No speed can be shown" in section(text, "Verdict")
+
+
+def test_the_cold_time_to_an_accuracy():
+    history = [{"val_accuracy": accuracy, "seconds": 10.0 * n} for n, accuracy in enumerate((0.90, 0.975, 0.98), 1)]
+    seconds = {"import": 1.0, "data": None, "compile": 2.0}
+    run = {"history": history, "seconds": seconds, "test_accuracy": 0.98, "status": "finished"}
+    assert target_accuracy({"jax": [run]}) == 0.977
+    assert cold_seconds(run, 0.97) == 23.0
+    assert cold_seconds(run, 0.99) is None
+    assert target_accuracy({"jax": [run | {"test_accuracy": None}]}) is None
+
+
+def test_spread():
+    assert spread([]) == "-"
+    assert spread([1.234], ".1f", unit="%") == "1.2 %"
+    assert spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
+
+
+def awkward() -> dict[str, dict[str, Any]]:
+    """Comparisons as they can end, from nothing at all to a variant nobody has heard of."""
+    half = fake_results()
+    for run in half["runs"][2:]:
+        stop_run(run, "not started", step=0)
+    half["runs"][1] |= {"seconds": None, "step_ms": None, "test_accuracy": None}  # killed before it could tell
+    half |= {"status": "interrupted", "parity": [], "proof": []}
+    bare = fake_results(presets=("mlp-mnist",))
+    bare["environment"] = {"python": "3.11"}
+    for run in bare["runs"]:
+        stop_run(run, "failed", step=0, message="out of memory")
+    lost = fake_results(presets=("mlp-mnist",), seeds=(0, 1))
+    lost["runs"][0]["step_loss"][50:] = [None] * (len(lost["runs"][0]["step_loss"]) - 50)
+    lost["runs"][2]["step_loss"] = [None] * 7
+    lost["runs"][3]["step_loss"] = [float("inf"), float("nan"), 1.0]
+    variant = fake_results(tracks=("numpy", "torch"))
+    for run in copy.deepcopy(variant["runs"]):
+        variant["runs"].append(run | {"track": f"{run['track']}-compiled"})
+    return {
+        "empty": fake_results(presets=()),
+        "one track": fake_results(tracks=("jax",)),
+        "two steps": fake_results(presets=("mlp-mnist",), steps=2),
+        "one step": fake_results(presets=("mlp-mnist",), steps=1),
+        "half": half,
+        "bare": bare,
+        "lost": lost,
+        "variant": variant,
+    }
+
+
+@pytest.mark.parametrize("name", awkward())
+def test_every_ending_has_a_report(name: str, tmp_path: Path):
+    results = awkward()[name]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    results = report.read(tmp_path)
+    shown(results)
+    text = document(results)
+    for line in text.splitlines():
+        assert "None" not in line
+        assert "nan" not in line.split()
+    assert picture(results).size == size_of(results)
+    assert page([(name, results)]).count("<h2") >= 4
+
+
+# --- curves.png -------------------------------------------------------------------------------------------------------
+
+
+def size_of(results: dict[str, Any]) -> tuple[int, int]:
+    return round(WIDTH * DPI), int((HEAD + ROW * max(1, len(groups(results)))) * DPI)
+
+
+def test_the_picture_has_a_row_per_preset_and_every_color():
+    results = fake_results(seeds=(0, 1))
+    image = picture(results)
+    assert image.size == size_of(results)
+    pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
+    for color in ((0x00, 0x72, 0xB2), (0xE5, 0x8A, 0x00), (0xD0, 0x1C, 0x6B)):
+        assert (pixels == color).all(axis=1).sum() > 2000
+
+
+def test_smoothing_keeps_a_constant_and_starts_at_the_first_value():
+    np.testing.assert_allclose(smooth(np.full(50, 3.0), 10), 3.0)
+    assert smooth(np.array([5.0, 1.0]), 10)[0] == pytest.approx(5.0)
+    np.testing.assert_array_equal(smooth(np.arange(4.0), 1), np.arange(4.0))
+
+
+def test_the_gap_of_losses_ends_with_the_shorter_run():
+    a = {"step_loss": [1.0, 2.0, 3.0], "precision": "float32"}
+    b = {"step_loss": [1.0, 2.5], "precision": "float32"}
+    np.testing.assert_allclose(loss_gap(a, b), [2.0**-23, 0.5])
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def test_write_leaves_three_whole_files(tmp_path: Path):
+    results = fake_results(presets=("mlp-mnist",))
+    paths = write.write(results, tmp_path / "new")
+    assert sorted(path.name for path in paths) == sorted(path.name for path in (tmp_path / "new").iterdir())
+    assert paths[0].read_text(encoding="utf-8").rstrip().endswith("</html>")
+    assert paths[1].read_text(encoding="utf-8") == document(results)
+    with Image.open(paths[2]) as image:
+        assert image.size == size_of(results)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/.* cannot be written"):
+        write.write(fake_results(presets=()), tmp_path / "file" / "out")
+
+
+def test_the_command_writes_the_report_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "results.json").write_text(json.dumps(fake_results(presets=("mlp-mnist",))))
+    assert report.main([str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert str(tmp_path / "curves.png") in output
+    assert "98." in output
+    assert report.main([str(tmp_path / "absent")]) == 2
+    assert "absent is not there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ("[]", "schema 'list'"),
+        ('{"schema": 2}', "schema 2 and this version reads 1"),
+        ('{"schema": 1, "runs": []}', "lacks environment, parity"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_file_that_is_not_results_is_refused(tmp_path: Path, content: str | bytes, message: str):
+    path = tmp_path / "results.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        report.read(path)
+
+
+def test_importing_them_loads_nothing_heavy():
+    program = (
+        "import sys, compare.report, compare.tracking, compare.progress\n"
+        "print(*{'jax', 'flax', 'orbax', 'torch', 'mlflow', 'matplotlib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,215 @@
+"""results.json as a comparison would write it, invented: for the tests of what reads it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from compare.results import pack
+from numpy_nn.optim import schedule
+
+SPEED = {"numpy": 0.5, "jax": 0.9, "torch": 1.0}
+PRESETS = {"mlp-mnist": (40_000.0, 10, 0.983), "cnn-mnist": (2_900.0, 8, 0.9925)}
+WINDOWS = {"mlp-mnist": (28, 28), "cnn-mnist": (5, 5)}
+LEAVES = {"mlp-mnist": "layers/1/kernel", "cnn-mnist": "convs/0/kernel"}
+
+
+def fake_results(
+    *,
+    presets: tuple[str, ...] = ("mlp-mnist", "cnn-mnist"),
+    tracks: tuple[str, ...] = ("numpy", "jax", "torch"),
+    seeds: tuple[int, ...] = (0,),
+    steps: int = 860,
+) -> dict[str, Any]:
+    """A finished comparison; the loss curves share their noise and drift apart as float32 does."""
+    cases = list(itertools.product(presets, tracks, seeds))
+    return {
+        "schema": 1,
+        "created": "2026-03-01T12:00:00+00:00",
+        "status": "finished",
+        "command": f"python compare/run_all.py {' '.join(presets)}",
+        "environment": {
+            "python": "3.11.9",
+            "platform": "Linux-6.1-x86_64",
+            "cpu": "Imaginary CPU @ 2.50GHz",
+            "cores": 2,
+            "threads": 2,
+            "versions": {"numpy": "2.4.6", "jax": "0.10.2", "flax": "0.12.8", "torch": "2.15.0", "mlflow": "3.17.2"},
+            "git_commit": "0123456789abcdef0123456789abcdef01234567",
+            "gemm_gflops": 150.0,
+            "memory_gbs": 20.0,
+            "load": [0.4, 1.9],
+        },
+        "runs": [fake_run(preset, track, seed, steps) for preset, track, seed in cases],
+        "parity": [
+            fake_parity(preset, seed, a, b)
+            for preset, seed in itertools.product(presets, seeds)
+            for a, b in itertools.combinations(tracks, 2)
+        ],
+        "proof": [fake_proof(preset, a, b) for preset in presets for a, b in itertools.combinations(tracks, 2)],
+    }
+
+
+def fake_run(preset: str, track: str, seed: int, steps: int) -> dict[str, Any]:
+    """One finished run of `steps` steps."""
+    images_per_second, epochs, best = PRESETS[preset]
+    images_per_second *= SPEED[track] * (1 + 0.01 * seed)
+    shared = np.random.default_rng(seed)  # every track sees the same batches
+    own = np.random.default_rng([seed, *track.encode()])
+    t = np.arange(1, steps + 1)
+    loss = (2.3 * np.exp(-t / 90) + 0.35 * np.exp(-t / 500) + 0.004) * np.exp(0.35 * shared.standard_normal(steps))
+    loss *= 1 + own.standard_normal(steps) * np.minimum(3e-7 * np.exp(t / 110), 0.05)
+    train_seconds = 55_000 * epochs / images_per_second
+    history, rate = [], schedule("cosine", lr=1e-3, steps=steps)
+    for epoch in range(1, epochs + 1):
+        step = max(1, round(steps * epoch / epochs))
+        accuracy = best - 0.09 * np.exp(-epoch / 1.7) + 0.0008 * own.standard_normal()
+        last = epoch == epochs
+        history.append(
+            {
+                "step": step,
+                "epoch": float(epoch),
+                "train_loss": float(loss[max(0, step - 50) : step].mean()),
+                "test_loss": 0.05 if last else None,
+                "test_accuracy": accuracy if last else None,
+                "val_loss": float(0.05 + 0.2 * np.exp(-epoch / 2)),
+                "val_accuracy": accuracy,
+                "lr": rate(step - 1),
+                "seconds": train_seconds * epoch / epochs,
+            }
+        )
+    compile_seconds = {"numpy": 0.0, "jax": 1.4, "torch": 0.2}[track]
+    import_seconds = {"numpy": 0.1, "jax": 1.1, "torch": 2.3}[track]
+    gflops = images_per_second * 2.2e-3
+    step_ms = 1000 * 128 / images_per_second
+    return {
+        "preset": preset,
+        "track": track,
+        "seed": seed,
+        "model": preset.split("-")[0],
+        "dataset": "mnist",
+        "precision": "float32",
+        "devices": 1,
+        "parameters": 669_706,
+        "steps": steps,
+        "epochs": float(epochs),
+        "batch_size": 128,
+        "test_accuracy": history[-1]["test_accuracy"],
+        "test_count": 10_000,
+        "test_loss": 0.05,
+        "val_accuracy": history[-1]["val_accuracy"],
+        "val_loss": history[-1]["val_loss"],
+        "val_count": 5_000,
+        "seconds": {
+            "import": import_seconds,
+            "data": 0.3,
+            "compile": compile_seconds,
+            "train": train_seconds,
+            "eval": 0.05 * train_seconds,
+            "total": import_seconds + 0.3 + compile_seconds + 1.05 * train_seconds,
+        },
+        "step_ms": {"median": step_ms, "p10": 0.96 * step_ms, "p90": 1.2 * step_ms},
+        "images_per_second": images_per_second,
+        "flops_per_image": 2.2e6,
+        "step_bytes": 30_000_000,
+        "gflops": gflops,
+        "gemm_share": gflops / 150.0,
+        "peak_rss_mb": {"numpy": 310.0, "jax": 640.0, "torch": 820.0}[track],
+        "import_rss_mb": {"numpy": 60.0, "jax": 250.0, "torch": 420.0}[track],
+        "chunk": 43,
+        "compile_note": None,
+        "history": history,
+        "step_loss": loss.tolist(),
+        "checkpoint": f"checkpoints/{preset}/{track}/{seed}",
+        "config": {"name": preset, "optimizer": "adam", "lr": 1e-3, "batch_size": 128, "schedule": "cosine"},
+        "status": "finished",
+        "best_step": None,
+        "message": None,
+        "insight": fake_insight(preset, best, own),
+    }
+
+
+def fake_insight(preset: str, accuracy: float, rng: np.random.Generator) -> dict[str, Any]:
+    """Errors spread at random over ten classes, three of them as pictures, and filters of noise."""
+    counts = rng.multinomial(round(10_000 * (1 - accuracy)), np.full(90, 1 / 90))
+    confusion = np.zeros((10, 10), int)
+    confusion[~np.eye(10, dtype=bool)] = counts
+    np.fill_diagonal(confusion, 1000 - confusion.sum(axis=1))
+    filters = rng.integers(-127, 128, (16, *WINDOWS[preset], 1), dtype=np.int8)
+    mistakes = [
+        {
+            "index": 1000 * k,
+            "label": k,
+            "prediction": k + 1,
+            "probability": 0.999 - 0.01 * k,
+            "image": pack(rng.integers(0, 256, (28, 28, 1), dtype=np.uint8)),
+        }
+        for k in range(3)
+    ]
+    return {
+        "classes": list("0123456789"),
+        "confusion": confusion.tolist(),
+        "mistakes": mistakes,
+        "filters": {"leaf": LEAVES[preset], "units": list(range(16)), "values": pack(filters)},
+    }
+
+
+def fake_parity(preset: str, seed: int, a: str, b: str) -> dict[str, Any]:
+    """How far two tracks are apart at the end of training."""
+    return {
+        "preset": preset,
+        "seed": seed,
+        "a": a,
+        "b": b,
+        "first_loss_gap": 1.2e-7,
+        "max_loss_gap": 3.1e-2,
+        "worst_leaf": f"params/{LEAVES[preset]}",
+        "max_abs": 1.3e-2 * (1 + seed),
+        "max_rel": 4.0e-2,
+    }
+
+
+def fake_proof(preset: str, a: str, b: str) -> dict[str, Any]:
+    """A proof that two tracks are the same model, which holds."""
+    tolerances = {"logits": 1e-5, "gradients": 1e-4, "losses": 1e-4, "parameters": 1e-3, "optimizer": 1e-3}
+    checks = [
+        {
+            "what": what,
+            "worst_leaf": what if what in ("logits", "losses") else LEAVES[preset],
+            "max_abs": 0.01 * tolerance,
+            "max_rel": 0.05 * tolerance,
+            "tolerance": tolerance,
+            "passed": True,
+        }
+        for what, tolerance in tolerances.items()
+    ]
+    leaves = {
+        "logits": {"logits": 5e-7},
+        "gradients": {LEAVES[preset]: 5e-6, "output/kernel": 2e-7},
+        "parameters": {f"params/{LEAVES[preset]}": 5e-5, "params/output/kernel": 3e-7, "stats/norm/mean": 0.0},
+        "optimizer": {f"mu/{LEAVES[preset]}": 5e-5, "mu/output/kernel": 4e-6},
+    }
+    case = {"preset": preset, "precision": "float32", "steps": 10, "a": a, "b": b}
+    return case | {"passed": True, "checks": checks, "leaves": leaves}
+
+
+def fail_proof(results: dict[str, Any], preset: str, track: str) -> None:
+    """Make `track` compute another model in `preset`: its gradients are far from everybody's."""
+    for pair in results["proof"]:
+        if pair["preset"] == preset and track in (pair["a"], pair["b"]):
+            pair["passed"] = False
+            pair["checks"][1] |= {"passed": False, "max_rel": 3e-2, "max_abs": 1e-2}
+
+
+def stop_run(run: dict[str, Any], status: str, *, step: int, message: str | None = None) -> None:
+    """Let a run have ended early, after `step` steps."""
+    names = "test_accuracy test_count test_loss val_accuracy val_loss val_count images_per_second gflops gemm_share"
+    for name in [*names.split(), "checkpoint", "step_ms", "peak_rss_mb"]:
+        run[name] = None
+    if step == 0:
+        run["seconds"] = None
+    run["step_loss"] = run["step_loss"][:step]
+    run["history"] = [row for row in run["history"] if row["step"] <= step]
+    run |= {"status": status, "message": message}

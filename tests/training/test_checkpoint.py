@@ -1,0 +1,282 @@
+"""Checkpoints on disk: whole or absent, the last and the best kept, damage named and refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compare.checkpoint import __main__ as checkpoint
+from compare.checkpoint import store
+from compare.checkpoint.store import CheckpointError, Writer
+from compare.workers.process import ROOT
+from numpy_nn.tree import Tree, leaves
+
+META = {"config": {"model": "mlp", "dataset": "mnist", "seed": 3}, "track": "numpy"}
+
+
+def snapshot_of(seed: int) -> Tree:
+    rng = np.random.default_rng(seed)
+    moments = {"count": np.int32(seed), "mu": {"hidden": {}, "kernel": rng.standard_normal((5, 4)).astype(np.float32)}}
+    params = {"hidden": {}, "kernel": rng.standard_normal((5, 4)).astype(np.float32), "bias": rng.standard_normal(4)}
+    return {"params": params, "stats": {}, "opt": moments, "step": np.int32(seed)}
+
+
+def write(folder: Path, accuracies: dict[int, float | None], keep: int | None = None) -> None:
+    with Writer(folder, keep=keep) as writer:
+        for step, accuracy in accuracies.items():
+            metrics = {} if accuracy is None else {"val_accuracy": accuracy}
+            writer.save(step, snapshot_of(step), META | {"metrics": metrics}, {"step_loss": [0.1] * step})
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with two checkpoints, not to be written to."""
+    folder = tmp_path_factory.mktemp("whole")
+    write(folder, {10: 0.5, 20: 0.7})
+    return folder
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def test_what_is_saved_comes_back(whole):
+    found = store.read(whole)
+    saved = snapshot_of(20)
+    assert (found.path, found.step, found.progress) == (whole / "20", 20, {"step_loss": [0.1] * 20})
+    assert found.snapshot["stats"] == {}
+    for path, leaf in leaves(found.snapshot).items():
+        np.testing.assert_array_equal(leaf, leaves(saved)[path], strict=True)
+    snapshot, meta = store.restore(whole / "10")
+    assert (int(snapshot["step"]), meta["format"], meta["track"], meta["metrics"]) == (
+        10,
+        1,
+        "numpy",
+        {"val_accuracy": 0.5},
+    )
+
+
+def test_orbax_itself_reads_the_same(whole):
+    import orbax.checkpoint as ocp
+
+    with ocp.CheckpointManager(whole) as manager:
+        items = manager.restore(
+            20, args=ocp.args.Composite(snapshot=ocp.args.StandardRestore(), meta=ocp.args.JsonRestore())
+        )
+    found = store.read(whole)
+    assert items["meta"] == found.meta
+    ours, theirs = leaves({**found.snapshot, "stats": {}}), leaves(items["snapshot"])
+    assert theirs.keys() == ours.keys()
+    for path in ours:
+        np.testing.assert_array_equal(ours[path], theirs[path], strict=True)
+
+
+def test_the_last_and_the_best_are_kept(tmp_path):
+    write(tmp_path, {10: 0.5, 20: 0.9, 30: 0.8, 40: 0.9, 50: None, 60: 0.7}, keep=2)
+    assert [path.name for path in store.steps(tmp_path)] == ["20", "50", "60"]  # the first of equals
+    write(tmp_path, {70: 0.8, 80: 0.95, 90: None, 100: None}, keep=2)  # another process goes on
+    assert [path.name for path in store.steps(tmp_path)] == ["80", "90", "100"]
+    assert {path.name for path in tmp_path.iterdir()} == {"80", "90", "100"}
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def files(path: Path) -> list[Path]:
+    """Every file of a checkpoint, relative to it."""
+    return sorted(each.relative_to(path) for each in path.rglob("*") if each.is_file())
+
+
+def same_as(found: store.Checkpoint, original: store.Checkpoint) -> bool:
+    ours, theirs = leaves(found.snapshot), leaves(original.snapshot)
+    equal = ours.keys() == theirs.keys() and all(np.array_equal(ours[path], theirs[path]) for path in ours)
+    return equal and found.meta == original.meta and found.progress == original.progress
+
+
+def test_no_flipped_bit_goes_unnoticed(run):
+    """In any file, at any place: the checkpoint is refused, or what it returns is what was saved."""
+    generator, original, refused = random.Random(0), store.read(run), 0
+    for name in files(run / "20"):
+        content = (run / "20" / name).read_bytes()
+        for _ in range(4):
+            flipped, place = bytearray(content), generator.randrange(len(content))
+            flipped[place] ^= 1 << generator.randrange(8)
+            (run / "20" / name).write_bytes(flipped)
+            try:
+                found = store.verified(run / "20")
+            except CheckpointError:
+                refused += 1
+            else:
+                assert same_as(found, original), (name, place)
+        (run / "20" / name).write_bytes(content)
+    assert refused > 15
+
+
+def test_an_emptied_file_is_named(run):
+    for name in files(run / "20"):
+        content = (run / "20" / name).read_bytes()
+        (run / "20" / name).write_bytes(b"")
+        with pytest.raises(CheckpointError, match=f"20 is damaged: {name} is empty"):
+            store.verified(run / "20")
+        (run / "20" / name).write_bytes(content)
+
+
+def test_truncated_arrays_are_refused_and_the_newest_good_checkpoint_offered(run):
+    large = max(files(run / "20"), key=lambda name: (run / "20" / name).stat().st_size)
+    for name in ("meta/metadata", "progress/metadata", "snapshot/_METADATA", "snapshot/manifest.ocdbt"):
+        broken = shutil.copytree(run / "20", run / "30")
+        (broken / name).write_bytes((broken / name).read_bytes()[:-7])
+        with pytest.raises(CheckpointError, match=rf"30 is damaged: .*{name.partition('/')[0]}.*good .*/20$"):
+            store.read(run)
+        shutil.rmtree(broken)
+    (run / "20" / large).write_bytes((run / "20" / large).read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match=r"good checkpoint beside it is .*/10$"):
+        store.read(run)
+    assert store.read(run, 10).step == 10
+
+
+def test_what_is_deleted_is_removed_only_when_nobody_is_at_it(tmp_path, monkeypatch):
+    busy = []
+    with Writer(tmp_path) as writer:
+        monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: busy.append(writer._manager.is_saving_in_progress()))
+        for step in range(1, 5):
+            writer.save(step, snapshot_of(step), META)
+    assert busy
+    assert not any(busy)
+
+
+@pytest.mark.parametrize("part", ["snapshot", "meta", "progress"])
+def test_a_missing_part_is_named(run, part):
+    shutil.rmtree(run / "20" / part)
+    with pytest.raises(CheckpointError, match=f"20 is damaged: .*{part}.*good checkpoint beside it is .*/10$"):
+        store.read(run)
+
+
+def test_a_changed_word_is_noticed(run):
+    path = run / "20" / "meta" / "metadata"
+    path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
+    with pytest.raises(CheckpointError, match=r"not what was saved \(SHA-256 differs\): meta or progress"):
+        store.read(run)
+
+
+def test_another_version_is_named(run):
+    path = run / "20" / "meta" / "metadata"
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(CheckpointError, match="has format 2 and this version reads 1: update this project"):
+        store.read(run)
+
+
+def test_nan_is_neither_saved_nor_read(run, monkeypatch):
+    snapshot = snapshot_of(30)
+    snapshot["opt"]["mu"]["kernel"][1, 2] = np.nan
+    with pytest.raises(CheckpointError, match=r"30 is not saved: .* not finite in opt/mu/kernel; try a lower"):
+        store.save(run, 30, snapshot, META)
+    monkeypatch.setattr(store, "not_finite", lambda snapshot: None)
+    store.save(run, 30, snapshot, META)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match=r"30 is useless: .* not finite in opt/mu/kernel; .* good .*/20$"):
+        store.read(run)
+
+
+def test_absent_checkpoints_are_named(run, tmp_path):
+    for path, step, message in (
+        (tmp_path / "nowhere", None, "no checkpoint at .*/nowhere: give the folder of a run or of one of its steps"),
+        (run / "30", None, "no checkpoint at .*/30: there are steps 10, 20"),
+        (run, 30, "has no step 30: it holds 10, 20"),
+        (tmp_path, None, "holds the checkpoints of several runs: choose one of .*/run"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            store.read(path, step)
+
+
+def test_damaged_checkpoints_are_set_aside(run):
+    shutil.rmtree(run / "20" / "meta")
+    (problem,) = store.set_damaged_aside(run)
+    assert "20 is damaged: meta/ is missing" in problem
+    assert {path.name for path in run.iterdir()} == {"10", "20.damaged"}
+    assert store.read(run).step == 10
+    write(run, {20: 0.9})
+    assert store.read(run).step == 20
+
+
+def test_nothing_in_a_checkpoint_is_executed(run, tmp_path):
+    """Pickles in the place of each file, which would leave a trace if anybody unpickled them."""
+    trace = tmp_path / "trace"
+
+    class Trap:
+        def __reduce__(self):
+            return Path.touch, (trace,)
+
+    for name in files(run / "20"):
+        content = (run / "20" / name).read_bytes()
+        (run / "20" / name).write_bytes(pickle.dumps(Trap()))
+        with contextlib.suppress(CheckpointError):
+            store.verified(run / "20")
+        (run / "20" / name).write_bytes(content)
+    assert not trace.exists()
+
+
+TOO_LARGE = """
+import sys, numpy
+from pathlib import Path
+from compare.checkpoint import store
+kernel = numpy.random.default_rng(0).standard_normal(400_000)
+try:
+    store.save(Path(sys.argv[1]), 30, {"params": {"kernel": kernel}}, {})
+except store.CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_is_named_and_leaves_the_others_whole(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("may not mount a small file system here")
+    run = tmp_path / "run"
+    try:
+        write(run, {10: 0.5, 20: 0.7})
+        saving = [sys.executable, "-c", TOO_LARGE, str(run)]  # its own process: Orbax's threads complain for a while
+        printed = subprocess.run(saving, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert "No space left on device" in printed
+        assert f"free some space or choose another folder; whole and the newest there is {run / '20'}" in printed
+        assert [path.name for path in store.steps(run)] == ["10", "20"]
+        write(run, {30: 0.9})
+        assert store.read(run).step == 30
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
+def test_ls_show_verify(run, capsys):
+    assert checkpoint.main(["ls", str(run.parent)]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == (
+        f"{run / '20'}  mlp on mnist, numpy, seed 3, step 20, validation accuracy 70.00%"
+    )
+    assert checkpoint.main(["verify", str(run)]) == 0
+    assert "2 of 2 checkpoints are whole" in capsys.readouterr().out
+    assert checkpoint.main(["show", str(run / "10")]) == 0
+    assert "params/kernel float32 (5, 4)" in capsys.readouterr().out
+    assert checkpoint.main(["show", "--json", str(run)]) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 20
+
+    (run / "20" / "snapshot" / "_METADATA").write_bytes(b"")
+    assert checkpoint.main(["verify", str(run)]) == 1
+    assert "1 of 2 checkpoints are whole" in capsys.readouterr().out
+    assert checkpoint.main(["show", str(run)]) == 2
+    assert "snapshot/_METADATA is empty; the newest good checkpoint beside it is" in capsys.readouterr().err
+    assert checkpoint.main(["ls", str(run / "nowhere")]) == 2

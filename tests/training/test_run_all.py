@@ -1,0 +1,357 @@
+"""The command line, end to end: what a stranger types, what they read, what is on disk afterwards."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.paths import ROOT
+
+from compare import machine, run_all
+from compare.progress import Progress
+
+SCHEMA = {
+    "top": "schema created environment runs parity proof status command settings",
+    "environment": "python platform cpu cores threads versions git_commit gemm_gflops memory_gbs load",
+    "run": "preset track seed model dataset precision devices parameters steps best_step epochs batch_size "
+    "test_accuracy test_count test_loss seconds step_ms images_per_second flops_per_image step_bytes gflops "
+    "peak_rss_mb history checkpoint status val_accuracy val_loss val_count gemm_gflops gemm_share import_rss_mb chunk "
+    "compile_note step_loss config message resumed insight device hardware products peak_device_mb input_share",
+    "seconds": "import data compile train eval total",
+    "step_ms": "median p10 p90",
+    "history": "step epoch train_loss test_loss test_accuracy val_loss val_accuracy lr seconds",
+    "parity": "preset seed a b first_loss_gap max_loss_gap worst_leaf max_abs max_rel",
+}
+
+
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """What starts in here leaves the other core to the test beside this one: pools crawl that spin for a busy core."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(cores)[int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]) % len(cores)]})
+    yield
+    os.sched_setaffinity(0, cores)
+
+
+def run(*arguments: object, store: Path) -> tuple[int, str]:
+    """The program as a user starts it, XLA optimising: exit status and everything printed."""
+    with one_core():
+        done = subprocess.run(
+            [sys.executable, "compare/run_all.py", *map(str, arguments)],
+            cwd=ROOT,
+            env=os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}/mlflow.db", "XLA_FLAGS": ""},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+    return done.returncode, done.stdout
+
+
+@pytest.fixture
+def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """The same in this process, which has loaded everything already; only the trainers have processes of their own."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(machine, "products", lambda *, threads: [100.0])
+    note = Progress.note
+
+    def run_here(*arguments: object, uri: str = "", at: str = "", then: Callable[[], Any] = int) -> tuple[int, str]:
+        """Exit status and everything printed; does something the first time that a line with these words is."""
+        waiting = [then] if at else []
+
+        def noted(self: Progress, text: str) -> None:
+            note(self, text)
+            if waiting and at in text:
+                waiting.pop()()
+
+        monkeypatch.setattr(Progress, "note", noted)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        with one_core():
+            code = run_all.main([str(each) for each in arguments])
+        assert not waiting, f"nothing printed has {at!r} in it"
+        printed = capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return run_here
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A small comparison of all tracks, once for several tests."""
+    store, out = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("out") / "new"
+    code, printed = run(
+        "mlp-mnist", "--steps", 20, "--batch-size", 64, "--lr", 0.1, "--seeds", 4, "--out", out, store=store
+    )
+    assert code == 0, printed
+    return json.loads((out / "results.json").read_text()), printed, out, store
+
+
+def test_results_follow_the_schema(compared):
+    results, *_ = compared
+    assert set(results) == set(SCHEMA["top"].split())
+    assert (results["schema"], results["status"]) == (1, "finished")
+    assert set(results["environment"]) == set(SCHEMA["environment"].split())
+    assert [entry["track"] for entry in results["runs"]] == ["numpy", "jax", "torch"]
+    for entry in results["runs"]:
+        assert set(entry) == set(SCHEMA["run"].split())
+        assert set(entry["seconds"]) == set(SCHEMA["seconds"].split())
+        assert set(entry["step_ms"]) == set(SCHEMA["step_ms"].split())
+        assert set(entry["history"][-1]) == set(SCHEMA["history"].split())
+        assert (entry["status"], entry["seed"], entry["steps"], entry["batch_size"]) == ("finished", 4, 20, 64)
+        assert (entry["test_count"], entry["val_count"]) == (10_000, 5_000)
+        assert entry["parameters"] == 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
+        assert entry["history"][-1]["test_accuracy"] == entry["test_accuracy"]
+        assert len(entry["step_loss"]) == 20
+        assert np.trace(entry["insight"]["confusion"]) == round(10_000 * entry["test_accuracy"])
+        parts = sum(value for name, value in entry["seconds"].items() if name != "total")
+        assert entry["seconds"]["total"] == pytest.approx(parts)
+    assert all(set(row) == set(SCHEMA["parity"].split()) for row in results["parity"])
+
+
+def test_the_tracks_are_proven_and_stay_together(compared):
+    results, *_ = compared
+    assert {(row["precision"], row["a"], row["b"]) for row in results["proof"]} == {
+        (precision, *pair)
+        for precision in ("float64", "float32")
+        for pair in (("numpy", "jax"), ("numpy", "torch"), ("jax", "torch"))
+    }
+    assert all(row["passed"] for row in results["proof"])
+    assert len(results["parity"]) == 3
+    assert all(row["max_loss_gap"] < 1e-4 for row in results["parity"])  # 20 steps; observed: 2e-6
+    accuracies = [entry["test_accuracy"] for entry in results["runs"]]
+    assert max(accuracies) - min(accuracies) < 0.002
+    assert min(accuracies) > 0.5
+
+
+def test_what_was_written_is_named_and_there(compared):
+    _, printed, out, _ = compared
+    for name in ("results.json", "report.html", "report.md", "curves.png"):
+        assert str(out / name) in printed
+        assert (out / name).stat().st_size > 1000
+    assert "mlp-mnist jax seed 4: test accuracy" in printed
+
+
+def test_checkpoints_hold_the_trained_network(compared):
+    from compare.checkpoint import store
+    from compare.data import load
+    from numpy_nn import train
+
+    results, _, out, _ = compared
+    entry = results["runs"][1]
+    snapshot, meta = store.restore((out / entry["checkpoint"]).parent)
+    assert (meta["track"], meta["step"], int(snapshot["step"])) == ("jax", 20, 20)
+    data = load("mnist")
+    schedule = {"schedule": "one_cycle", "schedule_args": {"lr": 0.1, "steps": 20}}
+    state = train.init_state(snapshot, model="mlp", optimizer="nesterov", **schedule, mean=data.mean, std=data.std)
+    right = train.eval_batch(state, data.test_x, data.test_y)["correct"]
+    assert right / 10_000 == pytest.approx(entry["test_accuracy"], abs=2e-4)
+
+
+def test_mlflow_has_a_run_each_under_one_parent(compared):
+    from mlflow import MlflowClient
+
+    results, _, _, store = compared
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    everything = mlflow_runs(client)
+    parent = next(each for each in everything if each.info.run_name == "new")
+    children = [each for each in everything if each.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    runs = [parent, *children]
+    assert {child.data.params["track"] for child in children} == {"numpy", "jax", "torch"}
+    assert {each.info.status for each in runs} == {"FINISHED"}
+    assert {artifact.path for artifact in client.list_artifacts(parent.info.run_id)} >= {"results.json", "curves.png"}
+    for child in children:
+        entry = next(each for each in results["runs"] if each["track"] == child.data.params["track"])
+        assert child.data.metrics["test_accuracy"] == pytest.approx(entry["test_accuracy"])
+        assert child.data.tags["version.jax"] == results["environment"]["versions"]["jax"]
+
+
+def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared, run_here):
+    *_, out, _ = compared
+    before = (out / "results.json").read_bytes()
+    code, printed = run_here("mlp-mnist", "--steps", 1, "--out", out)
+    assert code == 2
+    assert "holds a comparison already" in printed
+    assert (out / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mlp-minst"], "unknown preset 'mlp-minst'. Did you mean mlp-mnist? Known: mlp-mnist, cnn-mnist"),
+        (["--tracks", "tensorflow"], "invalid choice: 'tensorflow' (choose from 'numpy', 'jax', 'torch')"),
+        (["--epoch5"], "unrecognized arguments: --epoch5"),
+        (["--batch-size", "0"], "'0' is not a positive integer"),
+        (["--lr", "nan"], "'nan' is not a positive number"),
+        (["--lr", "fast"], "'fast' is not a positive number"),
+        (["--epochs", "1", "--steps", "1"], "not allowed with argument"),
+        (["--out", "pyproject.toml/folder"], "cannot write to pyproject.toml/folder"),
+        (["--save-every", "soon"], "'soon' is neither a number of steps, like 500, nor of seconds, like 60s"),
+        (["--resume", "nowhere"], "nowhere is not there: give the folder of a comparison"),
+        (["--resume", "nowhere", "--epochs", "1"], "--resume goes on with what was planned and takes no other flag"),
+        (["--resume-from", "nowhere"], "nowhere: give the folder of a run or of one of its steps"),
+        (["mlp-mnist", "cnn-mnist", "--resume-from", "nowhere"], "starts one training: name one preset"),
+    ],
+)
+def test_wrong_questions_are_answered_at_once(arguments, message, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    try:
+        code = run_all.main(arguments)
+    except SystemExit as exit_:
+        code = exit_.code
+    assert code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path, run_here):
+    out = tmp_path / "out"
+    code, printed = run_here(
+        *("mlp-mnist", "--tracks", "numpy", "torch", "--steps", 10, "--lr", 1e8, "--no-proof", "--out", out),
+        uri=f"http://127.0.0.1:{closed_port()}",  # and MLflow's server is down
+    )
+    assert code == 1, printed
+    results = json.loads((out / "results.json").read_text())
+    assert [entry["status"] for entry in results["runs"]] == ["failed", "failed"]
+    for entry in results["runs"]:
+        message = rf"mlp-mnist {entry['track']}: the loss became (nan|inf) at step \d; try a lower learning rate"
+        assert re.match(message, entry["message"]), entry["message"]
+    assert printed.count("MLflow tracking is off") == 1
+    assert "python -m compare.tracking log" in printed
+    assert (out / "report.md").exists()
+
+
+def test_a_last_update_that_ruins_the_network_is_no_success(tmp_path, run_here):
+    flags = ("--tracks", "numpy", "--steps", 1, "--lr", 1e38, "--no-proof", "--no-mlflow", "--out", tmp_path / "out")
+    code, printed = run_here("mlp-mnist", *flags)
+    assert code == 1, printed
+    (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
+    assert re.match(r"mlp-mnist numpy: the loss became (nan|inf) at step 1; try a lower", entry["message"])
+
+
+def test_a_batch_larger_than_the_data(tmp_path, run_here):
+    flags = ("--tracks", "numpy", "--no-proof", "--no-mlflow", "--out", tmp_path / "out")
+    code, printed = run_here("mlp-mnist", "--batch-size", 60_000, *flags)
+    assert code == 1
+    assert re.search(r"60,?000.*55,?000|55,?000.*60,?000", printed), printed
+
+
+def test_ctrl_c_loses_nothing(compared, tmp_path, run_here):
+    from mlflow import MlflowClient
+
+    *_, store = compared
+    client = MlflowClient(f"sqlite:///{store}/mlflow.db")
+    before = {each.info.run_id for each in mlflow_runs(client)}
+    out = tmp_path / "out"
+    flags = ("--tracks", "numpy", "torch", "--epochs", 50, "--no-proof", "--out", out)
+    code, printed = run_here(
+        *("mlp-mnist", *flags),
+        uri=f"sqlite:///{store}/mlflow.db",
+        at="accuracy",
+        then=lambda: os.kill(os.getpid(), signal.SIGINT),
+    )
+    assert code == 130, printed
+    results = json.loads((out / "results.json").read_text())
+    assert results["status"] == "interrupted"
+    assert [entry["status"] for entry in results["runs"]] == ["interrupted", "not started"]
+    first = results["runs"][0]
+    assert len(first["step_loss"]) == first["steps"] > 0
+    assert (out / first["checkpoint"]).is_dir()
+    assert (out / "report.md").exists()
+    assert not workers_left(out)
+    assert {each.info.status for each in mlflow_runs(client) if each.info.run_id not in before} == {"KILLED"}
+
+
+def test_a_worker_that_is_killed_is_mourned_the_rest_goes_on_and_resuming_mends_it(tmp_path, run_here):
+    out = tmp_path / "out"
+
+    def kill() -> None:
+        for pid in workers_left(out):
+            os.kill(pid, signal.SIGKILL)
+
+    flags = (
+        "--tracks",
+        "numpy",
+        "--seeds",
+        0,
+        1,
+        "--steps",
+        40,
+        "--lr",
+        0.1,
+        "--no-proof",
+        "--no-mlflow",
+        "--out",
+        out,
+    )
+    code, printed = run_here("mlp-mnist", *flags, at="numpy seed 0: 40 steps", then=kill)
+    assert code == 1, printed
+    killed, other = json.loads((out / "results.json").read_text())["runs"]
+    assert (killed["status"], other["status"]) == ("failed", "finished")
+    assert "was killed by SIGKILL (out of memory?)" in printed
+    assert f"Go on with: python compare/run_all.py --resume {out}" in printed
+
+    code, printed = run_here("--resume", out)
+    assert code == 0, printed
+    assert "numpy seed 1" not in printed  # it was finished
+    mended, same = json.loads((out / "results.json").read_text())["runs"]
+    assert (mended["status"], mended["steps"], len(mended["step_loss"])) == ("finished", 40, 40)
+    assert same == other
+
+    store = out / mended["checkpoint"]
+    wrong = ("cnn-mnist", "--seeds", 3, "--resume-from", store, "--out", tmp_path / "new")
+    code, printed = run_here(*wrong)
+    assert code == 2
+    for part in ("model is 'mlp', not 'cnn'", "batch_size is 512, not 64", "seed is 0, not 3"):
+        assert part in printed
+    longer = ("--tracks", "numpy", "--steps", 60, "--resume-from", store, "--no-proof", "--no-mlflow")
+    code, printed = run_here(*longer, "--out", tmp_path / "new")
+    assert code == 0, printed
+    (entry,) = json.loads((tmp_path / "new" / "results.json").read_text())["runs"]
+    assert (entry["steps"], len(entry["step_loss"]), entry["resumed"][0]["step"]) == (60, 60, 40)
+    assert entry["step_loss"][:40] == mended["step_loss"]
+
+
+def test_losses_fall_alike_in_every_track(compared):
+    losses = np.array([entry["step_loss"] for entry in compared[0]["runs"]])
+    assert (losses[:, -1] < losses[:, 0] / 2).all()
+    np.testing.assert_allclose(losses[1:], np.broadcast_to(losses[0], losses[1:].shape), rtol=1e-4)  # observed: 3e-6
+
+
+def mlflow_runs(client: Any) -> list[Any]:
+    """Every run that the store has."""
+    return client.search_runs([client.get_experiment_by_name("compare").experiment_id])
+
+
+def closed_port() -> int:
+    """A port on loopback where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def workers_left(out: Path) -> list[int]:
+    """Processes that still write the logs of this comparison."""
+    time.sleep(0.2)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        try:
+            if any(str(out / "logs") in os.readlink(link) for link in folder.iterdir()):
+                found.append(int(folder.parent.name))
+        except OSError:
+            continue
+    return found

@@ -1,0 +1,243 @@
+"""MLflow: what it is told, and that nothing it does stops a training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.fake_results import fake_results, stop_run
+
+from compare import tracking
+from compare.results import final_figures, trajectory
+from compare.tracking import Tracker, environment_tags, log, main
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with its tables and nothing in them: making one takes seconds, copying it does not."""
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    tracking._client(f"sqlite:///{database}").search_experiments()
+    return database
+
+
+@pytest.fixture
+def store(empty_store: Path, tmp_path: Path) -> Path:
+    """A folder as `runs/` would be, with a space in its name."""
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
+
+
+@pytest.fixture
+def dead_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a port on which nobody listens, as MLFLOW_TRACKING_URI."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
+        uri = f"http://someone:secret@127.0.0.1:{held.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        yield uri
+
+
+@pytest.fixture
+def results_dir(tmp_path: Path) -> Path:
+    """A folder with a finished results.json and its report."""
+    folder = tmp_path / "comparison"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(fake_results(presets=("mlp-mnist",), steps=100)))
+    (folder / "report.md").write_text("# Report")
+    return folder
+
+
+def tracker(store: Path, warnings: list[str] | None = None) -> Tracker:
+    warn = pytest.fail if warnings is None else warnings.append
+    return Tracker(results_dir=store / "x", warn=warn, store=store)
+
+
+def client(store: Path) -> Any:
+    return tracking._client(f"sqlite:///{store / 'mlflow.db'}")
+
+
+def children(mlflow: Any, parent: str) -> list[Any]:
+    experiment = mlflow.get_run(parent).info.experiment_id
+    return mlflow.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"])
+
+
+def test_a_comparison_is_a_parent_with_a_child_per_run(store: Path):
+    artifact = store / "curves.png"
+    artifact.write_bytes(b"PNG")
+    tags = environment_tags(fake_results()["environment"])
+    with tracker(store) as mlflow:
+        parent = mlflow.start("compare", "main", params={"seeds": [0]}, tags=tags)
+        child = mlflow.child("mlp-mnist", "jax", 0, params={"lr": 0.1, "optimizer": "adam"}, tags={"note": None})
+        mlflow.log_steps(child, [(64, {"loss": 0.5, "lr": 0.1}), (128, {"loss": float("nan"), "lr": None})])
+        mlflow.log_steps(child, [(192, {"loss": 0.25})])
+        mlflow.flush()
+        mlflow.finish_child(child, "finished", metrics={"test_accuracy": 0.98, "val_loss": None}, artifacts=[artifact])
+        mlflow.finish("finished", artifacts=[artifact])
+
+    stored = client(store)
+    run, found = stored.get_run(parent), children(stored, parent)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["version.jax"] == "0.10.2"
+    assert run.data.tags["mlflow.source.git.commit"].startswith("0123456789")
+    assert run.data.params == {"seeds": "[0]"}
+    assert [it.info.run_id for it in found] == [child]
+    assert found[0].info.run_name == "mlp-mnist jax seed 0"
+    assert found[0].info.status == "FINISHED"
+    expected = {"preset": "mlp-mnist", "track": "jax", "seed": "0", "lr": "0.1", "optimizer": "adam"}
+    assert found[0].data.params == expected
+    assert [(it.step, it.value) for it in stored.get_metric_history(child, "loss")] == [(64, 0.5), (192, 0.25)]
+    assert found[0].data.metrics == {"loss": 0.25, "lr": 0.1, "test_accuracy": 0.98}
+    assert [it.path for it in stored.list_artifacts(parent)] == ["curves.png"]
+    assert (store / "mlartifacts" / child / "artifacts" / "curves.png").read_bytes() == b"PNG"
+
+
+def test_metrics_wait_for_flush_and_go_in_batches_mlflow_accepts(store: Path):
+    with tracker(store) as mlflow:
+        mlflow.start("compare", "main")
+        child = mlflow.child("mlp-mnist", "numpy", 0, params={f"p{n}": n for n in range(150)})
+        mlflow.log_steps(child, [(step, {"a": step, "b": -step}) for step in range(1300)])
+        assert client(store).get_run(child).data.metrics == {}
+        mlflow.flush()
+        history = client(store).get_metric_history(child, "a")
+        assert [it.step for it in history] == list(range(1300))
+        assert len(client(store).get_run(child).data.params) == 153
+
+
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (RuntimeError, "FAILED")])
+def test_no_run_is_left_open(store: Path, error: type[BaseException], status: str):
+    runs = []
+
+    def compare() -> None:
+        with tracker(store) as mlflow:
+            runs.append(mlflow.start("compare", "main"))
+            runs.append(mlflow.finish_child(mlflow.child("mlp-mnist", "numpy", 0), "finished"))
+            runs.append(mlflow.child("mlp-mnist", "jax", 0))
+            mlflow.log_steps(runs[-1], [(1, {"loss": 2.0})])
+            raise error
+
+    with pytest.raises(error):
+        compare()
+    parent, done, cut = runs
+    statuses = {run: client(store).get_run(run).info.status for run in (parent, done, cut)}
+    assert statuses == {parent: status, done: "FINISHED", cut: status}
+    assert client(store).get_run(cut).data.metrics == {"loss": 2.0}
+
+
+def test_an_experiment_deleted_on_the_page_comes_back(store: Path):
+    with tracker(store) as mlflow:
+        mlflow.start("compare", "first")
+    stored = client(store)
+    stored.delete_experiment(stored.get_experiment_by_name("compare").experiment_id)
+    with tracker(store) as mlflow:
+        assert mlflow.start("compare", "second")
+
+
+def test_a_dead_server_costs_one_warning_and_little_time(dead_server: str, store: Path):
+    warnings: list[str] = []
+    began = time.perf_counter()
+    with tracker(store, warnings) as mlflow:
+        assert mlflow.start("compare", "main") == ""
+        child = mlflow.child("mlp-mnist", "jax", 0)
+        mlflow.log_steps(child, [(1, {"loss": 1.0})])
+        mlflow.flush()
+        mlflow.finish_child(child, "finished", metrics={"test_accuracy": 0.9})
+        mlflow.finish("finished")
+    assert time.perf_counter() - began < 20  # MLflow's own defaults take four minutes
+    (warning,) = warnings
+    assert "Connection refused" in warning
+    assert f"python -m compare.tracking log '{store / 'x'}'" in warning
+    assert "secret" not in warning
+
+
+def test_a_store_that_fails_midway_costs_one_warning(store: Path, monkeypatch: pytest.MonkeyPatch):
+    warnings: list[str] = []
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with tracker(store, warnings) as mlflow:
+        mlflow.start("compare", "main")
+        child = mlflow.child("mlp-mnist", "jax", 0)
+        monkeypatch.setattr(mlflow._client, "log_batch", full)
+        mlflow.log_steps(child, [(1, {"loss": 1.0})])
+        mlflow.finish_child(child, "finished")
+        mlflow.child("mlp-mnist", "torch", 0)
+    assert len(warnings) == 1
+    assert "No space left on device" in warnings[0]
+
+
+@pytest.mark.parametrize("content", [b"not a database", None])
+def test_a_broken_database_costs_one_warning_and_little_time(tmp_path: Path, content: bytes | None):
+    warnings: list[str] = []
+    if content is None:
+        (tmp_path / "mlflow.db").mkdir()
+    else:
+        (tmp_path / "mlflow.db").write_bytes(content)
+    began = time.perf_counter()
+    with tracker(tmp_path, warnings) as mlflow:
+        mlflow.start("compare", "main")
+    assert len(warnings) == 1
+    assert time.perf_counter() - began < 20  # ... and a hundred seconds
+
+
+def test_log_sends_what_is_on_disk(results_dir: Path, store: Path):
+    parent = log(results_dir, store=store)
+    stored = client(store)
+    found = children(stored, parent)
+    assert [run.data.tags["track"] for run in found] == ["numpy", "jax", "torch"]
+    assert {run.info.status for run in found} == {"FINISHED"}
+    assert stored.get_run(parent).info.run_name == "comparison"
+    assert {it.path for it in stored.list_artifacts(parent)} == {"results.json", "report.md"}
+    assert found[0].data.metrics["test_accuracy"] == pytest.approx(0.983, abs=0.01)
+    assert found[0].data.metrics["seconds_train"] > 0
+    assert [it.step for it in stored.get_metric_history(found[0].info.run_id, "chunk_loss")] == [43, 86, 100]
+    assert len(stored.get_metric_history(found[0].info.run_id, "val_accuracy")) == 11  # ten evaluations and the end
+
+
+def test_log_keeps_how_each_run_ended(results_dir: Path, store: Path):
+    results = fake_results(presets=("mlp-mnist",), steps=100)
+    stop_run(results["runs"][0], "failed", step=40, message="the loss is NaN")
+    stop_run(results["runs"][1], "interrupted", step=20)
+    stop_run(results["runs"][2], "not started", step=0)
+    results["status"] = "interrupted"
+    (results_dir / "results.json").write_text(json.dumps(results))
+    parent = log(results_dir, store=store)
+    found = children(client(store), parent)
+    assert [run.info.status for run in found] == ["FAILED", "KILLED"]
+    assert client(store).get_run(parent).info.status == "KILLED"
+
+
+def test_log_says_what_is_wrong(results_dir: Path, dead_server: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["log", str(results_dir)]) == 2
+    message = capsys.readouterr().err
+    assert "was not logged" in message
+    assert "MLFLOW_TRACKING_URI" in message
+    assert "secret" not in message
+    assert main(["log", str(results_dir / "nowhere")]) == 2
+    assert "nowhere is not there" in capsys.readouterr().err
+
+
+def test_chunk_losses_are_means_and_a_lost_one_is_left_out():
+    run = {"step_loss": [1.0, 3.0, 2.0, None, 5.0], "chunk": 2, "history": [{"step": 5, "val_accuracy": 0.5}]}
+    assert trajectory(run) == [
+        (2, {"chunk_loss": 2.0}),
+        (4, {"chunk_loss": None}),
+        (5, {"chunk_loss": 5.0}),
+        (5, {"val_accuracy": 0.5}),
+    ]
+    assert final_figures({})["test_accuracy"] is None
+
+
+def test_tracking_that_is_not_wanted_touches_nothing(tmp_path: Path):
+    with Tracker(results_dir=tmp_path / "x", warn=pytest.fail, store=tmp_path, enabled=False) as mlflow:
+        mlflow.start("compare", "main")
+        mlflow.log_steps(mlflow.child("mlp-mnist", "jax", 0), [(1, {"loss": 1.0})])
+    assert list(tmp_path.iterdir()) == []

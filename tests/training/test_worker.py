@@ -1,0 +1,98 @@
+"""Plans, clocks, counted operations: what a run's figures rest on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from compare import presets
+from compare.config import CHUNK, Config, plan
+from compare.errors import UserError
+from compare.training.clocks import Stopwatch, Timings
+from compare.training.flops import training_bytes, training_flops
+
+CONFIG = Config(preset="test", model="mlp", dataset="mnist", promise="")
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 10, 101, 431, 4290])
+def test_steps_are_kept_exactly(steps):
+    made = plan(dataclasses.replace(CONFIG, steps=steps), 55_000)
+    assert made.steps == steps
+    assert steps % made.chunk == 0
+    assert made.chunk <= CHUNK
+
+
+@pytest.mark.parametrize("epochs", [0.5, 1, 3, 10])
+@pytest.mark.parametrize("batch_size", [1, 64, 127, 128, 55_000])
+def test_epochs_lose_less_than_half_a_chunk(epochs, batch_size):
+    made = plan(dataclasses.replace(CONFIG, epochs=epochs, batch_size=batch_size), 55_000)
+    wanted = max(round(epochs * (55_000 // batch_size)), 1)
+    assert 0 <= wanted - made.steps <= made.chunk / 2
+    assert max(made.evaluations) == made.steps
+    assert all(step % made.chunk == 0 for step in made.evaluations)
+    assert len(made.evaluations) <= max(1, epochs + 1)
+
+
+def test_the_first_lap_warms_up():
+    watch = Stopwatch()
+    for seconds in (0.05, 0.01, 0.01):
+        with watch.lap():
+            time.sleep(seconds)
+    assert watch.warm_up == pytest.approx(0.04, abs=0.01)
+    assert watch.work == pytest.approx(0.03, abs=0.01)
+
+
+def test_the_clocks_add_up():
+    timings = Timings(seconds={"import": 1.0, "data": 2.0, "set-up": 3.0})
+    timings.chunks.laps = [1.4, 0.4, 0.4, 0.6]
+    timings.evaluations.laps = [0.2, 0.1]
+    figures = timings.figures(chunk=4, batch_size=10)
+    seconds = figures["seconds"]
+    assert seconds["compile"] == pytest.approx(3.0 + 1.0 + 0.1)
+    assert seconds["train"] == pytest.approx(1.8)
+    assert seconds["total"] == pytest.approx(1.0 + 2.0 + 3.0 + 2.8 + 0.3)
+    assert figures["step_ms"]["median"] == pytest.approx(100.0)
+    assert figures["images_per_second"] == pytest.approx(100.0)
+
+
+def test_operations_are_those_on_paper():
+    mlp = 2 * (784 * 512 + 512 * 512 + 512 * 10)
+    assert training_flops(CONFIG) == 3 * mlp - 2 * 784 * 512  # the first layer has no input gradient
+    conv1, conv2 = 2 * 24 * 24 * 25 * 16, 2 * 8 * 8 * 25 * 16 * 32
+    linear = 2 * (512 * 128 + 128 * 10)
+    assert training_flops(dataclasses.replace(CONFIG, model="cnn")) == 3 * (conv1 + conv2 + linear) - conv1
+
+
+def test_bytes_are_those_on_paper():
+    weights = 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
+    kept = CONFIG.batch_size * (784 + 512 + 512)  # the images and both hidden layers
+    plain = dataclasses.replace(CONFIG, optimizer="sgd")
+    assert training_bytes(plain) == 4 * (2 * kept + 6 * weights)
+    for optimizer, moments in {"nesterov": 1, "adam": 2}.items():
+        more = training_bytes(dataclasses.replace(CONFIG, optimizer=optimizer)) - training_bytes(plain)
+        assert more == 2 * moments * 4 * weights
+
+
+def test_unknown_presets_are_answered_with_the_known_ones():
+    with pytest.raises(UserError, match=r"unknown preset 'mlp-minst'. Did you mean mlp-mnist\? Known: mlp-mnist"):
+        presets.get("mlp-minst")
+
+
+WORKER = """
+from compare.workers.protocol import received
+job, emit = received()
+print("a library says hello")
+emit({"event": "end", "loss": [float("nan"), -float("inf"), job["loss"]]})
+"""
+
+
+def test_a_worker_tells_of_events_and_of_nothing_else():
+    asked = [sys.executable, "-c", WORKER]
+    done = subprocess.run(asked, input='{"loss": 0.5}', capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"event": "end", "loss": [None, None, 0.5]}
+    assert done.stderr == "a library says hello\n"
