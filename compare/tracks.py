@@ -34,9 +34,6 @@ class Track(Protocol):
     def train_steps(self, state: Any, x: np.ndarray, y: np.ndarray) -> tuple[Any, dict[str, Any]]:
         """Take k steps: x uint8 (k, n, h, w, c), y int32 (k, n); metrics of shape (k,)."""
 
-    def resident(self, state: Any, x: np.ndarray, y: np.ndarray) -> Any:
-        """A dataset where the state computes, to be indexed by numbers (k, n); None if that is this memory."""
-
     def eval_batch(self, state: Any, x: np.ndarray, y: np.ndarray) -> dict[str, Any]:
         """Sums and counts over one batch: ``loss_sum``, ``correct``, ``count``."""
 
@@ -49,13 +46,22 @@ class Track(Protocol):
     def synchronize(self, state: Any) -> None:
         """Return when the device is idle."""
 
+    def place_dataset(self, state: Any, x: np.ndarray, y: np.ndarray) -> Any:
+        """The dataset on the accelerator, to be indexed by positions (k, n); None on a CPU."""
+
     def device_facts(self, state: Any) -> dict[str, Any]:
-        """What computes: ``hardware``, ``products`` (their precision), ``peak_device_mb`` (2²⁰ bytes, or None)."""
+        """What computes: ``hardware``, ``matmul_precision``, ``peak_device_mb`` (2²⁰ bytes, or None)."""
 
 
 def load(name: str) -> Track:
     """Import a track, and with it its framework."""
     return cast(Track, importlib.import_module(TRACKS[name]))
+
+
+def recorded_facts(track: Track, state: Any) -> dict[str, Any]:
+    """The device facts under the keys of results.json."""
+    facts = track.device_facts(state)
+    return {"products": facts.pop("matmul_precision"), **facts}
 
 
 def that_have(precision: str, names: Sequence[str]) -> list[str]:

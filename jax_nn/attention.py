@@ -1,7 +1,7 @@
-"""Attention: every position looks at every other and takes from each as much as it finds alike.
+"""Attention: each position receives a mean of all positions' values, weighted by how well their keys match its query.
 
-A mask is True where a query (row) may look at a key (column); it is broadcast to
-(n, heads, t, s), where s, the number of keys, may differ from t, that of the queries.
+A mask is True where a query (row) may attend to a key (column). It is broadcast to (n, heads, t, s), for
+t queries and s keys.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from jax_nn.layers import Linear
 
 
 def causal_mask(t: int) -> Array:
-    """(t, t): position t may look at itself and at what came before."""
+    """Return a mask (t, t) that lets each position attend to itself and to earlier ones."""
     return jnp.tri(t, dtype=bool)
 
 
 def scaled_dot_product_attention(q: Array, k: Array, v: Array, *, mask: Array | None = None) -> Array:
-    """y = softmax(q kᵀ/√d) v  (Vaswani et al. 2017, arXiv:1706.03762): q (n, heads, t, d), k, v (n, heads, s, d).
+    """y = softmax(q kᵀ/√d) v  (Vaswani et al. 2017, arXiv:1706.03762).
 
-    A query whose mask allows no key gets y = 0. ``jax.nn.dot_product_attention`` would
-    take its softmax in float32 even where everything else is float64.
+    q (n, heads, t, d), k and v (n, heads, s, d) -> y (n, heads, t, d). A query whose mask allows no key gets y = 0.
+    ``jax.nn.dot_product_attention`` is not used because it computes its softmax in float32 even for float64 input.
     """
     scores = q @ k.swapaxes(-1, -2) / math.sqrt(q.shape[-1])
     if mask is None:
@@ -35,14 +35,17 @@ def scaled_dot_product_attention(q: Array, k: Array, v: Array, *, mask: Array | 
 
 
 class MultiHeadAttention(nnx.Module):
-    """y = [head₁ head₂ …] Wₒ + bₒ, each head attending with its own part of q = x W + b, k = x W, v = x W + b."""
+    """y = [head₁ head₂ …] Wₒ + bₒ, each head with its slice of q = x W_q + b_q, k = x W_k, v = x W_v + b_v.
+
+    ValueError unless ``heads`` divides d (Vaswani et al. 2017, arXiv:1706.03762).
+    """
 
     def __init__(self, d: int, *, heads: int, rngs: nnx.Rngs):
         if heads < 1 or d % heads:
             raise ValueError(f"heads is {heads}: it must divide the number of features, {d}")
         self.heads = heads
         self.query = Linear(d, d, rngs=rngs)
-        # a bias of the keys would add the same to all scores of a query: softmax does not see it
+        # no bias for the keys: it would shift all scores of a query equally, which softmax ignores
         self.key = Linear(d, d, use_bias=False, rngs=rngs)
         self.value = Linear(d, d, rngs=rngs)
         self.out = Linear(d, d, rngs=rngs)
@@ -59,9 +62,10 @@ class MultiHeadAttention(nnx.Module):
 
 
 class Tokens(nnx.Module):
-    """y = [class token, x] + a vector for each place; without it attention would see a set (arXiv:2010.11929).
+    """y = [class token, x] + position embedding  (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
-    The class token asks all others, and ends as what the network says of the whole image.
+    Attention ignores order, so the embedding marks the positions. The class token collects from all other tokens;
+    the network classifies by its final value.
     """
 
     def __init__(self, t: int, d: int):

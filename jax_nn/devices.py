@@ -1,7 +1,7 @@
-"""Where it is computed: a device is asked for by name, and refused by name if it is not there.
+"""Choosing devices by name, and settings that depend on the device.
 
-On an accelerator JAX reserves three quarters of the memory when it starts; whoever shares
-the device sets ``XLA_PYTHON_CLIENT_PREALLOCATE=false`` before that.
+On an accelerator JAX reserves three quarters of the memory when it starts. To share
+the device, set ``XLA_PYTHON_CLIENT_PREALLOCATE=false`` before that.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import jax
 import numpy as np
 from jax import Array
 
-FORCED = "XLA_FLAGS=--xla_force_host_platform_device_count"  # set before JAX starts, it cuts the CPU into devices
+CPU_DEVICES = "XLA_FLAGS=--xla_force_host_platform_device_count"  # set before JAX starts, it divides the CPU
 
 
 def choose(device: str = "cpu", count: int = 1) -> list[jax.Device]:
-    """``count`` devices: "cpu"; "gpu", "gpu:1" (that one and those after it); "auto" is a GPU or else the CPU.
+    """Return ``count`` devices: "cpu", "gpu", "gpu:N" (GPU N and those after it), or "auto" (a GPU if there is one).
 
-    ValueError says what there is instead.
+    ValueError for an invalid name or too few devices; the message lists the available ones.
     """
     kind, _, first = device.partition(":")
     if kind not in ("auto", "cpu", "gpu") or (first and not (kind == "gpu" and first.isdecimal())):
-        raise ValueError(f"unknown device {device!r}; known: auto, cpu, gpu, gpu:0, gpu:1, …")
+        raise ValueError(f"invalid device {device!r}: expected auto, cpu, gpu or gpu:N")
     if count < 1:
-        raise ValueError(f"devices {count}: it is a number of devices, 1 at least")
+        raise ValueError(f"devices is {count}: it must be at least 1")
     found = [] if kind == "cpu" else accelerators()
     if kind == "gpu" and not found:
         raise ValueError(
@@ -36,13 +36,13 @@ def choose(device: str = "cpu", count: int = 1) -> list[jax.Device]:
     chosen = available[int(first or 0) :][:count]
     if len(chosen) < count:
         names = ", ".join(map(str, available))
-        remedy = "" if found else f"; {FORCED}={count} makes more of a CPU"
-        raise ValueError(f"{count} of device {device!r} are asked for, and JAX has {len(available)}: {names}{remedy}")
+        remedy = "" if found else f"; {CPU_DEVICES}={count} divides the CPU into more"
+        raise ValueError(f"cannot use {count} devices from {device!r}: JAX has {len(available)}: {names}{remedy}")
     return chosen
 
 
 def accelerators() -> list[jax.Device]:
-    """GPUs of CUDA or ROCm, or else Apple's by the jax-metal plugin."""
+    """Return the GPUs of CUDA or ROCm, or else Apple's through the jax-metal plugin."""
     for platform in ("gpu", "METAL"):
         try:
             return list(jax.devices(platform))
@@ -52,33 +52,34 @@ def accelerators() -> list[jax.Device]:
 
 
 def compiler_options(devices: Sequence[jax.Device]) -> dict[str, str] | None:
-    """What XLA should do differently on a CPU: leave products and sums to YNNPACK, as it would, but not convolutions.
+    """Return XLA's compiler options for a CPU, None elsewhere.
 
-    YNNPACK's take up to five times as long as XLA's own (Eigen's), which reach the speed of a matrix product.
+    They let YNNPACK compute matmuls and reductions, as by default, but not convolutions: its convolutions take up to
+    five times as long as XLA's own (Eigen), which reach the speed of a matmul.
     """
-    left = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
-    return {"xla_cpu_experimental_ynn_fusion_type": left} if devices[0].platform == "cpu" else None
+    fusions = "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    return {"xla_cpu_experimental_ynn_fusion_type": fusions} if devices[0].platform == "cpu" else None
 
 
 @dataclass(frozen=True)
-class Resident:
-    """A dataset on the device, images uint8 (N, h, w, c), labels int32 (N,): only numbers of images travel there."""
+class DeviceDataset:
+    """A dataset on the device: images uint8 (N, h, w, c), labels int32 (N,). Batches are indexed there."""
 
     x: Array
     y: Array
 
     def __getitem__(self, index: np.ndarray) -> tuple[Array, Array]:
-        """The images and labels of these numbers (k, n)."""
-        return _taken(self.x, self.y, index)
+        """Return the images and labels at positions ``index`` (k, n)."""
+        return _take(self.x, self.y, index)
 
 
 @jax.jit
-def _taken(x: Array, y: Array, index: Array) -> tuple[Array, Array]:
+def _take(x: Array, y: Array, index: Array) -> tuple[Array, Array]:
     return x[index], y[index]
 
 
-def in_full(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, its float32 products in full: a GPU would else round their factors to TF32's 11 digits."""
+def full_precision(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with full float32 matmuls; a GPU would otherwise round the operands to TF32 (11 bits)."""
 
     def exact(*arguments: Any) -> Any:
         with jax.default_matmul_precision("highest"):
@@ -88,15 +89,17 @@ def in_full(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def facts(devices: Sequence[jax.Device], precision: str) -> dict[str, Any]:
-    """``hardware``, ``products``: their precision, ``peak_device_mb``: 2²⁰ bytes, of the fullest; None on a CPU."""
-    own = [each for each in devices if each.process_index == jax.process_index()]
-    name = "cpu" if own[0].platform == "cpu" else own[0].device_kind
-    memory = [each.memory_stats() or {} for each in own]
+    """Return ``hardware``, ``matmul_precision`` and ``peak_device_mb``.
+
+    The peak is that of the fullest device of this process, in units of 2²⁰ bytes; None on a CPU.
+    """
+    local = [each for each in devices if each.process_index == jax.process_index()]
+    name = "cpu" if local[0].platform == "cpu" else local[0].device_kind
+    memory = [each.memory_stats() or {} for each in local]
     peaks = [stats["peak_bytes_in_use"] for stats in memory if "peak_bytes_in_use" in stats]
+    details = {"float32": "float32 (no TF32)", "bfloat16": "bfloat16, summed in float32"}
     return {
         "hardware": name if len(devices) == 1 else f"{len(devices)} x {name}",
-        "products": {"float32": "float32 (no TF32)", "bfloat16": "bfloat16, summed in float32"}.get(
-            precision, precision
-        ),
+        "matmul_precision": details.get(precision, precision),
         "peak_device_mb": round(max(peaks) / 2**20, 1) if peaks else None,
     }

@@ -1,4 +1,4 @@
-"""Linear maps and activations: Flax's own, by the names that all tracks use."""
+"""Linear maps and activations: those of Flax, under the names that all tracks share."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ Linear = nnx.Linear
 
 
 def relu(x: Array) -> Array:
-    """max(0, x), with gradient 0 at 0, and NaN where x is.
+    """max(0, x), with gradient 0 at x = 0; NaN stays NaN.
 
-    XLA fuses it with its neighbours; ``jax.nn.relu``, a function with a gradient of its own, it computes
-    once more for everybody who reads the result.
+    XLA fuses this form with its neighbours. It recomputes ``jax.nn.relu``, which has a custom gradient, for each use.
     """
     return jnp.where(x <= 0, 0, x)
 
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "relu": relu,
-    "leaky_relu": lambda x: jnp.where(x > 0, x, 0.01 * x),  # jax.nn.leaky_relu has slope 1 at 0, the others 0.01
+    "leaky_relu": lambda x: jnp.where(
+        x > 0, x, 0.01 * x
+    ),  # jax.nn.leaky_relu has slope 1 at x = 0, the other tracks 0.01
     "elu": jax.nn.elu,
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
@@ -35,12 +36,12 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """Look up an activation by name; an unknown name is answered with the known ones."""
+    """Return an activation by name; ValueError for an unknown one lists the known names."""
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def flatten(x: Array) -> Array:
-    """(n, h, w, c) -> (n, h·w·c), channels fastest."""
+    """Flatten images, (n, h, w, c) -> (n, h·w·c), with channels varying fastest."""
     return x.reshape(len(x), -1)

@@ -1,7 +1,7 @@
 """Losses: a mean over the batch.
 
-Labels are class numbers (n,), or distributions over the classes (n, v) such as mixup makes.
-Labels below zero are padding and count for nothing.
+Outputs are (n, v). Labels are class numbers (n,), or distributions over the classes (n, v) such as those of mixup.
+Labels below zero are padding and are not counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _mean_over_valid(losses: Array, labels: Array) -> Array:
 
 
 def _targets(labels: Array, like: Array) -> Array:
-    """What each output should be (n, v); a class number is 1 at its place."""
+    """Return the targets (n, v): distributions as they are, class numbers as one-hot vectors."""
     return labels.astype(like.dtype) if labels.ndim == 2 else jax.nn.one_hot(labels, like.shape[1], dtype=like.dtype)
 
 
@@ -37,7 +37,7 @@ def mean_squared_error(outputs: Array, labels: Array) -> Array:
 
 
 def huber(outputs: Array, labels: Array, *, delta: float = 1.0) -> Array:
-    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - target and c is e cut off at ±δ."""
+    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - target and c is e clipped to ±δ."""
     losses = optax.huber_loss(outputs, _targets(labels, outputs), delta=delta)
     return _mean_over_valid(losses.mean(axis=1), labels)
 
@@ -57,5 +57,5 @@ LOSSES: dict[str, Callable[..., Array]] = {
 
 
 def correct(logits: Array, labels: Array) -> Array:
-    """Number of labels that the largest logit names; a distribution's label is its largest part."""
+    """Return the number of samples whose largest logit is the label, or the largest entry of the distribution."""
     return (logits.argmax(axis=1) == (labels.argmax(axis=1) if labels.ndim == 2 else labels)).sum()

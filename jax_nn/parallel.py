@@ -1,15 +1,14 @@
-"""A batch in parts, one after the other or each on a device of its own; the mean of their gradients is the batch's.
+"""Data parallelism and gradient accumulation: the mean of the parts' gradients is the gradient of the batch.
 
-Micro-batches follow one another (``accumulated``). Devices work side by side, each with its shard of the
-batch and its copy of the parameters, in one of three ways:
+Micro-batches are computed one after the other (``accumulated``). Devices compute at the same time, each with a shard
+of the batch and a copy of the parameters, in one of three ways:
 
-    pmap        the step runs on every device, over an axis of devices that is cut into the batch
-    shard_map   the same step, the same program; a mesh and a spec say along which axis an array is cut
-    jit         the step of one device, unchanged; from where the arrays lie XLA sees what must be sent, and sends it
+    pmap        the step runs on every device; the batch gets an axis of devices
+    shard_map   the same step; a mesh and a partition spec say along which axis each array is split
+    jit         the step for one device, unchanged; XLA adds the communication that the placement of the arrays needs
 
-In the first two the step itself says where it meets the others: ``lax.pmean`` over the axis "devices", of
-gradients (``averaged``) and of the mean and variance in a batch norm. JAX keeps ``pmap``, and
-develops the other two.
+In the first two the step itself names the communication: ``lax.pmean`` over the axis "devices", of the gradients
+(``all_reduced``) and of the mean and variance in batch norm. JAX still maintains ``pmap``, but develops the other two.
 """
 
 from __future__ import annotations
@@ -26,151 +25,154 @@ from jax.sharding import PartitionSpec as P
 
 from jax_nn.devices import compiler_options
 
-Carry = dict[str, Any]
-Step = Callable[[Carry, tuple[Array, Array]], tuple[Carry, dict[str, Array]]]
-Chunk = Callable[[Carry, Any, Any], tuple[Carry, dict[str, Array]]]  # x (k, n, h, w, c), y (k, n): k steps
+Carry = dict[str, Any]  # what a step changes: "params", "stats", "opt", "step", and "ema" if an average is kept
+Metrics = dict[str, Array]
+Step = Callable[[Carry, tuple[Array, Array]], tuple[Carry, Metrics]]
+Chunk = Callable[[Carry, Any, Any], tuple[Carry, Metrics]]  # k steps: x (k, n, h, w, c), y (k, n)
 Forward = Callable[[Carry, Array], Array]
 LossAndGrads = Callable[[Any, Any, Array, Array], Any]  # params, stats, x, y -> (loss, (stats, correct)), gradients
 
 AXIS = "devices"
-WAYS = ("pmap", "shard_map", "jit")
+STRATEGIES = ("pmap", "shard_map", "jit")
 
 
 def accumulated(loss_and_grads: LossAndGrads, parts: int) -> LossAndGrads:
-    """The same function of a batch, from equal micro-batches one after the other: ∇ = 1/m Σ ∇ᵢ, m = ``parts``."""
+    """Return the function for a batch, computed as m = ``parts`` equal micro-batches in turn: ∇ = 1/m Σ ∇ᵢ."""
     if parts == 1:
         return loss_and_grads
 
     def of_batch(params: Any, stats: Any, x: Array, y: Array) -> Any:
-        def of_part(carry: Any, part: tuple[Array, Array]) -> Any:
+        def add_micro_batch(carry: Any, batch: tuple[Array, Array]) -> Any:
             stats, total = carry
-            (value, (stats, right)), grads = loss_and_grads(params, stats, *part)
-            return (stats, jax.tree.map(jnp.add, total, grads)), (value, right)
+            (loss, (stats, right)), grads = loss_and_grads(params, stats, *batch)
+            return (stats, jax.tree.map(jnp.add, total, grads)), (loss, right)
 
         if len(y) % parts:
             raise ValueError(f"a batch of {len(y)} is not {parts} equal micro-batches: accumulate must divide it")
         xs, ys = (array.reshape(parts, -1, *array.shape[1:]) for array in (x, y))
         zeros = jax.tree.map(jnp.zeros_like, params)
-        (stats, total), (values, rights) = lax.scan(of_part, (stats, zeros), (xs, ys))
-        return (values.mean(), (stats, rights.sum())), jax.tree.map(lambda grad: grad / parts, total)
+        (stats, total), (losses, rights) = lax.scan(add_micro_batch, (stats, zeros), (xs, ys))
+        return (losses.mean(), (stats, rights.sum())), jax.tree.map(lambda grad: grad / parts, total)
 
     return of_batch
 
 
-def averaged(loss_and_grads: LossAndGrads, axis: str | None) -> LossAndGrads:
-    """The same function of a batch, from the equal shards that lie across ``axis``: ∇ = 1/N Σ ∇ᵢ, on every device."""
+def all_reduced(loss_and_grads: LossAndGrads, axis: str | None) -> LossAndGrads:
+    """Return the function for a batch whose N equal shards lie along ``axis``: ∇ = 1/N Σ ∇ᵢ, on every device."""
     if axis is None:
         return loss_and_grads
 
     def of_batch(params: Any, stats: Any, x: Array, y: Array) -> Any:
-        (value, (stats, right)), grads = loss_and_grads(params, stats, x, y)
-        return (lax.pmean(value, axis), (stats, lax.psum(right, axis))), lax.pmean(grads, axis)
+        (loss, (stats, right)), grads = loss_and_grads(params, stats, x, y)
+        return (lax.pmean(loss, axis), (stats, lax.psum(right, axis))), lax.pmean(grads, axis)
 
     return of_batch
 
 
 def require_equal_shards(n: int, devices: int, accumulate: int) -> None:
-    """Raise ValueError if a batch of n images is not one equal shard of each micro-batch per device."""
+    """Raise ValueError unless every micro-batch of a batch of n images divides into equal shards."""
     if n % (devices * accumulate):
         micro = f" x {accumulate} micro-batches" if accumulate > 1 else ""
         raise ValueError(f"a batch of {n} does not divide by {devices} devices{micro}: choose another batch size")
 
 
-def dealt(array: np.ndarray, devices: int, accumulate: int) -> np.ndarray:
-    """(k, n, …) -> (k, devices, n/devices, …): to each device its shard of every micro-batch."""
+def shard_batch(array: np.ndarray, devices: int, accumulate: int) -> np.ndarray:
+    """Split (k, n, …) into shards (k, devices, n/devices, …), with a part of every micro-batch in each."""
     k, n, *rest = array.shape
     require_equal_shards(n, devices, accumulate)
     return array.reshape(k, accumulate, devices, -1, *rest).swapaxes(1, 2).reshape(k, devices, -1, *rest)
 
 
-# --- the same k steps, compiled for one device or for several ---------------------------------------------------------
+# --- k steps, compiled for one device or for several ------------------------------------------------------------------
 
 
-def compiled(step: Step, devices: Sequence[jax.Device], parallel: str, accumulate: int) -> Chunk:
-    """k steps as one program, in which the old state's memory is reused for the new.
+def compile_chunk(step: Step, devices: Sequence[jax.Device], parallel: str, *, accumulate: int) -> Chunk:
+    """Compile k steps to one program that donates the old state's memory to the new state.
 
-    A step that is to run by pmap or shard_map must have been made for ``axis_of`` these devices.
+    For pmap and shard_map, the step must reduce over ``reduction_axis(devices, parallel)``.
     """
 
-    def train_chunk(carry: Carry, x: Array, y: Array) -> tuple[Carry, dict[str, Array]]:
+    def train_chunk(carry: Carry, x: Array, y: Array) -> tuple[Carry, Metrics]:
         return lax.scan(step, carry, (x, y))
 
     if len(devices) == 1:
         return jax.jit(train_chunk, donate_argnums=0, compiler_options=compiler_options(devices))
-    return {"pmap": by_pmap, "shard_map": by_shard_map, "jit": by_jit}[parallel](train_chunk, devices, accumulate)
+    compilers = {"pmap": compile_pmap, "shard_map": compile_shard_map, "jit": compile_jit}
+    return compilers[parallel](train_chunk, devices, accumulate)
 
 
-def by_pmap(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: int) -> Chunk:
-    """Map over axis 1 of x (k, devices, n/devices, …); the carry has no such axis, and is everybody's."""
+def compile_pmap(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: int) -> Chunk:
+    """Map over axis 1 of x (k, devices, n/devices, …); the carry is replicated."""
     mapped = jax.pmap(train_chunk, AXIS, in_axes=(None, 1, 1), out_axes=None, devices=list(devices), donate_argnums=0)
-    return lambda carry, *batches: mapped(carry, *(dealt(each, len(devices), accumulate) for each in batches))
+    return lambda carry, *batches: mapped(carry, *(shard_batch(each, len(devices), accumulate) for each in batches))
 
 
-def by_shard_map(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: int) -> Chunk:
-    """Cut axis 1 of x (k, n, …) over the mesh; the carry is on every device whole, before and after."""
-    mesh = mesh_of(devices)
-    whole, cut = P(), P(None, AXIS)
-    # check_vma: JAX would else sum the gradients of what is everywhere the same by itself, which pmap does not
+def compile_shard_map(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: int) -> Chunk:
+    """Split axis 1 of x (k, n, …) over the mesh; the carry is replicated."""
+    mesh = device_mesh(devices)
+    replicated, split = P(), P(None, AXIS)
+    # check_vma=False, as in pmap: otherwise JAX sums the gradients of replicated parameters by itself
     sharded = jax.shard_map(
-        train_chunk, mesh=mesh, in_specs=(whole, cut, cut), out_specs=(whole, whole), check_vma=False
+        train_chunk, mesh=mesh, in_specs=(replicated, split, split), out_specs=(replicated, replicated), check_vma=False
     )
     program = jax.jit(sharded, donate_argnums=0, compiler_options=compiler_options(devices))
 
-    def in_order(batch: np.ndarray) -> Array:  # neighbours along n are on one device
-        return laid(dealt(batch, len(devices), accumulate).reshape(batch.shape), NamedSharding(mesh, cut))
+    def place(batch: np.ndarray) -> Array:  # a device gets consecutive images
+        shards = shard_batch(batch, len(devices), accumulate).reshape(batch.shape)
+        return place_batch(shards, NamedSharding(mesh, split))
 
-    return lambda carry, *batches: program(carry, *map(in_order, batches))
+    return lambda carry, *batches: program(carry, *map(place, batches))
 
 
-def by_jit(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: int) -> Chunk:
-    """Say where arrays lie, and nothing else: a mean over a cut axis becomes sums on each device, and one of all.
+def compile_jit(train_chunk: Chunk, devices: Sequence[jax.Device], accumulate: int) -> Chunk:
+    """Place the arrays and leave communication to XLA, which turns a mean over a split axis into an all-reduce.
 
-    XLA may also fetch the whole: micro-batches it gathers, as each of them lies on some of the devices only.
+    XLA may also gather: with micro-batches it does, because each of them lies on some of the devices only.
     """
-    mesh = mesh_of(devices)
-    whole, cut = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, AXIS))
+    mesh = device_mesh(devices)
+    replicated, split = NamedSharding(mesh, P()), NamedSharding(mesh, P(None, AXIS))
     options = compiler_options(devices)
-    program = jax.jit(train_chunk, out_shardings=(whole, whole), donate_argnums=0, compiler_options=options)
+    program = jax.jit(train_chunk, out_shardings=(replicated, replicated), donate_argnums=0, compiler_options=options)
 
-    def train(carry: Carry, *batches: np.ndarray) -> tuple[Carry, dict[str, Array]]:
+    def train(carry: Carry, *batches: np.ndarray) -> tuple[Carry, Metrics]:
         require_equal_shards(batches[0].shape[1], len(devices), accumulate)
-        return program(carry, *(laid(batch, cut) for batch in batches))
+        return program(carry, *(place_batch(batch, split) for batch in batches))
 
     return train
 
 
-def laid(array: np.ndarray, where: NamedSharding) -> Array:
-    """The array cut over the devices; of several processes, each brings the shards of its own."""
-    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+def place_batch(array: np.ndarray, sharding: NamedSharding) -> Array:
+    """Place the array on the devices by its sharding; each process contributes the shards of its own devices."""
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def axis_of(devices: Sequence[jax.Device], parallel: str) -> str | None:
-    """The axis that a step must average over; None where it sees the whole batch."""
-    if parallel not in WAYS:
-        raise ValueError(f"unknown parallel {parallel!r}; known: {', '.join(WAYS)}")
+def reduction_axis(devices: Sequence[jax.Device], parallel: str) -> str | None:
+    """Return the axis over which a step must reduce, None where it sees the whole batch."""
+    if parallel not in STRATEGIES:
+        raise ValueError(f"unknown parallel {parallel!r}; known: {', '.join(STRATEGIES)}")
     return AXIS if len(devices) > 1 and parallel != "jit" else None
 
 
-def mesh_of(devices: Sequence[jax.Device]) -> Mesh:
-    """The devices as an axis to lay arrays along."""
+def device_mesh(devices: Sequence[jax.Device]) -> Mesh:
+    """Return the devices as a mesh with one axis."""
     return Mesh(np.array(devices), (AXIS,))
 
 
-def on_each(carry: Carry, devices: Sequence[jax.Device]) -> Carry:
-    """A copy of the carry on every device."""
-    return jax.device_put(carry, devices[0] if len(devices) == 1 else NamedSharding(mesh_of(devices), P()))
+def replicate(carry: Carry, devices: Sequence[jax.Device]) -> Carry:
+    """Copy the carry to every device."""
+    return jax.device_put(carry, devices[0] if len(devices) == 1 else NamedSharding(device_mesh(devices), P()))
 
 
-def spread(forward: Forward, devices: Sequence[jax.Device]) -> Forward:
-    """The same outputs (n, v) for images (n, …), computed by all devices; n need not be divisible."""
+def sharded_forward(forward: Forward, devices: Sequence[jax.Device]) -> Forward:
+    """Return the forward function with its images (n, …) split over the devices; n need not be divisible."""
     if len(devices) == 1:
         return forward
-    mesh = mesh_of(devices)
-    part = jax.shard_map(forward, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
+    mesh = device_mesh(devices)
+    of_shard = jax.shard_map(forward, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False)
 
-    def whole(carry: Carry, x: Array) -> Array:
-        missing = -len(x) % len(devices)
-        outputs = part(carry, jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)))
+    def of_batch(carry: Carry, x: Array) -> Array:
+        padding = -len(x) % len(devices)
+        outputs = of_shard(carry, jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1)))
         return lax.with_sharding_constraint(outputs, NamedSharding(mesh, P()))[: len(x)]
 
-    return whole
+    return of_batch

@@ -1,8 +1,8 @@
 """Training with JAX: one pure step, and transforms of it.
 
-    step(carry, batch) -> (carry, metrics)        pure: what goes in decides what comes out
+    step(carry, batch) -> (carry, metrics)        pure: the results depend on the arguments alone
     lax.scan(step, carry, (x, y))                 k steps in one program
-    jax.jit(..., donate_argnums=0)                compiled once, the old state's memory reused for the new
+    jax.jit(..., donate_argnums=0)                compiled once; the new state reuses the memory of the old one
     jax.pmap(..., "devices")                      on several devices at once: see ``parallel``
 
 The eight functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
@@ -13,8 +13,8 @@ The eight functions are the same in ``numpy_nn.train`` and ``torch_nn.train``:
     outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
-    images = resident(state, x, y)                  # a dataset on an accelerator, else None
-    facts = device_facts(state)                     # what computed, how precisely, in how much memory
+    dataset = place_dataset(state, x, y)            # the dataset on an accelerator, or None
+    facts = device_facts(state)                     # hardware, matmul precision, peak device memory
 """
 
 from __future__ import annotations
@@ -32,34 +32,46 @@ from flax import nnx
 from jax import Array
 
 from jax_nn import interop, optim
-from jax_nn.devices import Resident, choose, compiler_options, facts, in_full
+from jax_nn.devices import DeviceDataset, choose, compiler_options, facts, full_precision
 from jax_nn.losses import LOSSES, correct
 from jax_nn.models import MODELS
 from jax_nn.norm import BatchNorm
-from jax_nn.parallel import accumulated, averaged, axis_of, compiled, on_each, spread
-from jax_nn.precision import KEPT, in_bfloat16
+from jax_nn.parallel import (
+    Carry,
+    Forward,
+    LossAndGrads,
+    Metrics,
+    Step,
+    accumulated,
+    all_reduced,
+    compile_chunk,
+    reduction_axis,
+    replicate,
+    sharded_forward,
+)
+from jax_nn.precision import PARAM_DTYPES, use_bfloat16_matmuls
 from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors, require_same
-
-Carry = dict[str, Any]  # "params", "stats", "opt", "step", perhaps "ema": all that changes from step to step
 
 KNOWN: dict[str, Collection[str]] = {
     "model": MODELS,
     "loss": LOSSES,
     "optimizer": optim.OPTIMIZERS,
     "schedule": optim.SCHEDULES,
-    "precision": KEPT,
+    "precision": PARAM_DTYPES,
 }
+Loss = Callable[[Array, Array], Array]  # outputs, labels -> mean over the batch
+Preprocess = Callable[[Array], Array]  # bytes -> the network's input
 
 
 @dataclass(frozen=True)
 class State:
-    """What changes (``carry``), and the compiled programs that change it."""
+    """The training state (``carry``) and the compiled programs that read and update it."""
 
     carry: Carry
-    train_chunk: Callable[[Carry, Array, Array], tuple[Carry, dict[str, Array]]]
-    evaluate: Callable[[Carry, Array, Array], dict[str, Array]]
-    forward: Callable[[Carry, Array], Array]
-    memory: dict[str, str]
+    train_chunk: Callable[[Carry, Array, Array], tuple[Carry, Metrics]]
+    evaluate: Callable[[Carry, Array, Array], Metrics]
+    forward: Forward
+    slots: dict[str, str]  # optimizer slots: {name in a snapshot: field in optax}
     devices: list[jax.Device]
     precision: str
 
@@ -87,103 +99,102 @@ def init_state(
     threads: int = 1,
     precision: str = "float32",
 ) -> State:
-    """Build a state from a snapshot: a fresh start and a resumed run are the same call.
+    """Build a training state from a snapshot, to start a run or to resume one.
 
-    The arguments are those of ``numpy_nn.train.init_state``, and ``device``, "cpu", "gpu", "gpu:1" or "auto", a GPU
-    or else the CPU. ``parallel`` is how a step runs on several ``devices``, by "pmap", "shard_map" or "jit" (see
-    ``parallel``). XLA sizes its thread pool when JAX starts, by the CPUs it may run on, so ``threads`` is for whoever
-    starts the process to enforce.
+    The snapshot is copied. The arguments are those of ``numpy_nn.train.init_state``, and:
+
+    Args:
+        device: "cpu", "gpu", "gpu:N", or "auto": a GPU if there is one, else the CPU.
+        parallel: how a step uses several ``devices``: "pmap", "shard_map" or "jit" (see ``parallel``).
+        threads: not used. XLA sizes its thread pool when JAX starts, by the CPUs that the process may run on.
+
+    Raises:
+        ValueError: an unknown name, a device that is not there, a snapshot that does not fit the model, or float64
+            without ``jax_enable_x64``.
     """
     require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
     if precision == "float64" and not jax.config.jax_enable_x64:
         raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
     if accumulate < 1:
         raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
-    chosen = choose(device, devices)
-    network = shapes_only(model, model_args or {}, snapshot, precision)
+    chosen, dtype = choose(device, devices), PARAM_DTYPES[precision]
+    network = abstract_network(model, model_args or {}, snapshot, precision)
+    inputs = partial(preprocess, mean=jnp.asarray(mean, dtype), std=jnp.asarray(std, dtype))
+    loss_fn = partial(LOSSES[loss], **(loss_args or {}))
+
     lr = optim.SCHEDULES[schedule](**schedule_args)
     factors = rate_factors(snapshot["params"], lr_scale)
-    before = int(snapshot.get("step", 0)) - int(snapshot.get("opt", {}).get("count", 0))
-    by_count = partial(optim.later, lr, before)
-    tx = optim.make(optimizer, by_count, factors=factors if lr_scale else None, **(optimizer_args or {}))
-    memory = optim.OPTIMIZERS[optimizer][1]
-    dtype = KEPT[precision]
-    pixels = jnp.asarray(mean, dtype), jnp.asarray(std, dtype)
-    loss_fn = partial(LOSSES[loss], **(loss_args or {}))
+    offset = int(snapshot.get("step", 0)) - int(snapshot.get("opt", {}).get("count", 0))
+    tx = optim.make(
+        optimizer, optim.shifted(lr, offset), factors=factors if lr_scale else None, **(optimizer_args or {})
+    )
+    slots = optim.OPTIMIZERS[optimizer][1]
+
+    axis = reduction_axis(chosen, parallel)
     frozen = frozen_norms(snapshot.get("stats", {}), factors)
-    axis = axis_of(chosen, parallel)
-    step = make_step(network, loss_fn, tx, lr, *pixels, accumulate=accumulate, decay=ema, frozen=frozen, axis=axis)
-    forward = spread(in_full(make_forward(network, *pixels)), chosen)
-    options = compiler_options(chosen)
+    loss_and_grads = jax.value_and_grad(make_loss(network, loss_fn, inputs, frozen=frozen, axis=axis), has_aux=True)
+    step = make_step(all_reduced(accumulated(loss_and_grads, accumulate), axis), tx, lr=lr, ema=ema)
+    forward = sharded_forward(full_precision(make_forward(network, inputs)), chosen)
     return State(
-        carry=on_each(first_carry(snapshot, tx, memory, dtype, ema), chosen),
-        train_chunk=compiled(in_full(step), chosen, parallel, accumulate),
-        evaluate=jax.jit(make_evaluate(forward, loss_fn), compiler_options=options),
-        forward=jax.jit(forward, compiler_options=options),
-        memory=memory,
+        carry=replicate(init_carry(snapshot, tx, slots, dtype=dtype, ema=ema), chosen),
+        train_chunk=compile_chunk(full_precision(step), chosen, parallel, accumulate=accumulate),
+        evaluate=jax.jit(make_evaluate(forward, loss_fn), compiler_options=compiler_options(chosen)),
+        forward=jax.jit(forward, compiler_options=compiler_options(chosen)),
+        slots=slots,
         devices=chosen,
         precision=precision,
     )
 
 
 def require_known(**names: str) -> None:
-    """Raise ValueError for a name that is not in the table of its kind, with the names that are."""
+    """Raise ValueError for a name that is not in the table of its kind; the message lists the known names."""
     for kind, name in names.items():
         if name not in KNOWN[kind]:
             raise ValueError(f"unknown {kind} {name!r}; known: {', '.join(KNOWN[kind])}")
 
 
-def shapes_only(model: str, model_args: Mapping[str, Any], snapshot: Tree, precision: str) -> nnx.Module:
-    """The network without values, which come from the snapshot: ValueError if that has other names or shapes."""
+def abstract_network(model: str, model_args: Mapping[str, Any], snapshot: Tree, precision: str) -> nnx.Module:
+    """Return the network with shapes but no values; ValueError if the snapshot has other names or shapes."""
     network = nnx.eval_shape(lambda: MODELS[model](**model_args, rngs=nnx.Rngs(0)))
     if precision == "bfloat16":
-        in_bfloat16(network)
+        use_bfloat16_matmuls(network)
     _, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     require_same(interop.names(nnx.to_pure_dict(params)), snapshot["params"])
     require_same(interop.names(nnx.to_pure_dict(stats)), snapshot.get("stats", {}), what="stats")
     return network
 
 
-def first_carry(
-    snapshot: Tree, tx: optax.GradientTransformation, memory: dict[str, str], dtype: str, ema: float | None
+def init_carry(
+    snapshot: Tree, tx: optax.GradientTransformation, slots: dict[str, str], *, dtype: str, ema: float | None
 ) -> Carry:
-    """What the snapshot says, on the device; what it does not say (optimizer state, step, average) as at step 0."""
+    """Copy a snapshot to the device; optimizer state, step and average start afresh where the snapshot has none."""
     carry: Carry = {
         "params": interop.to_jax(snapshot["params"], dtype),
         "stats": interop.to_jax(snapshot.get("stats", {}), dtype),
         "step": jnp.int32(snapshot.get("step", 0)),
     }
-    carry["opt"] = jax.jit(tx.init)(carry["params"])  # one program, not one for each shape
+    carry["opt"] = jax.jit(tx.init)(carry["params"])  # one program instead of one per shape
     if "opt" in snapshot:
-        fresh = interop.to_numpy(optim.read(carry["opt"], memory))
+        fresh = interop.to_numpy(optim.read(carry["opt"], slots))
         require_same(fresh, snapshot["opt"], what="optimizer state")
-        carry["opt"] = optim.write(carry["opt"], interop.to_jax(snapshot["opt"], dtype), memory)
+        carry["opt"] = optim.write(carry["opt"], interop.to_jax(snapshot["opt"], dtype), slots)
     if average := first_average(snapshot, ema):
         carry["ema"] = interop.to_jax(average, dtype)
     return carry
 
 
 def preprocess(x: Array, mean: Array, std: Array) -> Array:
-    """Bytes to numbers: (x/255 - mean)/std, per channel."""
+    """Convert bytes (n, h, w, c) to numbers: (x/255 - mean)/std, per channel."""
     return x.astype(mean.dtype) * (1 / (255 * std)) - mean / std
 
 
-def make_step(
-    network: nnx.Module,
-    loss: Callable[[Array, Array], Array],
-    tx: optax.GradientTransformation,
-    lr: optax.Schedule,
-    mean: Array,
-    std: Array,
-    *,
-    accumulate: int = 1,
-    decay: float | None = None,
-    frozen: Collection[str] = (),
-    axis: str | None = None,
-) -> Callable[[Carry, tuple[Array, Array]], tuple[Carry, dict[str, Array]]]:
-    """The training step as a pure function, ready for jit, scan or pmap; norms at ``frozen`` paths stay as used.
+def make_loss(
+    network: nnx.Module, loss: Loss, inputs: Preprocess, *, frozen: Collection[str] = (), axis: str | None = None
+) -> Callable[[Any, Any, Array, Array], tuple[Array, tuple[Any, Array]]]:
+    """Return the training loss as a pure function: params, stats, x, y -> loss, (new stats, correct).
 
-    With an ``axis`` its batch is one of the equal shards along it, and the update that of the whole batch.
+    Batch norms at ``frozen`` paths use their running statistics. With an ``axis``, the batch is one of the equal
+    shards along it, and the other batch norms use the statistics of all shards.
     """
     network.train()
     for path, module in nnx.iter_modules(network):
@@ -195,14 +206,20 @@ def make_step(
 
     def loss_fn(params: Any, stats: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, Array]]:
         model = nnx.merge(graphdef, params, stats, copy=True)
-        outputs = model(preprocess(x, mean, std))
+        outputs = model(inputs(x))
         return loss(outputs, y), (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct(outputs, y))
 
-    loss_and_grads = averaged(accumulated(jax.value_and_grad(loss_fn, has_aux=True), accumulate), axis)
+    return loss_fn
 
-    def step(carry: Carry, batch: tuple[Array, Array]) -> tuple[Carry, dict[str, Array]]:
+
+def make_step(
+    loss_and_grads: LossAndGrads, tx: optax.GradientTransformation, *, lr: optax.Schedule, ema: float | None = None
+) -> Step:
+    """Return the training step as a pure function, ready for scan, jit or pmap; ``ema`` is the decay of an average."""
+
+    def step(carry: Carry, batch: tuple[Array, Array]) -> tuple[Carry, Metrics]:
         params = carry["params"]
-        (value, (stats, right)), grads = loss_and_grads(params, carry["stats"], *batch)
+        (loss, (stats, right)), grads = loss_and_grads(params, carry["stats"], *batch)
         updates, opt = tx.update(grads, carry["opt"], params)
         new = {
             "params": optax.apply_updates(params, updates),
@@ -210,73 +227,72 @@ def make_step(
             "opt": opt,
             "step": carry["step"] + 1,
         }
-        if decay is not None:  # ema ← d ema + (1 - d) p
-            new["ema"] = optax.incremental_update(new["params"], carry["ema"], 1 - decay)
-        return new, {"loss": value, "correct": right, "lr": jnp.asarray(lr(carry["step"]), value.dtype)}
+        if ema is not None:  # ema ← d ema + (1 - d) p
+            new["ema"] = optax.incremental_update(new["params"], carry["ema"], 1 - ema)
+        return new, {"loss": loss, "correct": right, "lr": jnp.asarray(lr(carry["step"]), loss.dtype)}
 
     return step
 
 
-def make_forward(network: nnx.Module, mean: Array, std: Array) -> Callable[[Carry, Array], Array]:
-    """The network as it is used, as a pure function of its state and the images."""
+def make_forward(network: nnx.Module, inputs: Preprocess) -> Forward:
+    """Return the network in evaluation mode as a pure function: carry, x -> outputs; it uses the average if any."""
     network.eval()
     graphdef, *_ = nnx.split(network, nnx.Param, nnx.BatchStat)
 
     def forward(carry: Carry, x: Array) -> Array:
         params = carry.get("ema", carry["params"])
-        return nnx.merge(graphdef, params, carry["stats"], copy=True)(preprocess(x, mean, std))
+        return nnx.merge(graphdef, params, carry["stats"], copy=True)(inputs(x))
 
     return forward
 
 
-def make_evaluate(
-    forward: Callable[[Carry, Array], Array], loss: Callable[[Array, Array], Array]
-) -> Callable[[Carry, Array, Array], dict[str, Array]]:
-    """Sums over a batch, as a pure function of the state, the images and the labels."""
+def make_evaluate(forward: Forward, loss: Loss) -> Callable[[Carry, Array, Array], Metrics]:
+    """Return the evaluation of a batch as a pure function: carry, x, y -> sums."""
 
-    def evaluate(carry: Carry, x: Array, y: Array) -> dict[str, Array]:
+    def evaluate(carry: Carry, x: Array, y: Array) -> Metrics:
         outputs, count = forward(carry, x), (y >= 0).sum()
         return {"loss_sum": loss(outputs, y) * count, "correct": correct(outputs, y), "count": count}
 
     return evaluate
 
 
-def train_steps(state: State, x: np.ndarray | Array, y: np.ndarray | Array) -> tuple[State, dict[str, Array]]:
-    """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
+def train_steps(state: State, x: np.ndarray | Array, y: np.ndarray | Array) -> tuple[State, Metrics]:
+    """Take k training steps, one per batch; return the new state and the metrics of each step.
 
-    Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
+    Images x are uint8 (k, n, h, w, c); labels y are class numbers int32 (k, n), or distributions over the classes
+    (k, n, v). The metrics ``loss``, ``correct`` and ``lr`` have shape (k,). The old state is donated: use the new one.
     """
     carry, metrics = state.train_chunk(state.carry, x, y)
     return replace(state, carry=carry), metrics
 
 
-def resident(state: State, x: np.ndarray, y: np.ndarray) -> Resident | None:
-    """A dataset where the state computes, to be indexed by numbers (k, n); None on a CPU, and on several devices."""
-    device, *others = state.devices
-    return None if others or device.platform == "cpu" else Resident(*jax.device_put((x, y), device))
-
-
-def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, Array]:
-    """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
+def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> Metrics:
+    """Return sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding, not counted."""
     return state.evaluate(state.carry, x, y)
 
 
 def logits(state: State, x: np.ndarray) -> Array:
-    """Outputs of the network as it is used (not as it is trained)."""
+    """Return the outputs (n, classes) of the network in evaluation mode for images uint8 (n, h, w, c)."""
     return state.forward(state.carry, x)
 
 
 def to_snapshot(state: State) -> Tree:
-    """Copy of the training state in the form that every track reads."""
-    opt = optim.read(state.carry["opt"], state.memory)
+    """Copy the training state to the snapshot format, which every track reads."""
+    opt = optim.read(state.carry["opt"], state.slots)
     return interop.to_numpy({**state.carry, "opt": opt})
 
 
 def synchronize(state: State) -> None:
-    """Return when every array of the state has been computed."""
+    """Wait until every array of the state has been computed."""
     jax.block_until_ready(state.carry)
 
 
+def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> DeviceDataset | None:
+    """Copy a dataset to the accelerator that trains; None on a CPU or with several devices."""
+    device, *others = state.devices
+    return None if others or device.platform == "cpu" else DeviceDataset(*jax.device_put((x, y), device))
+
+
 def device_facts(state: State) -> dict[str, Any]:
-    """What computed (``hardware``), how precisely (``products``), and ``peak_device_mb``, None on a CPU."""
+    """Return ``hardware``, ``matmul_precision``, and ``peak_device_mb`` in units of 2²⁰ bytes (None on a CPU)."""
     return facts(state.devices, state.precision)

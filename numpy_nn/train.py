@@ -8,8 +8,8 @@ The eight functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
     outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
-    images = resident(state, x, y)                  # a dataset on an accelerator, else None
-    facts = device_facts(state)                     # what computed, how precisely, in how much memory
+    dataset = place_dataset(state, x, y)            # the dataset on an accelerator, or None
+    facts = device_facts(state)                     # hardware, matmul precision, peak device memory
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def train_steps(
     return state, {"loss": loss, "correct": right.astype(int), "lr": lr}
 
 
-def resident(state: State, x: np.ndarray, y: np.ndarray) -> None:
+def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> None:
     """Nothing to move: NumPy computes where the dataset is."""
 
 
@@ -271,5 +271,5 @@ def synchronize(state: State) -> None:
 
 
 def device_facts(state: State) -> dict[str, Any]:
-    """What computed (``hardware``), how precisely (``products``), and ``peak_device_mb``, None on a CPU."""
-    return {"hardware": "cpu", "products": str(state.mean.dtype), "peak_device_mb": None}
+    """What computed (``hardware``), how precisely (``matmul_precision``), and ``peak_device_mb``, None on a CPU."""
+    return {"hardware": "cpu", "matmul_precision": str(state.mean.dtype), "peak_device_mb": None}

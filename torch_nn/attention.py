@@ -1,7 +1,7 @@
-"""Attention: every position looks at every other and takes from each as much as it finds alike.
+"""Attention: each position receives a mean of all positions' values, weighted by how well their keys match its query.
 
-A mask is True where a query (row) may look at a key (column); it is broadcast to
-(n, heads, t, s), where s, the number of keys, may differ from t, that of the queries.
+A mask is True where a query (row) may attend to a key (column). It is broadcast to (n, heads, t, s), for
+t queries and s keys.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from torch_nn.layers import Linear
 
 
 def causal_mask(t: int) -> Tensor:
-    """(t, t): position t may look at itself and at what came before."""
+    """Return a mask (t, t) that lets each position attend to itself and to earlier ones."""
     return torch.ones(t, t, dtype=torch.bool).tril()
 
 
 class MultiHeadAttention(nn.Module):
-    """y = [head₁ head₂ …] Wₒ + bₒ, each head attending with its own part of q = x W + b, k = x W, v = x W + b.
+    """y = [head₁ head₂ …] Wₒ + bₒ, each head with its slice of q = x W_q + b_q, k = x W_k, v = x W_v + b_v.
 
-    softmax(q kᵀ/√d) v is PyTorch's fused kernel (Vaswani et al. 2017, arXiv:1706.03762).
+    softmax(q kᵀ/√d) v is PyTorch's fused kernel. ValueError unless ``heads`` divides d (Vaswani et al. 2017,
+    arXiv:1706.03762).
     """
 
     def __init__(self, d: int, *, heads: int):
@@ -30,7 +31,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"heads is {heads}: it must divide the number of features, {d}")
         self.heads = heads
         self.query = Linear(d, d)
-        # a bias of the keys would add the same to all scores of a query: softmax does not see it
+        # no bias for the keys: it would shift all scores of a query equally, which softmax ignores
         self.key = Linear(d, d, bias=False)
         self.value = Linear(d, d)
         self.out = Linear(d, d)
@@ -45,9 +46,10 @@ class MultiHeadAttention(nn.Module):
 
 
 class Tokens(nn.Module):
-    """y = [class token, x] + a vector for each place; without it attention would see a set (arXiv:2010.11929).
+    """y = [class token, x] + position embedding  (Dosovitskiy et al. 2021, arXiv:2010.11929).
 
-    The class token asks all others, and ends as what the network says of the whole image.
+    Attention ignores order, so the embedding marks the positions. The class token collects from all other tokens;
+    the network classifies by its final value.
     """
 
     def __init__(self, t: int, d: int):

@@ -1,4 +1,4 @@
-"""Convolution and pooling over images (n, c, h, w), kept in memory as channels_last."""
+"""Convolution and pooling over images (n, c, h, w), in memory as channels_last."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Conv(nn.Conv2d):
-    """nn.Conv2d by the arguments that all tracks use; padding is an integer on all four sides."""
+    """nn.Conv2d with the arguments that all tracks share; ``padding`` is an integer, equal on all four sides."""
 
     def __init__(
         self, i: int, o: int, kernel: int, *, stride: int = 1, padding: int = 0, groups: int = 1, bias: bool = True
@@ -16,20 +16,23 @@ class Conv(nn.Conv2d):
 
 
 def max_pool(x: Tensor, window: int = 2, stride: int | None = None, padding: int = 0) -> Tensor:
-    """The largest pixel of each window; on a tie the gradient goes to the first."""
+    """Max pooling, (n, c, h, w) -> (n, c, oh, ow); on a tie the gradient goes to the first pixel of the window."""
     return F.max_pool2d(x, window, stride, padding)
 
 
 def avg_pool(x: Tensor, window: int = 2, stride: int | None = None, padding: int = 0) -> Tensor:
-    """The mean of each window; padding counts as zeros, and in the divisor."""
+    """Average pooling, (n, c, h, w) -> (n, c, oh, ow); padding counts as zeros, and in the divisor."""
     return F.avg_pool2d(x, window, stride, padding)
 
 
 def global_avg_pool(x: Tensor) -> Tensor:
-    """(n, c, h, w) -> (n, c): the mean of each channel."""
+    """Return the mean of each channel: (n, c, h, w) -> (n, c)."""
     return x.mean(dim=(2, 3))
 
 
 def adaptive_avg_pool(x: Tensor, out: tuple[int, int]) -> Tensor:
-    """(n, c, h, w) -> (n, c, *out): pixel p is the mean of pixels ⌊p·size/out⌋ to ⌈(p + 1)·size/out⌉."""
+    """Average pooling to a given size, (n, c, h, w) -> (n, c, *out).
+
+    Pixel p of the output is the mean of pixels ⌊p·size/out⌋ up to, excluding, ⌈(p + 1)·size/out⌉.
+    """
     return F.adaptive_avg_pool2d(x, out)

@@ -1,4 +1,4 @@
-"""Where it is computed: a device is asked for by name, and refused by name if it is not there."""
+"""Choosing devices by name, and settings that depend on the device."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor
 
 
 def choose(device: str = "cpu", count: int = 1) -> list[torch.device]:
-    """``count`` devices: "cpu"; "gpu", "gpu:1" (that one and those after it); "auto" is a GPU or else the CPU.
+    """Return ``count`` devices: "cpu", "gpu", "gpu:N" (GPU N and those after it), or "auto" (a GPU if there is one).
 
-    On a CPU a device is a process, and there may be any number. ValueError says what there is instead.
+    On a CPU each device is a process, so any number is available. ValueError for an invalid name or too few devices;
+    the message lists the available ones.
     """
     kind, _, first = device.partition(":")
     if kind not in ("auto", "cpu", "gpu") or (first and not (kind == "gpu" and first.isdecimal())):
-        raise ValueError(f"unknown device {device!r}; known: auto, cpu, gpu, gpu:0, gpu:1, …")
+        raise ValueError(f"invalid device {device!r}: expected auto, cpu, gpu or gpu:N")
     if count < 1:
-        raise ValueError(f"devices {count}: it is a number of devices, 1 at least")
+        raise ValueError(f"devices is {count}: it must be at least 1")
     found = [] if kind == "cpu" else accelerators()
     if kind == "gpu" and not found:
         build = f"it is built for CUDA {torch.version.cuda}" if torch.version.cuda else "it is not built for CUDA"
@@ -29,12 +30,12 @@ def choose(device: str = "cpu", count: int = 1) -> list[torch.device]:
     chosen = found[int(first or 0) :][:count]
     if len(chosen) < count:
         names = ", ".join(map(str, found))
-        raise ValueError(f"{count} of device {device!r} are asked for, and PyTorch has {len(found)}: {names}")
+        raise ValueError(f"cannot use {count} devices from {device!r}: PyTorch has {len(found)}: {names}")
     return chosen
 
 
 def accelerators() -> list[torch.device]:
-    """GPUs of CUDA or ROCm, Apple's, Intel's: whatever this PyTorch is built for and finds."""
+    """Return the accelerators that this PyTorch supports and finds: GPUs of CUDA or ROCm, Apple's, Intel's."""
     if not torch.accelerator.is_available():
         return []
     kind = torch.accelerator.current_accelerator().type
@@ -42,20 +43,23 @@ def accelerators() -> list[torch.device]:
 
 
 @dataclass(frozen=True)
-class Resident:
-    """A dataset on the device, images uint8 (N, h, w, c), labels int32 (N,): only numbers of images travel there."""
+class DeviceDataset:
+    """A dataset on the device: images uint8 (N, h, w, c), labels int32 (N,). Batches are indexed there."""
 
     x: Tensor
     y: Tensor
 
     def __getitem__(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The images and labels of these numbers (k, n)."""
-        there = torch.from_numpy(index).to(self.x.device)
-        return self.x[there], self.y[there]
+        """Return the images and labels at positions ``index`` (k, n)."""
+        positions = torch.from_numpy(index).to(self.x.device)
+        return self.x[positions], self.y[positions]
 
 
-def in_full(device: torch.device, precision: str) -> None:
-    """From now on float32 products in full: a GPU's convolutions would else round their factors to TF32's 11 digits."""
+def set_full_precision(device: torch.device, precision: str) -> None:
+    """Turn TF32 off: a GPU would otherwise round the operands of float32 convolutions to 11 bits.
+
+    ValueError if the device has no float64 and ``precision`` asks for it.
+    """
     if device.type == "mps" and precision == "float64":
         raise ValueError("Apple's GPUs have no float64: choose float32, or device 'cpu'")
     if device.type == "cuda":
@@ -64,13 +68,15 @@ def in_full(device: torch.device, precision: str) -> None:
 
 
 def facts(device: torch.device, devices: int, precision: str) -> dict[str, Any]:
-    """``hardware``, ``products``: their precision, ``peak_device_mb``: 2²⁰ bytes, of this one; None but with CUDA."""
+    """Return ``hardware``, ``matmul_precision`` and ``peak_device_mb``.
+
+    The peak is that of this process's device, in units of 2²⁰ bytes; None without CUDA.
+    """
     on_cuda = device.type == "cuda"
     name = torch.cuda.get_device_name(device) if on_cuda else device.type
+    details = {"float32": "float32 (no TF32)", "bfloat16": "bfloat16, summed in float32"}
     return {
         "hardware": name if devices == 1 else f"{devices} x {name}",
-        "products": {"float32": "float32 (no TF32)", "bfloat16": "bfloat16, summed in float32"}.get(
-            precision, precision
-        ),
+        "matmul_precision": details.get(precision, precision),
         "peak_device_mb": round(torch.cuda.max_memory_allocated(device) / 2**20, 1) if on_cuda else None,
     }

@@ -1,8 +1,7 @@
 """Canonical tree <-> PyTorch.
 
-Attribute names are equal in all tracks, so a module at ``hidden.0`` finds its
-parameters under ``hidden/0``. What a module's parameters are called, and which
-axes are swapped, depends on its *type* alone and stands in one table.
+Attribute names are equal in all tracks, so the parameters of the module ``hidden.0`` are at
+``hidden/0`` in the tree. The table ``LAYOUTS`` gives their names and axes by the *type* of the module.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch_nn.attention import Tokens
 
 
 class Leaf(NamedTuple):
-    """One parameter: its name in the tree and in torch, and the axes that take one layout to the other."""
+    """The layout of one parameter: its names in the tree and in torch, and the transpose from one to the other."""
 
     name: str
     torch_name: str
@@ -67,24 +66,27 @@ LAYOUTS: dict[type[nn.Module], Layout] = {
 
 
 def bindings(model: nn.Module) -> Iterator[tuple[str, Leaf, Tensor]]:
-    """Every trained parameter of the model: its path in the tree, its layout, the parameter itself."""
+    """Yield each parameter of the model: its path in the tree, its layout and the parameter itself.
+
+    TypeError for parameters that have no layout.
+    """
     for module_path, module in model.named_modules():
-        own = dict(module.named_parameters(recurse=False))
-        if not own:
+        parameters = dict(module.named_parameters(recurse=False))
+        if not parameters:
             continue
         layout = next((LAYOUTS[kind] for kind in type(module).__mro__ if kind in LAYOUTS), None)
         if layout is None:
-            raise TypeError(f"{module_path or 'the model'} ({type(module).__name__}) owns parameters but has no layout")
+            raise TypeError(f"{module_path or 'the model'} ({type(module).__name__}) has parameters but no layout")
         for leaf in layout(module):
-            yield "/".join([*filter(None, module_path.split(".")), leaf.name]), leaf, own.pop(leaf.torch_name)
-        if own:
+            yield "/".join([*filter(None, module_path.split(".")), leaf.name]), leaf, parameters.pop(leaf.torch_name)
+        if parameters:
             raise TypeError(
-                f"{module_path} ({type(module).__name__}) has parameters without a layout: {', '.join(own)}"
+                f"{module_path} ({type(module).__name__}) has parameters without a layout: {', '.join(parameters)}"
             )
 
 
 def params_to_tree(model: nn.Module, read: Callable[[Tensor], Tensor] = lambda p: p) -> Tree:
-    """Copy the parameters (or whatever ``read`` finds for each of them) into a canonical tree."""
+    """Copy the parameters, or ``read`` of each of them, to a canonical tree."""
     return from_leaves(
         {path: read(p).detach().cpu().numpy().transpose(leaf.to_tree).copy() for path, leaf, p in bindings(model)}
     )
@@ -92,7 +94,7 @@ def params_to_tree(model: nn.Module, read: Callable[[Tensor], Tensor] = lambda p
 
 @torch.no_grad()
 def params_from_tree(model: nn.Module, tree: Mapping[str, Any]) -> None:
-    """Load a canonical tree into the model; everything missing, unexpected or misshapen is reported at once."""
+    """Copy a canonical tree to the model; ValueError lists all missing, unexpected and misshapen leaves."""
     require_same(params_to_tree(model), tree)
     given = leaves(tree)
     for path, leaf, p in bindings(model):
@@ -100,15 +102,15 @@ def params_from_tree(model: nn.Module, tree: Mapping[str, Any]) -> None:
 
 
 def to_tensor(array: np.ndarray, leaf: Leaf, like: Tensor) -> Tensor:
-    """One canonical leaf in torch's layout, with the dtype, device and memory format of ``like``."""
+    """Return a canonical leaf in torch's layout, with the dtype, device and memory format of ``like``."""
     tensor = torch.from_numpy(np.ascontiguousarray(np.asarray(array).transpose(leaf.to_torch)))
     return torch.empty_like(like).copy_(tensor)
 
 
 def _stats(model: nn.Module) -> dict[str, Tensor]:
-    """Every running statistic of the model by its path in the tree.
+    """Return the running statistics of the model by their paths in the tree.
 
-    ``num_batches_tracked`` is no statistic: PyTorch uses it only where the momentum is None.
+    ``num_batches_tracked`` is not among them: PyTorch uses it only if the momentum is None.
     """
     return {
         "/".join([*filter(None, module_path.split(".")), name]): buffer
@@ -119,37 +121,37 @@ def _stats(model: nn.Module) -> dict[str, Tensor]:
 
 
 def stats_to_tree(model: nn.Module) -> Tree:
-    """Copy the running statistics into a canonical tree."""
+    """Copy the running statistics to a canonical tree."""
     return from_leaves({path: buffer.cpu().numpy().copy() for path, buffer in _stats(model).items()})
 
 
 def stats_from_tree(model: nn.Module, tree: Mapping[str, Any]) -> None:
-    """Load running statistics; everything missing, unexpected or misshapen is reported at once."""
+    """Copy running statistics to the model; ValueError lists all missing, unexpected and misshapen leaves."""
     require_same(stats_to_tree(model), tree, what="stats")
     given = leaves(tree)
     for path, buffer in _stats(model).items():
         buffer.copy_(torch.from_numpy(np.array(given[path])))
 
 
-def opt_to_tree(model: nn.Module, optimizer: torch.optim.Optimizer, memory: Mapping[str, str], count: int) -> Tree:
-    """Optimizer state as ``{"count", "mu", "nu"}``; a moment that torch has not made yet is zero."""
+def opt_to_tree(model: nn.Module, optimizer: torch.optim.Optimizer, slots: Mapping[str, str], count: int) -> Tree:
+    """Copy the optimizer state to a tree ``{"count", "mu", "nu"}``; slots that torch has not created yet are zero."""
 
     def moment(name: str) -> Tree:
         return params_to_tree(model, lambda p: optimizer.state[p].get(name, torch.zeros_like(p)))
 
-    return {"count": np.int32(count), **{slot: moment(name) for slot, name in memory.items()}}
+    return {"count": np.int32(count), **{slot: moment(name) for slot, name in slots.items()}}
 
 
 def opt_from_tree(
-    model: nn.Module, optimizer: torch.optim.Optimizer, memory: Mapping[str, str], tree: Mapping[str, Any]
+    model: nn.Module, optimizer: torch.optim.Optimizer, slots: Mapping[str, str], tree: Mapping[str, Any]
 ) -> None:
-    """Give the optimizer the moments and the update count of a canonical tree."""
+    """Copy the slots and the update count of a canonical tree to the optimizer; ValueError if they do not fit."""
     zeros = tree_map(np.zeros_like, params_to_tree(model))
-    require_same({"count": 0, **dict.fromkeys(memory, zeros)}, tree, what="optimizer state")
-    moments = {name: leaves(tree[slot]) for slot, name in memory.items()}
+    require_same({"count": 0, **dict.fromkeys(slots, zeros)}, tree, what="optimizer state")
+    moments = {name: leaves(tree[slot]) for slot, name in slots.items()}
     for path, leaf, p in bindings(model):
         state = {name: to_tensor(moment[path], leaf, p) for name, moment in moments.items()}
-        if "nu" in memory:  # Adam and its kin count their updates in a tensor per parameter
+        if "nu" in slots:  # Adam, AdamW and RMSprop count their updates in a tensor per parameter
             state["step"] = torch.tensor(float(tree["count"]), dtype=torch.float32, device=p.device)
         if state:
             optimizer.state[p] = state

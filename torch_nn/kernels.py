@@ -1,11 +1,11 @@
-"""How a GPU is programmed, with Triton: the kernels of numpy_nn/kernels.py.
+"""GPU kernels in Triton: the kernels of numpy_nn/kernels.py.
 
-With a GPU a kernel is compiled at its first call, for tiles that are powers of two, 16 at
-least; without one Triton interprets it on the CPU, slowly, with the same result. Triton
-comes with PyTorch for Linux; elsewhere importing this module says that it is missing.
+On a GPU, Triton compiles a kernel at its first call; tile sizes must be powers of two, at least 16. Without a GPU it
+interprets the kernel on the CPU, slowly, with the same result. Triton comes with PyTorch for Linux; elsewhere importing
+this module raises ImportError.
 
-A kernel gets the addresses of arrays and the strides, how far apart neighbours in an axis
-lie; a tile is a (block, block) array of addresses, a mask says which may be touched.
+A kernel receives the addresses of arrays and their strides. A tile is a (block, block) array of addresses, and a mask
+is True for those inside the array.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 if not torch.cuda.is_available():  # Triton reads the variable when it is imported
     if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
         raise ImportError(
-            "Triton is loaded already, to compile for a GPU that is not here: import torch_nn.kernels before anything "
-            "that loads Triton (torch.compile does), or start Python with TRITON_INTERPRET=1"
+            "Triton is already loaded for a GPU, and there is none: import torch_nn.kernels before anything that loads "
+            "Triton (torch.compile does), or start Python with TRITON_INTERPRET=1"
         )
     os.environ["TRITON_INTERPRET"] = "1"
 try:
@@ -33,15 +33,15 @@ except ModuleNotFoundError as error:
         "torch_nn.kernels needs Triton, which comes with PyTorch for Linux: pip install triton"
     ) from error
 
-# --- a tiled matrix product -------------------------------------------------------------------------------------------
+# --- tiled matmul -----------------------------------------------------------------------------------------------------
 
 
 @triton.jit
 @no_type_check
 def _matmul_kernel(
     a, b, y, n, i, o, a_row, a_column, b_row, b_column, block: tl.constexpr
-):  # a_row: how far apart a's rows lie in memory; y's lie o apart
-    """One (block, block) tile of y: a row of tiles of a, times a column of tiles of b."""
+):  # a_row, a_column, b_row, b_column: strides of a and b; y is contiguous
+    """Compute one (block, block) tile of y: a row of tiles of a times a column of tiles of b."""
     rows = (tl.program_id(0) * block + tl.arange(0, block))[:, None]
     columns = (tl.program_id(1) * block + tl.arange(0, block))[None, :]
     accumulator = tl.zeros((block, block), tl.float32)  # fast memory: the registers
@@ -54,7 +54,7 @@ def _matmul_kernel(
     tl.store(y + rows * o + columns, accumulator, mask=(rows < n) & (columns < o))
 
 
-def _product(a: Tensor, b: Tensor, block: int) -> Tensor:
+def _run_matmul(a: Tensor, b: Tensor, block: int) -> Tensor:
     (n, i), o = a.shape, b.shape[1]
     y = a.new_empty(n, o)
     grid = (triton.cdiv(n, block), triton.cdiv(o, block))
@@ -67,19 +67,19 @@ class _Matmul(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, block: int) -> Tensor:
         ctx.save_for_backward(a, b)
         ctx.block = block
-        return _product(a, b, block)
+        return _run_matmul(a, b, block)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         a, b = ctx.saved_tensors
-        return _product(dy, b.T, ctx.block), _product(a.T, dy, ctx.block), None
+        return _run_matmul(dy, b.T, ctx.block), _run_matmul(a.T, dy, ctx.block), None
 
 
 def matmul(a: Tensor, b: Tensor, *, block: int = 32) -> Tensor:
-    """y (n, o) = a (n, i) b (i, o), one program per (block, block) tile of y; da = dy bᵀ, db = aᵀ dy are two more.
+    """y (n, o) = a (n, i) b (i, o), one program per (block, block) tile of y; da = dy bᵀ and db = aᵀ dy likewise.
 
-    In float32; ValueError for other types.
+    ValueError if the inner sizes differ, or a dtype is not float32.
     """
     if a.shape[1] != b.shape[0]:
         raise ValueError(f"a is {tuple(a.shape)} and b {tuple(b.shape)}: a must have as many columns as b has rows")
@@ -87,16 +87,16 @@ def matmul(a: Tensor, b: Tensor, *, block: int = 32) -> Tensor:
     return _Matmul.apply(a, b, block)
 
 
-# --- softmax and cross-entropy in one ---------------------------------------------------------------------------------
+# --- fused softmax and cross-entropy ----------------------------------------------------------------------------------
 
 
 @triton.jit
 @no_type_check
 def _loss_kernel(logits, labels, loss, log_z, n, v, block: tl.constexpr):
-    """``block`` rows: log z = log Σᵥ e^x and loss = log z - x[label], in one walk over the logits.
+    """Compute log z = log Σᵥ e^x and loss = log z - x[label] for ``block`` rows, in one pass over the logits.
 
-    m is the largest logit so far, total = Σ e^(x - m) so far, right the logit of the label
-    (Milakov & Gimelshein 2018, arXiv:1805.02867).
+    So far, m is the largest logit and total = Σ e^(x - m); right is the logit of the label
+    (online softmax, Milakov & Gimelshein 2018, arXiv:1805.02867).
     """
     rows = tl.program_id(0) * block + tl.arange(0, block)
     label = tl.load(labels + rows, mask=rows < n, other=-1)
@@ -119,7 +119,7 @@ def _loss_kernel(logits, labels, loss, log_z, n, v, block: tl.constexpr):
 @triton.jit
 @no_type_check
 def _gradient_kernel(logits, labels, log_z, scale, dlogits, n, v, block: tl.constexpr):
-    """One (block, block) tile of dlogits = scale · (e^(x - log z) - [this is the label])."""
+    """Compute one (block, block) tile of dlogits = scale · (e^(x - log z) - one_hot(label))."""
     rows = (tl.program_id(0) * block + tl.arange(0, block))[:, None]
     columns = (tl.program_id(1) * block + tl.arange(0, block))[None, :]
     label = tl.load(labels + rows, mask=rows < n, other=-1)
@@ -154,10 +154,10 @@ class _SoftmaxCrossEntropy(torch.autograd.Function):
 
 
 def softmax_cross_entropy(logits: Tensor, labels: Tensor, *, block: int = 32) -> Tensor:
-    """loss = -1/n Σₙ log softmax(logits)[label], one program per ``block`` rows; labels below zero count for nothing.
+    """loss = -1/n Σₙ log softmax(logits)[label] for logits (n, v), labels (n,), one program per ``block`` rows.
 
-    Of the (n, v) values between logits and loss none is kept: the backward pass makes
-    them again from log z, one number a row. In float32; ValueError for other types.
+    Labels below zero are padding and are not counted. No (n, v) intermediate is kept: the backward pass recomputes the
+    softmax from log z, one number per row. ValueError for a dtype other than float32.
     """
     _check(logits)
     return _SoftmaxCrossEntropy.apply(logits, labels, block)
@@ -166,4 +166,4 @@ def softmax_cross_entropy(logits: Tensor, labels: Tensor, *, block: int = 32) ->
 def _check(*tensors: Tensor) -> None:
     for tensor in tensors:
         if tensor.dtype != torch.float32:
-            raise ValueError(f"these kernels are written for float32, not {tensor.dtype}: convert with .float()")
+            raise ValueError(f"the kernels take float32, not {tensor.dtype}: convert with .float()")

@@ -1,13 +1,12 @@
-"""One training by processes that others have started, on one machine or on many: they find each other here.
+"""Training with several processes, on one machine or many, each started by torchrun, a shell or Slurm.
 
     torchrun --nproc-per-node 2 program.py
 
-starts them and says in RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT who is who; so can a shell, or Slurm. After
-``join``, ``init_state(..., devices=N)`` trains on all N. Every process makes the same calls with the same whole
-batches.
+starts them and sets RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT. After ``join``, ``init_state(..., devices=N)``
+trains on all N. Every process makes the same calls with the same whole batches.
 
-A process that is gone takes the others with it, as no sum over all ever ends again: some get an error from it, others
-would wait for ever. Whoever has the error tells all (``leave``), and together they find out which process it was.
+If a process is lost, the others cannot go on: an all-reduce without it never completes. Some get an error, others
+would wait for ever. The one with the error notifies the others (``leave``), and together they find the lost process.
 """
 
 from __future__ import annotations
@@ -25,33 +24,33 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.distributed as dist
 
-NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-GRACE = 5  # seconds in which a process that is told that another parts may find its own words
-SOON = datetime.timedelta(seconds=3 * GRACE)  # by then all have words, on a busy machine too, but for who is gone
-EVER = datetime.timedelta(days=365)
-DONE = "done"  # last words of who has nothing left to do
-GONE = "is gone without a word: killed, or its machine is down"
+VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+GRACE_SECONDS = 5  # in which a process that hears of a loss may report an error of its own
+REPORT_TIMEOUT = datetime.timedelta(seconds=3 * GRACE_SECONDS)  # until every process alive has reported, even if busy
+FOREVER = datetime.timedelta(days=365)
+DONE = "done"  # last message of a process that finished
+LOST = "was lost without a message: it was killed, or its machine is down"
 
-_store: dist.Store | None = None  # what all of them can write to and read
-_listener = threading.Thread()  # through which this process hears that another parts
-_leaving = threading.Event()  # the others may do what they like
+_store: dist.Store | None = None  # which all processes can read and write
+_listener = threading.Thread()  # waits for another process to leave
+_leaving = threading.Event()  # from now on the other processes may disconnect
 
 
-def end(why: str) -> None:
-    """End this process at once: an orderly exit would wait for whoever is gone."""
-    print(f"error: {why}", file=sys.stderr, flush=True)
+def exit_now(reason: str) -> None:
+    """End this process at once, because an orderly exit would wait for the lost one."""
+    print(f"error: {reason}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
-def join(device: str = "cpu", *, timeout: int = 60, on_loss: Callable[[str], None] = end) -> tuple[int, int]:
-    """Wait for the other processes, ``timeout`` seconds at most; returns this one's number, and that of all.
+def join(device: str = "cpu", *, timeout: int = 60, on_loss: Callable[[str], None] = exit_now) -> tuple[int, int]:
+    """Wait up to ``timeout`` seconds for all processes; return this one's rank and the number of processes.
 
-    TimeoutError names the processes that did not come. If one is lost later, and this one does not notice by itself,
-    ``on_loss`` hears which.
+    If a process is lost later and this one gets no error from it, ``on_loss`` is called in a thread with its name.
+    ValueError for missing environment variables; TimeoutError names the processes that did not connect.
     """
     global _store, _listener
-    if absent := [name for name in NEEDED if name not in os.environ]:
-        raise ValueError(f"{', '.join(absent)} not set: start this by torchrun, or set {', '.join(NEEDED)}")
+    if absent := [name for name in VARIABLES if name not in os.environ]:
+        raise ValueError(f"{', '.join(absent)} not set: start with torchrun, or set {', '.join(VARIABLES)}")
     patience = datetime.timedelta(seconds=timeout)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
@@ -64,16 +63,16 @@ def join(device: str = "cpu", *, timeout: int = 60, on_loss: Callable[[str], Non
             wait_for_workers=False,
         )
     except (dist.DistStoreError, dist.DistNetworkError) as error:
-        raise TimeoutError(_absent([0], timeout)) from error
-    # after a restart, torchrun's store still knows of the processes before
+        raise TimeoutError(_not_connected([0], timeout)) from error
+    # torchrun keeps its store over a restart, with the keys of the previous processes
     _store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
     _store.set(f"here/{rank}", socket.gethostname())
     try:
-        missing = _silent("here", range(world), patience)
+        missing = _missing("here", range(world), patience)
     except dist.DistNetworkError as error:
-        raise TimeoutError("process 0 is gone, having waited long enough: it says for whom") from error
+        raise TimeoutError("process 0 gave up waiting and left; its error names the missing processes") from error
     if missing:
-        raise TimeoutError(_absent(missing, timeout))
+        raise TimeoutError(_not_connected(missing, timeout))
     on_gpus = device != "cpu" and torch.cuda.is_available()
     backend = "cpu:gloo,cuda:nccl" if on_gpus else "gloo"
     dist.init_process_group(backend, store=_store, rank=rank, world_size=world)
@@ -83,75 +82,76 @@ def join(device: str = "cpu", *, timeout: int = 60, on_loss: Callable[[str], Non
     return rank, world
 
 
-def said(words: str) -> list[str]:
-    """What each process says here, in their order; all of them have to say something."""
-    every: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(every, words)
-    return every
+def exchange(message: str) -> list[str]:
+    """Return the messages of all processes, in the order of their ranks; every process must call this."""
+    messages: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(messages, message)
+    return messages
 
 
-def leave(error: Exception | None = None, words: str = DONE) -> list[str]:
-    """Part from the others: with nothing left to do, or, before this process ends by an error, telling them why.
+def leave(error: Exception | None = None, message: str = DONE) -> list[str]:
+    """Disconnect from the other processes: at the end, or after an ``error``, with a message that explains it.
 
-    Returns why they end, of each a sentence. Nothing from those that only suffer from another's end, as those do that
-    get a RuntimeError from ``torch.distributed``.
+    Return the other processes' messages. A process sends none if its error is a RuntimeError from
+    ``torch.distributed``, which is the consequence of another's loss.
     """
     if error:
-        suffers = isinstance(error, RuntimeError) and re.search("gloo|nccl|connection", str(error), re.IGNORECASE)
-        return _part("" if suffers else words)  # whoever only misses another has nothing to say
+        caused_by_loss = isinstance(error, RuntimeError) and re.search(
+            "gloo|nccl|connection", str(error), re.IGNORECASE
+        )
+        return _report("" if caused_by_loss else message)
     assert _store
-    with contextlib.suppress(RuntimeError):  # who is gone now does not matter any more
-        said(words)
+    with contextlib.suppress(RuntimeError):  # a process lost now does not matter any more
+        exchange(message)
     _leaving.set()
     with contextlib.suppress(dist.DistNetworkError):
-        _store.set("parting", "")
-    _listener.join(GRACE)  # an exit in the middle of what it waits for is none that PyTorch likes
+        _store.set("leaving", "")
+    _listener.join(GRACE_SECONDS)  # PyTorch may crash at exit while the thread waits for the store
     return []
 
 
-def _part(words: str) -> list[str]:
-    """Leave last words; returns those of the others, where they have any, and who left none."""
+def _report(message: str) -> list[str]:
+    """Store the last message of this process; return those of the others, and the names of those that sent none."""
     assert _store
     _leaving.set()
     rank, world = dist.get_rank(), dist.get_world_size()
     others = [each for each in range(world) if each != rank]
     try:
-        _store.set(f"words/{rank}", words)
-        _store.set("parting", "")
-        gone = _silent("words", others, SOON)
-        found = [f"process {each} {GONE}" for each in gone]
-        found += [_store.get(f"words/{each}").decode() for each in others if each not in gone]
-        _store.set(f"heard/{rank}", "")
-        if rank == 0:  # who may be keeping the store
-            _silent("heard", [each for each in others if each not in gone], SOON)
+        _store.set(f"message/{rank}", message)
+        _store.set("leaving", "")
+        lost = _missing("message", others, REPORT_TIMEOUT)
+        found = [f"process {each} {LOST}" for each in lost]
+        found += [_store.get(f"message/{each}").decode() for each in others if each not in lost]
+        _store.set(f"read/{rank}", "")
+        if rank == 0:  # it may host the store
+            _missing("read", [each for each in others if each not in lost], REPORT_TIMEOUT)
     except dist.DistNetworkError:
-        return [f"process 0 {GONE}"]
-    return [sentence for sentence in found if sentence]
+        return [f"process 0 {LOST}"]
+    return [each for each in found if each]
 
 
 def _listen(store: dist.Store, on_loss: Callable[[str], None]) -> None:
-    """Hear that another process parts. This one may be waiting for it: then it parts here, while it waits."""
-    with contextlib.suppress(dist.DistNetworkError):  # process 0 took the store with it
-        store.wait(["parting"], EVER)
-    if not _leaving.wait(GRACE):
-        on_loss("; ".join(_part("")))
+    """Wait for another process to leave; report here if this process hangs in a collective that will not complete."""
+    with contextlib.suppress(dist.DistNetworkError):  # the store went down with process 0
+        store.wait(["leaving"], FOREVER)
+    if not _leaving.wait(GRACE_SECONDS):
+        on_loss("; ".join(_report("")))
 
 
-def _silent(what: str, processes: Sequence[int], patience: datetime.timedelta) -> list[int]:
-    """Those of the processes that have not written ``what`` in time."""
+def _missing(key: str, processes: Sequence[int], timeout: datetime.timedelta) -> list[int]:
+    """Return the processes that have not written ``key`` to the store within the timeout."""
     assert _store
-    keys = {process: f"{what}/{process}" for process in processes}
+    keys = {process: f"{key}/{process}" for process in processes}
     try:
-        _store.wait(list(keys.values()), patience)
+        _store.wait(list(keys.values()), timeout)
     except dist.DistStoreError:
-        return [process for process, key in keys.items() if not _store.check([key])]
+        return [process for process, each in keys.items() if not _store.check([each])]
     return []
 
 
-def _absent(ranks: list[int], timeout: int) -> str:
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    who = ", ".join(map(str, ranks))
+def _not_connected(ranks: list[int], timeout: int) -> str:
+    address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     return (
-        f"after {timeout} s there is no sign of process {who} of {os.environ['WORLD_SIZE']}: "
-        f"is it started, and does it reach {where}?"
+        f"process {', '.join(map(str, ranks))} of {os.environ['WORLD_SIZE']} did not connect within {timeout} s: "
+        f"check that it is running and can reach {address}"
     )

@@ -1,4 +1,4 @@
-"""Linear maps and activations: PyTorch's own, by the names that all tracks use."""
+"""Linear maps and activations: those of PyTorch, under the names that all tracks share."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "sigmoid": F.sigmoid,
     "tanh": F.tanh,
-    "softplus": lambda x: -F.logsigmoid(-x),  # F.softplus drops log(1 + e⁻ˣ) beyond x = 20
+    "softplus": lambda x: -F.logsigmoid(-x),  # F.softplus returns x itself for x > 20
     "silu": F.silu,
     "gelu": F.gelu,  # the exact form, with erf
 }
 
 
 def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """Look up an activation by name; an unknown name is answered with the known ones."""
+    """Return an activation by name; ValueError for an unknown one lists the known names."""
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
 
 
 def flatten(x: Tensor) -> Tensor:
-    """(n, c, h, w) -> (n, h·w·c), channels fastest, as the other tracks flatten; free when x is channels_last."""
+    """Flatten images, (n, c, h, w) -> (n, h·w·c), with channels varying fastest; a view if x is channels_last."""
     return x.permute(0, 2, 3, 1).flatten(1)

@@ -1,7 +1,7 @@
 """Losses: a mean over the batch.
 
-Labels are class numbers (n,), or distributions over the classes (n, v) such as mixup makes.
-Labels below zero are padding and count for nothing.
+Outputs are (n, v). Labels are class numbers (n,), or distributions over the classes (n, v) such as those of mixup.
+Labels below zero are padding and are not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _mean_over_valid(losses: Tensor, labels: Tensor) -> Tensor:
 
 
 def _targets(labels: Tensor, like: Tensor) -> Tensor:
-    """What each output should be (n, v); a class number is 1 at its place."""
+    """Return the targets (n, v): distributions as they are, class numbers as one-hot vectors."""
     return labels if labels.ndim == 2 else F.one_hot(labels.clamp(min=0), like.shape[1]).to(like.dtype)
 
 
@@ -36,7 +36,7 @@ def mean_squared_error(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def huber(outputs: Tensor, labels: Tensor, *, delta: float = 1.0) -> Tensor:
-    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - target and c is e cut off at ±δ."""
+    """loss = 1/(n v) Σ c (e - c/2), where e = outputs - target and c is e clipped to ±δ."""
     losses = F.huber_loss(outputs, _targets(labels, outputs), reduction="none", delta=delta)
     return _mean_over_valid(losses.mean(dim=1), labels)
 
@@ -57,5 +57,5 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 @torch.no_grad()
 def correct(logits: Tensor, labels: Tensor) -> Tensor:
-    """Number of labels that the largest logit names; a distribution's label is its largest part."""
+    """Return the number of samples whose largest logit is the label, or the largest entry of the distribution."""
     return (logits.argmax(dim=1) == (labels.argmax(dim=1) if labels.ndim == 2 else labels)).sum()

@@ -1,26 +1,26 @@
-"""Normalisation: subtract a mean, divide by a deviation, then scale and shift by what is learned."""
+"""Normalisation: subtract the mean, divide by the standard deviation, then apply a learned scale and shift."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from torch_nn.parallel import all_mean
+from torch_nn.collectives import all_mean
 
-EPS = 1e-5  # added to every variance; written out because the frameworks differ
-NEW = 0.1  # running statistics ← 0.9 · old + 0.1 · those of the batch
+EPS = 1e-5  # added to every variance; written out because the frameworks' defaults differ
+MOMENTUM = 0.1  # running ← (1 - momentum) · running + momentum · batch
 
 
 class BatchNorm(nn.BatchNorm2d):
     """y = γ (x - μ)/√(σ² + ε) + β per channel  (Ioffe & Szegedy 2015, arXiv:1502.03167).
 
-    In training μ and σ² are those of the batch, otherwise the running ones. The
-    running variance follows the unbiased σ² N/(N - 1): PyTorch's rule, and here everybody's. Where a batch lies in
-    equal shards on several ``replicas``, μ and σ² are means of theirs; ``nn.SyncBatchNorm`` can do that on GPUs only.
+    μ and σ² are those of the batch in training, and the running ones in evaluation. The running variance
+    follows the unbiased σ² N/(N - 1): PyTorch's rule, which all tracks follow. With several ``replicas``, x is one
+    of equal shards, and μ and σ² are those of all; ``nn.SyncBatchNorm`` does that on GPUs only.
     """
 
     def __init__(self, c: int):
-        super().__init__(c, eps=EPS, momentum=NEW)
+        super().__init__(c, eps=EPS, momentum=MOMENTUM)
         self.replicas = 1
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,8 +32,8 @@ class BatchNorm(nn.BatchNorm2d):
         centred = values - mean[:, None, None]
         var = all_mean(centred.square().mean(dim=(0, 2, 3)))
         with torch.no_grad():
-            self.running_mean.lerp_(mean, NEW)
-            self.running_var.lerp_(var * (size / (size - 1)), NEW)
+            self.running_mean.lerp_(mean, MOMENTUM)
+            self.running_var.lerp_(var * (size / (size - 1)), MOMENTUM)
         scale = self.weight * torch.rsqrt(var + EPS)
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 

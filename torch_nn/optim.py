@@ -1,4 +1,4 @@
-"""Optimizers of torch.optim, and learning-rate schedules as pure functions of the step."""
+"""Optimizers from torch.optim, and learning-rate schedules as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _lion(groups: Any, beta1: float = 0.9, beta2: float = 0.99) -> torch.optim.O
     return Lion(groups, lr=0.0, betas=(beta1, beta2))
 
 
-# name: (builder, {memory in a snapshot: memory in torch})
+# name: (builder, {optimizer slot in a snapshot: its name in torch})
 OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, str]]] = {
     "sgd": (_sgd, {}),
     "momentum": (_momentum, {"mu": "momentum_buffer"}),
@@ -77,7 +77,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, str]
 
 
 def decays(path: str) -> bool:
-    """Weight decay pulls on matrices and filters only, never on biases, scales, shifts or places."""
+    """Return whether weight decay applies: to kernels and embeddings, not to biases, scales or positions."""
     return path.rpartition("/")[2] in ("kernel", "embedding")
 
 
@@ -87,14 +87,14 @@ def make(
     *,
     factors: Mapping[str, float] | None = None,
     weight_decay: float = 0.0,
-    **constants: float,
+    **hyperparameters: float,
 ) -> torch.optim.Optimizer:
-    """Build an optimizer: parameter groups with and without weight decay, updated by PyTorch's fused kernels.
+    """Build an optimizer with PyTorch's fused kernels; its parameter groups differ in weight decay and learning rate.
 
-    Each factor of the learning rate has its own groups, which remember it as ``lr_scale``; frozen parameters
-    (``requires_grad`` is False) are in none.
-    ``weight_decay`` is L2 (added to the gradient) except in adamw and lion,
-    where it shrinks the parameter beside the gradient step.
+    Each group stores its factor of the learning rate as ``lr_scale``; frozen parameters (``requires_grad`` is False)
+    are in no group. ``weight_decay`` is L2 (added to the gradient), except in adamw and lion, where it is decoupled
+    (shrinks the parameter). ``hyperparameters`` are those of the rule (``decay``, ``beta1``, …). ValueError for an
+    unknown name.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
@@ -105,21 +105,21 @@ def make(
             groups.setdefault(kind, []).append(p)
     return OPTIMIZERS[name][0](
         [{"params": params, "weight_decay": decay, "lr_scale": scale} for (decay, scale), params in groups.items()],
-        **constants,
+        **hyperparameters,
     )
 
 
 def freeze(model: nn.Module, factors: Mapping[str, float]) -> None:
-    """Parameters whose learning rate has the factor 0 get no gradient; autograd goes no further back than needed."""
+    """Exclude parameters of factor 0 from autograd, which then stops at the first trained layer."""
     for path, _, p in bindings(model):
         p.requires_grad_(factors[path] > 0)
 
 
 @torch.no_grad()
 def clip_by_global_norm(model: nn.Module, max_norm: float) -> None:
-    """g ← g · min(1, max_norm/‖g‖) in place, without reading the norm back to the host.
+    """g ← g · min(1, max_norm/‖g‖) in place, without copying the norm to the host.
 
-    torch.nn.utils.clip_grad_norm_ divides by ‖g‖ + 1e-6 instead, which is another function in the seventh digit.
+    torch.nn.utils.clip_grad_norm_ divides by ‖g‖ + 1e-6 instead, which differs in the seventh digit.
     """
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     scale = (max_norm / nn.utils.get_total_norm(grads)).clamp(max=1)

@@ -1,12 +1,12 @@
-"""Several devices for one step: a process for each, its shard of the batch, and the mean of all gradients.
+"""Data parallelism: a process per device, each with a shard of the batch, and the mean of their gradients.
 
-DistributedDataParallel takes the mean, of some gradients while others are still being computed. Batch norm has
-to share its statistics, too (``all_mean``). Where the processes come from:
+DistributedDataParallel averages the gradients while others are still being computed. Batch norm shares its statistics
+through ``collectives.all_mean``. The processes come from one of two sources:
 
-    init_state(..., devices=N)   makes the caller's process rank 0 of N; N - 1 helpers do as it does (``team``)
-    torchrun                     starts N processes that run the same program on the same batches
+    init_state(..., devices=N)   this process is rank 0 and starts N - 1 workers that repeat its calls: ``worker_group``
+    torchrun                     N processes run the same program on the same batches: ``launch``
 
-Either way a process computes its own shard only (``each_its_shard``), and all arrive at the same parameters.
+In both, each process computes its own shard (``sharded``), and all end with the same parameters.
 """
 
 from __future__ import annotations
@@ -22,39 +22,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from torch_nn import team
+from torch_nn import worker_group
 from torch_nn.devices import choose
 
 
-class AllMean(torch.autograd.Function):
-    """y = 1/N Σ x over the processes; everybody's y depends on everybody's x, so dx = 1/N Σ dy."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        total = x.clone()
-        dist.all_reduce(total)
-        return total / dist.get_world_size()
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Tensor:
-        return AllMean.apply(dy)
-
-
-def all_mean(x: Tensor) -> Tensor:
-    """Mean over the processes, through which gradients flow."""
-    return AllMean.apply(x)
-
-
-def share(network: nn.Module) -> nn.Module:
-    """The network as one of N equal replicas: a backward pass ends with the mean of all their gradients."""
+def data_parallel(network: nn.Module) -> nn.Module:
+    """Return the network as one of N replicas, whose backward pass ends with the mean of all gradients."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.replicas = dist.get_world_size()
     return nn.parallel.DistributedDataParallel(network)
 
 
-def dealt(array: np.ndarray, devices: int, accumulate: int) -> np.ndarray:
-    """(k, n, …) -> (devices, k, n/devices, …): to each device its shard of every micro-batch."""
+def local_device(device: str, devices: int) -> torch.device:
+    """Return the device of this process; ValueError if the number of processes is not ``devices``."""
+    if devices == 1 or not dist.is_initialized():
+        return choose(device, devices)[0]
+    if dist.get_world_size() != devices:
+        raise ValueError(f"devices is {devices}, but {dist.get_world_size()} processes were started: make them equal")
+    local_rank = int(os.environ.get("LOCAL_RANK", dist.get_rank()))  # torchrun's rank within the machine
+    return choose(device, local_rank + 1)[local_rank]
+
+
+def shard_batch(array: np.ndarray, devices: int, accumulate: int) -> np.ndarray:
+    """Split (k, n, …) into shards (devices, k, n/devices, …), with a part of every micro-batch in each."""
     k, n, *rest = array.shape
     if n % (devices * accumulate):
         micro = f" x {accumulate} micro-batches" if accumulate > 1 else ""
@@ -63,63 +54,55 @@ def dealt(array: np.ndarray, devices: int, accumulate: int) -> np.ndarray:
     return np.moveaxis(shards, 2, 0).reshape(devices, k, n // devices, *rest)
 
 
-def of_all(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Mean loss, and number of correct answers, over the shards."""
+def all_reduce_metrics(metrics: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the metrics of the whole batch from those of its shards: the mean of ``loss``, the sum of ``correct``."""
     loss, correct = metrics["loss"] / dist.get_world_size(), metrics["correct"].clone()
     dist.all_reduce(loss)
     dist.all_reduce(correct)
     return metrics | {"loss": loss, "correct": correct}
 
 
-# --- around init_state and train_steps --------------------------------------------------------------------------------
+def train_on_shard(train_steps: Callable[..., Any], state: Any, x: np.ndarray, y: np.ndarray) -> Any:
+    """Take the steps with this process's shard; return the new state and the metrics of the whole batch."""
+    state, metrics = train_steps(state, x, y)
+    return state, all_reduce_metrics(metrics)
 
 
-def place(device: str, devices: int) -> torch.device:
-    """This process's own device."""
-    if devices == 1 or not dist.is_initialized():
-        return choose(device, devices)[0]
-    if dist.get_world_size() != devices:
-        raise ValueError(f"{devices} devices are asked for, and {dist.get_world_size()} processes were started")
-    number = int(os.environ.get("LOCAL_RANK", dist.get_rank()))  # torchrun counts those of a machine
-    return choose(device, number + 1)[number]
+# --- decorators of init_state and train_steps -------------------------------------------------------------------------
 
 
 def on_every_device(init_state: Callable[..., Any]) -> Callable[..., Any]:
-    """The same init_state; with several devices the helpers call it too, and are started if need be."""
+    """Extend init_state to several devices: the workers are started if necessary, and call it too."""
 
     @functools.wraps(init_state)
-    def everywhere(snapshot: Any, **arguments: Any) -> Any:
+    def init_everywhere(snapshot: Any, **arguments: Any) -> Any:
         devices = arguments.get("devices", 1)
-        if devices == 1 or team.is_launched():
+        if devices == 1 or worker_group.is_launched():
             return init_state(snapshot, **arguments)
         kind = choose(arguments.get("device", "cpu"), devices)[0].type
-        helpers = team.of(devices, "nccl" if kind == "cuda" else "gloo", arguments.get("threads", 1))
-        with helpers.together():
-            number = helpers.begin(snapshot, arguments)
+        group = worker_group.get(devices, "nccl" if kind == "cuda" else "gloo", arguments.get("threads", 1))
+        with group.closed_on_failure():
+            state_id = group.init_state(snapshot, arguments)
             state = init_state(snapshot, **arguments)
-        helpers.follow(state, number)
+        group.bind(state, state_id)
         return state
 
-    return everywhere
+    return init_everywhere
 
 
-def each_its_shard(train_steps: Callable[..., Any]) -> Callable[..., Any]:
-    """The same train_steps of a whole batch, of which every process computes its shard."""
+def sharded(train_steps: Callable[..., Any]) -> Callable[..., Any]:
+    """Extend train_steps to several devices: it receives the whole batch, and each process computes its shard."""
 
     @functools.wraps(train_steps)
-    def of_whole(state: Any, x: np.ndarray | Tensor, y: np.ndarray | Tensor) -> Any:
+    def train_on_batch(state: Any, x: np.ndarray | Tensor, y: np.ndarray | Tensor) -> Any:
         if state.devices == 1:
             return train_steps(state, x, y)
-        xs, ys = (dealt(array, state.devices, state.accumulate) for array in (x, y))
-        with contextlib.nullcontext() if team.is_launched() else team.of_state(state).together() as helpers:
-            if helpers:
-                helpers.go_on(state, xs, ys)
-            return on_own_shard(train_steps, state, xs[dist.get_rank()], ys[dist.get_rank()])
+        xs, ys = (shard_batch(array, state.devices, state.accumulate) for array in (x, y))
+        group = None if worker_group.is_launched() else worker_group.holding(state)
+        with group.closed_on_failure() if group else contextlib.nullcontext():
+            if group:
+                group.train_steps(state, xs, ys)
+            rank = dist.get_rank()
+            return train_on_shard(train_steps, state, xs[rank], ys[rank])
 
-    return of_whole
-
-
-def on_own_shard(train_steps: Callable[..., Any], state: Any, x: np.ndarray, y: np.ndarray) -> Any:
-    """What every process does."""
-    state, metrics = train_steps(state, x, y)
-    return state, of_all(metrics)
+    return train_on_batch

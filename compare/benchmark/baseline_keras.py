@@ -183,4 +183,4 @@ def synchronize(_: State) -> None:
 
 def device_facts(_: State) -> dict[str, Any]:
     """What computed, and how precisely."""
-    return {"hardware": "cpu", "products": "float32", "peak_device_mb": None}
+    return {"hardware": "cpu", "matmul_precision": "float32", "peak_device_mb": None}

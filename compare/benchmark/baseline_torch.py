@@ -98,7 +98,7 @@ def init_state(
     """The script's variables, with the weights of the snapshot; the arguments are those of a track."""
     torch.set_num_threads(threads)
     there = torch_devices.choose(device)[0]
-    torch_devices.in_full(there, "float32")
+    torch_devices.set_full_precision(there, "float32")
     network = NETWORKS[model](**model_args)
     height, width, channels = model_args.get("input_shape", (28, 28, 1))
     network(torch.zeros(1, channels, height, width))  # lazy layers find their sizes
@@ -201,5 +201,5 @@ def device_facts(state: State) -> dict[str, Any]:
     return torch_devices.facts(state.mean.device, 1, "float32")
 
 
-def resident(*_: Any) -> None:
+def place_dataset(*_: Any) -> None:
     """Nothing more has to move: the script holds its images where it computes."""

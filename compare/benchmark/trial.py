@@ -63,7 +63,7 @@ def run(
     with feed:
         row = train(training, target=target, evaluate=evaluate)
     peak = machine.peak_rss_mb()  # before the split makes arrays of its own
-    facts = track.device_facts(training.state)
+    facts = tracks.recorded_facts(track, training.state)
     figures = timings.figures(chunk=training.schedule.chunk, batch_size=job.config.batch_size)
     return {
         "seconds": figures["seconds"],

@@ -44,8 +44,8 @@ BUGS = (
     Bug(
         name="train-mode",
         file="torch_nn/train.py",
-        right="state.model.eval()\n    return state.infer",
-        wrong="state.model.train()\n    return state.infer",
+        right="state.model.eval()\n    return state.eval_forward",
+        wrong="state.model.train()\n    return state.eval_forward",
         story="A model has two modes, and stays in the one it was put into last. Nobody called eval().",
         symptom="What the network says of an image depends on which other images come with it. Alone it gets another "
         "answer, and the accuracy changes with the batch size of the evaluation.",

@@ -98,7 +98,7 @@ def train(job: Job, *, process: int, say: rendezvous.Say) -> tuple[dict[str, Any
         if saver:
             saver.finish()
     moment = training.best_moment or training.moment()
-    return training.result() | track.device_facts(training.state), moment.snapshot
+    return training.result() | tracks.recorded_facts(track, training.state), moment.snapshot
 
 
 def lost(why: str, *, status: int = 1) -> NoReturn:
@@ -142,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         tracks.require_shards(config)
-        figures, snapshot = train(job, process=process, say=module.said)
+        figures, snapshot = train(job, process=process, say=module.exchange)
         if process == 0:
             path = write(snapshot, job, options.out / f"{name}.npz")
             print(f"{path}: test accuracy {figures['test_accuracy']:.2%}, {world} devices ({figures['hardware']})")

@@ -99,7 +99,7 @@ class Training:
         config, data = self.config, self.data
         if config.device == "cpu" or config.loader != "memory" or config.augment:
             return None
-        return self.track.resident(self.state, data.train_x, data.train_y)
+        return self.track.place_dataset(self.state, data.train_x, data.train_y)
 
     def chunk(self) -> Event:
         """Take the next steps and report them."""

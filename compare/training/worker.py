@@ -70,7 +70,7 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
                 figures["checkpoint"] = str(saver.finish())
             except UserError as error:
                 figures |= {"status": "failed", "message": f"the trained state could not be saved: {error}"}
-            figures |= training.memory | track.device_facts(training.state)
+            figures |= training.memory | tracks.recorded_facts(track, training.state)
         if training.finished:
             try:
                 figures["insight"] = look_into(training, job)

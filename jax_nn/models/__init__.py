@@ -1,4 +1,4 @@
-"""The networks, by name."""
+"""The models, by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DenseNet: each layer sees the outputs of all layers before it."""
+"""DenseNet: each layer receives the outputs of all layers before it."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ class Transition(nnx.Module):
 class DenseNet(nnx.Module):
     """x (n, h, w, c) -> conv -> blocks of dense layers, transitions between them -> norm -> relu -> mean -> linear.
 
-    Huang, Liu, van der Maaten & Weinberger 2017, arXiv:1608.06993, in its form BC: every layer adds ``growth``
-    channels through a bottleneck of ``bottleneck · growth``, a transition keeps ``compression`` of them.
-    ``blocks`` counts the layers of each block. The paper's DenseNet-BC-100 for 32 pixels has ``blocks=(16, 16, 16)``;
+    Huang, Liu, van der Maaten & Weinberger 2017, arXiv:1608.06993, variant BC: each layer adds ``growth`` channels
+    through a bottleneck of ``bottleneck · growth``; a transition keeps the fraction ``compression`` of the channels.
+    ``blocks`` are the numbers of layers per block. DenseNet-BC-100 for 32 pixels has ``blocks=(16, 16, 16)``;
     DenseNet-121 is ``input_shape=(224, 224, 3), blocks=(6, 12, 24, 16), growth=32, stem="large", classes=1000``.
     """
 

@@ -1,4 +1,4 @@
-"""RNN: an image read row by row."""
+"""RNN: classify an image by reading it row by row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jax_nn.layers import Linear
 
 
 class RNN(nnx.Module):
-    """x (n, h, w, c) -> rnn over the h rows, each of w·c numbers -> its last state -> linear -> logits.
+    """x (n, h, w, c) -> rnn over the h rows of w·c numbers -> last state -> linear -> logits.
 
-    Elman 1990, "Finding structure in time". A gradient comes back to the first row through as many
-    products with Wₕ as there are rows; orthogonal at first, Wₕ neither stretches nor shrinks it.
+    Elman 1990, "Finding structure in time". On its way to the first row a gradient is multiplied by Wₕ once
+    per row. Wₕ is initialised orthogonal, so at first the gradient neither explodes nor vanishes by that.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class RNN(nnx.Module):
         if hidden < 1:
             raise ValueError(f"hidden is {hidden}: the state needs at least 1 number")
         _, w, c = input_shape
-        self.rnn = recurrent.RNN(w * c, hidden, rngs=rngs)
+        self.rnn = recurrent.RNNLayer(w * c, hidden, rngs=rngs)
         self.output = Linear(hidden, classes, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:

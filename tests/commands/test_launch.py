@@ -38,12 +38,12 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def test_a_roll_call_names_who_is_missing():
+def test_connect_names_the_missing_processes():
     address, heard = f"127.0.0.1:{free_port()}", {}
 
     def call(process: int) -> None:
         try:
-            jax_launch.roll_call(address, 4, process, 1)
+            jax_launch.connect(address, 4, process, 1)
         except TimeoutError as error:
             heard[process] = str(error)
 
@@ -53,19 +53,19 @@ def test_a_roll_call_names_who_is_missing():
     for thread in threads:
         thread.join()
     assert heard.keys() == {0, 2}
-    assert all("there is no sign of process 1, 3 of 4" in words for words in heard.values())
+    assert all("process 1, 3 of 4 did not connect within 1 s" in words for words in heard.values())
 
 
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        (("10.0.0.1", 2, 0), "'10.0.0.1' is no address of process 0: it is HOST:PORT"),
-        (("10.0.0.1:29500", 2, 2), "there is no process 2 of 2: they are counted from 0"),
+        (("10.0.0.1", 2, 0), "invalid address of process 0 '10.0.0.1': expected HOST:PORT"),
+        (("10.0.0.1:29500", 2, 2), "invalid process 2: expected 0 to 1, for 2 processes"),
     ],
 )
 def test_a_wrong_place_is_refused_before_anybody_waits(where, message):
     with pytest.raises(ValueError, match=message):
-        jax_launch.roll_call(*where, 1)
+        jax_launch.connect(*where, 1)
 
 
 def test_who_is_told_nothing_hears_what_to_say(tmp_path):
@@ -79,7 +79,7 @@ def test_a_line_that_breaks_is_heard_by_all(monkeypatch):
     address, lines = f"127.0.0.1:{free_port()}", {}
 
     def call(process: int) -> None:
-        lines[process] = jax_launch.roll_call(address, 3, process, 60)
+        lines[process] = jax_launch.connect(address, 3, process, 60)
 
     threads = [threading.Thread(target=call, args=(process,)) for process in range(3)]
     for thread in threads:
@@ -87,11 +87,11 @@ def test_a_line_that_breaks_is_heard_by_all(monkeypatch):
     for thread in threads:
         thread.join()
     words: list[str] = []
-    monkeypatch.setattr(jax_launch, "_lines", lines[0])
+    monkeypatch.setattr(jax_launch, "_connections", lines[0])
     lines[1][0].close()  # process 1 is killed; this is process 0
     jax_launch._listen(1, lines[0][1], words.append)
-    assert words == ["process 1 is gone without a word: killed, or its machine is down"]
-    monkeypatch.setattr(jax_launch, "_lines", {})  # and this is process 2
+    assert words == ["process 1 was lost without a message: it was killed, or its machine is down"]
+    monkeypatch.setattr(jax_launch, "_connections", {})  # and this is process 2
     jax_launch._listen(0, lines[2][0], words.append)
     assert words[1] == words[0]
     for line in (*lines[0].values(), *lines[2].values()):
@@ -101,7 +101,9 @@ def test_a_line_that_breaks_is_heard_by_all(monkeypatch):
 @pytest.mark.parametrize(("process", "missing"), [(0, 1), (1, 0)])
 def test_who_waits_alone_is_told_for_whom(process, missing, monkeypatch):
     port = free_port()
-    message = f"no sign of process {missing} of 2: is it started, and does it reach 127.0.0.1:{port}"
+    message = (
+        f"process {missing} of 2 did not connect within 1 s: check that it is running and can reach 127.0.0.1:{port}"
+    )
     with pytest.raises(TimeoutError, match=message):
         jax_launch.join(f"127.0.0.1:{port}", processes=2, process=process, timeout=1)
     who = {"RANK": process, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
@@ -115,7 +117,7 @@ def test_a_process_that_nobody_launched_says_how(capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(launch.tracks, "environment", lambda *_, **__: {})
     assert launch.main(["mlp-mnist", "--track", "torch", "--out", str(tmp_path)]) == 2
-    assert "RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set: start this by torchrun" in capsys.readouterr().err
+    assert "RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT not set: start with torchrun" in capsys.readouterr().err
 
 
 # --- where they go on -------------------------------------------------------------------------------------------------
@@ -302,7 +304,7 @@ def test_a_process_that_is_killed_is_named_and_the_same_command_goes_on(track, v
         for process, (status, said) in enumerate(three.end()):
             if process != victim:
                 assert status == 1, said
-                assert f"error: process {victim} is gone without a word: killed" in said
+                assert f"error: process {victim} was lost without a message: it was killed" in said
                 assert "start all of them again by the same command" in said
     with Group(track, out, out, out, more=[[*SAME, "--batch-size", "96"]] * 3) as three:
         ended = three.end()

@@ -20,8 +20,8 @@ from jax_nn import train as jax_train
 from numpy_nn.models import MODELS
 from numpy_nn.tree import Tree, leaves
 from torch_nn import devices as torch_devices
-from torch_nn import team
 from torch_nn import train as torch_train
+from torch_nn import worker_group
 
 WAYS = [
     pytest.param(jax_train, {"parallel": "pmap"}, id="pmap"),
@@ -127,9 +127,9 @@ def test_norms_share_their_statistics_only_where_devices_share_a_batch():
     [
         ({"devices": 2}, 7, "a batch of 7 does not divide by 2 devices"),
         ({"devices": 2, "accumulate": 3}, 8, "a batch of 8 does not divide by 2 devices x 3 micro-batches"),
-        ({"devices": 0}, 8, "devices 0"),
-        ({"device": "tpu"}, 8, "unknown device 'tpu'; known: auto, cpu, gpu"),
-        ({"device": "cpu:1"}, 8, "unknown device 'cpu:1'"),
+        ({"devices": 0}, 8, "devices is 0: it must be at least 1"),
+        ({"device": "tpu"}, 8, "invalid device 'tpu': expected auto, cpu, gpu or gpu:N"),
+        ({"device": "cpu:1"}, 8, "invalid device 'cpu:1'"),
         ({"device": "gpu"}, 8, "no GPU for device 'gpu'"),
     ],
 )
@@ -141,7 +141,7 @@ def test_what_cannot_be_is_refused(track, changes, n, message):
 
 
 def test_more_devices_than_there_are_names_those_that_are():
-    with pytest.raises(ValueError, match=r"3 of device 'cpu' .* JAX has 2: .*0, .*1; XLA_FLAGS=.*count=3"):
+    with pytest.raises(ValueError, match=r"cannot use 3 devices from 'cpu': JAX has 2: .*0, .*1; XLA_FLAGS=.*count=3"):
         jax_devices.choose("cpu", 3)
     with pytest.raises(ValueError, match="unknown parallel 'pmab'; known: pmap, shard_map, jit"):
         start(jax_train, "mlp", precision="float32", parallel="pmab")
@@ -154,10 +154,10 @@ def test_gpus_are_chosen_by_number(monkeypatch):
         assert module.choose("auto") == found[:1] == module.choose("gpu")
         assert module.choose("gpu:1") == found[1:]
         assert module.choose("gpu", 2) == found
-        with pytest.raises(ValueError, match=r"2 of device 'gpu:1' .* has 2: \w+:0, \w+:1"):
+        with pytest.raises(ValueError, match=r"cannot use 2 devices from 'gpu:1': \w+ has 2: \w+:0, \w+:1"):
             module.choose("gpu:1", 2)
     with pytest.raises(ValueError, match="no float64"):
-        torch_devices.in_full(torch.device("mps"), "float64")
+        torch_devices.set_full_precision(torch.device("mps"), "float64")
 
 
 @pytest.mark.parametrize("track", TRACKS)
@@ -165,31 +165,32 @@ def test_auto_is_the_cpu_where_there_is_nothing_else(track):
     if ACCELERATORS:
         pytest.skip("there is a GPU")
     facts = track.device_facts(start(track, "mlp", precision="float32", device="auto"))
-    assert facts == {"hardware": "cpu", "products": "float32 (no TF32)", "peak_device_mb": None}
+    assert facts == {"hardware": "cpu", "matmul_precision": "float32 (no TF32)", "peak_device_mb": None}
 
 
-# --- helper processes -------------------------------------------------------------------------------------------------
+# --- worker processes -------------------------------------------------------------------------------------------------
 
 
-def test_helpers_forget_the_states_that_nobody_has_any_more():
+def test_workers_delete_the_states_that_were_deleted_here():
     states = [start(torch_train, "mlp", devices=2) for _ in range(3)]
-    helpers = team.of_state(states[0])
-    assert helpers.known >= {state.number for state in states}
-    gone = {state.number for state in states[1:]}
+    group = worker_group.holding(states[0])
+    assert group.state_ids >= {state.state_id for state in states}
+    deleted = {state.state_id for state in states[1:]}
     del states[1:]
     gc.collect()
     torch_train.train_steps(states[0], *images("mlp", 1, 4))
-    assert not helpers.known & gone
+    assert not group.state_ids & deleted
     torch_train.train_steps(states[0], *images("mlp", 1, 4))
 
 
-def test_a_helper_that_dies_is_named_and_replaced():
+def test_killed_worker_is_named_and_replaced():
     state = start(torch_train, "mlp", devices=2)
-    team.of_state(state).helpers[0].send_signal(signal.SIGKILL)
-    team.of_state(state).helpers[0].wait()
-    with pytest.raises(RuntimeError, match="the process of device 1 ended with exit code -9; its last words: "):
+    (worker,) = worker_group.holding(state).workers
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    with pytest.raises(RuntimeError, match="the worker of device 1 ended with exit code -9; last line of stderr: "):
         torch_train.train_steps(state, *images("mlp", 1, 4))
-    with pytest.raises(RuntimeError, match="make a new one with init_state"):
+    with pytest.raises(RuntimeError, match="make a new state with init_state"):
         torch_train.train_steps(state, *images("mlp", 1, 4))
     assert torch_train.to_snapshot(state)["params"]  # what is here can still be read
     again = start(torch_train, "mlp", devices=2)
@@ -247,7 +248,7 @@ def test_a_dataset_on_the_device_gives_the_same_steps(name):
     x, y = images("mlp", 12, 4)
     index = np.random.default_rng(0).permutation(48).reshape(6, 8)
     flat_x, flat_y = x.reshape(48, *x.shape[2:]), y.reshape(48)
-    there = {"jax": jax_devices, "torch": torch_devices}[name].Resident(place(flat_x), place(flat_y))
+    there = {"jax": jax_devices, "torch": torch_devices}[name].DeviceDataset(place(flat_x), place(flat_y))
     states = [
         track.train_steps(start(track, "mlp", precision="float32"), *batches)[0]
         for batches in (there[index], (flat_x[index], flat_y[index]))
@@ -255,7 +256,7 @@ def test_a_dataset_on_the_device_gives_the_same_steps(name):
     (a, b) = (leaves(track.to_snapshot(state)) for state in states)
     for path in b:
         np.testing.assert_array_equal(a[path], b[path], err_msg=path)
-    assert track.resident(states[0], flat_x, flat_y) is None  # on a CPU nothing has to move
+    assert track.place_dataset(states[0], flat_x, flat_y) is None  # on a CPU nothing has to move
 
 
 # --- on an accelerator ------------------------------------------------------------------------------------------------
@@ -276,13 +277,13 @@ def test_a_gpu_does_what_the_cpu_does(track, model, needs_gpu):
         snapshots[device] = leaves(track.to_snapshot(state))
     gap, where = largest_gap(snapshots["gpu"], snapshots["cpu"])
     assert gap <= 1e-3, where  # TF32 would be at 1e-2
-    there = track.resident(state, x[0], y[0])
+    there = track.place_dataset(state, x[0], y[0])
     index = np.arange(8).reshape(2, 4)
     labels = there[index][1]
     assert np.array_equal(np.asarray(labels.cpu() if torch.is_tensor(labels) else labels), y[0][index])
     facts = track.device_facts(state)
     assert facts["hardware"] != "cpu"
-    assert facts["products"] == "float32 (no TF32)"
+    assert facts["matmul_precision"] == "float32 (no TF32)"
 
 
 @pytest.mark.gpu

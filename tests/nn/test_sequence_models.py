@@ -218,12 +218,12 @@ def test_recurrent_layers_agree_on_every_step_and_length(name, lengths, rng):
     douts = [rng.normal(size=y.shape) for y in outputs]
     dx, dparams, *_ = backward(*douts, cache)
 
-    build = getattr(jax_nn.recurrent, name)
+    build = getattr(jax_nn.recurrent, f"{name}Layer")
     got, grads = run_jax(lambda: build(4, 6, rngs=nnx.Rngs(0)), params, x, tuple(douts), lengths)
     assert_close(list(got), outputs, TOLERANCES["float64"], "jax output")
     assert_close(grads, (dparams, dx), TOLERANCES["float64"], "jax d")
 
-    layer = getattr(torch_nn.recurrent, name)(4, 6).double()
+    layer = getattr(torch_nn.recurrent, f"{name}Layer")(4, 6).double()
     torch_interop.params_from_tree(layer, params)
     x = torch.tensor(x, requires_grad=True)
     got = torch_steps(layer, x, lengths)
@@ -244,7 +244,7 @@ def torch_steps(layer: nn.RNNBase, x: torch.Tensor, lengths: np.ndarray | None) 
 
 
 def test_one_bias_of_two_is_held_at_zero():
-    layer = torch_nn.recurrent.LSTM(4, 6)
+    layer = torch_nn.recurrent.LSTMLayer(4, 6)
     assert [name for name, _ in layer.named_parameters()] == ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0"]
     assert not layer.bias_ih_l0.any()
     x = torch.randn(3, 5, 4)

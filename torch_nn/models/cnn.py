@@ -1,4 +1,4 @@
-"""A small convolutional network, the descendant of LeNet."""
+"""A small convolutional network in the tradition of LeNet."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from torch_nn.norm import BatchNorm
 
 
 class CNN(nn.Module):
-    """x (n, c, h, w) -> [conv -> max pool -> norm -> relu]s, one a channel count -> linear -> relu -> linear -> logits.
+    """x (n, c, h, w) -> [conv -> max pool -> norm -> relu] per channel count -> linear -> relu -> linear -> logits.
 
-    The plan of LeCun et al. 1998, "Gradient-based learning applied to document
-    recognition", with relu and max pooling; sizes are arguments. ``pools`` is the
-    window of each pool: 1 is none, and 2 is meant where nothing is said. The larger
-    of two relus is the relu of the larger: behind the pool it has a quarter to do.
-    With ``batch_norm`` the convolutions have no bias: the norm would take it out again.
+    The layout of LeCun et al. 1998, "Gradient-based learning applied to document recognition",
+    with ReLU and max pooling. ``pools`` are the windows of the pools: 2 by default, 1 for none.
+    max(relu(a), relu(b)) = relu(max(a, b)), so pooling first needs a quarter of the ReLUs.
+    With ``batch_norm`` the convolutions have no bias, because the norm would subtract it.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""LeNet-5: the network that read America's cheques."""
+"""LeNet-5, a convolutional network for handwritten digits."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch_nn.layers import Linear, flatten
 
 
 class LeNet5(nn.Module):
-    """x (n, c, h, w) -> C1 -> S2 -> C3 -> S4 -> C5 -> F6 -> logits, by the paper's names.
+    """x (n, c, h, w) -> C1 -> S2 -> C3 -> S4 -> C5 -> F6 -> logits (n, classes), with the names of the paper.
 
     LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document
-    recognition", figure 2, with four choices of today: plain tanh for 1.7159 tanh(⅔ x), plain
-    averages for trained subsampling, every map of C3 sees every map of S2, a linear output
-    with softmax for radial basis functions. ``padding`` 2 makes 28 pixels the paper's 32.
+    recognition", figure 2, with four modern choices: tanh instead of 1.7159 tanh(⅔ x), plain
+    averages instead of trained subsampling, every map of C3 connected to every map of S2, and a
+    linear output with softmax instead of radial basis functions. ``padding=2`` enlarges 28 pixels
+    to the paper's 32.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""LSTM: an image read row by row, by a network that can keep what it has seen."""
+"""LSTM: classify an image by reading it row by row, with gates that preserve what was read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from torch_nn.layers import Linear
 
 
 class LSTM(nn.Module):
-    """x (n, c, h, w) -> lstm over the h rows, each of w·c numbers -> its last state -> linear -> logits.
+    """x (n, c, h, w) -> lstm over the h rows of w·c numbers -> last state -> linear -> logits.
 
-    Hochreiter & Schmidhuber 1997, "Long short-term memory"; reading digits as sequences
-    became a test of recurrent networks with Le et al. 2015, arXiv:1504.00941 (there by pixels).
+    Hochreiter & Schmidhuber 1997, "Long short-term memory". Le et al. 2015, arXiv:1504.00941, introduced
+    digits read as sequences as a benchmark, pixel by pixel.
     """
 
     def __init__(self, *, input_shape: tuple[int, ...] = (28, 28, 1), hidden: int = 128, classes: int = 10):
@@ -20,7 +20,7 @@ class LSTM(nn.Module):
         if hidden < 1:
             raise ValueError(f"hidden is {hidden}: the state needs at least 1 number")
         _, w, c = input_shape
-        self.lstm = recurrent.LSTM(w * c, hidden)
+        self.lstm = recurrent.LSTMLayer(w * c, hidden)
         self.output = Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:

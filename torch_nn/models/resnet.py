@@ -1,4 +1,4 @@
-"""ResNet: each block adds to what it is given, so that the gradient has a way past it."""
+"""ResNet: each block adds its output to its input, so that the gradient has a path around it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch_nn.layers import Linear
 from torch_nn.norm import BatchNorm
 
 
-class Block(nn.Module):
+class ResidualBlock(nn.Module):
     """y = relu(branch(x) + shortcut(x)),  branch = conv -> norm -> relu -> conv -> norm.
 
-    The shortcut is the identity wherever the shapes allow. Where they do not: every other
-    pixel, and zeros for the new channels ("pad", option A of the paper, no parameters); or
-    a 1x1 convolution and a norm ("project", option B).
+    The shortcut is the identity where the shapes allow it. Elsewhere it takes every other pixel
+    and fills the new channels with zeros ("pad", option A of the paper, no parameters), or
+    applies a 1x1 convolution and a norm ("project", option B).
     """
 
     def __init__(self, i: int, o: int, *, stride: int, shortcut: str):
@@ -24,14 +24,14 @@ class Block(nn.Module):
         self.norm1 = BatchNorm(o)
         self.conv2 = Conv(o, o, 3, padding=1, bias=False)
         self.norm2 = BatchNorm(o)
-        self.stride, self.extra = stride, (o - i) // 2  # new channels, half of them before and half after the old
+        self.stride, self.extra = stride, (o - i) // 2  # zero channels on each side of the old ones
         self.kind = "identity" if stride == 1 and i == o else shortcut
         if self.kind == "project":
             self.project = Conv(i, o, 1, stride=stride, bias=False)
             self.project_norm = BatchNorm(o)
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """Give x the shape of the branch."""
+        """Return x in the shape of the branch's output."""
         if self.kind == "pad":
             x = x[:, :, :: self.stride, :: self.stride]
             x = pad(x, (0, 0, 0, 0, self.extra, self.extra))
@@ -53,9 +53,9 @@ class Block(nn.Module):
 class ResNet(nn.Module):
     """x (n, c, h, w) -> conv -> norm -> relu -> blocks -> mean over the image -> linear -> logits.
 
-    He, Zhang, Ren & Sun 2015, arXiv:1512.03385. Each stage has as many blocks as ``stages`` says;
-    every stage but the first halves the image. The default is ResNet-20 for 32 pixels; 32, 44 and 56
-    have ``stages`` (5, 5, 5), (7, 7, 7), (9, 9, 9). ResNet-18 for ImageNet is ``input_shape=(224, 224, 3),
+    He, Zhang, Ren & Sun 2015, arXiv:1512.03385. ``stages`` are the numbers of blocks per stage; every
+    stage but the first halves the image. The default is ResNet-20 for 32 pixels; 32, 44 and 56 have
+    ``stages`` (5, 5, 5), (7, 7, 7), (9, 9, 9). ResNet-18 for ImageNet is ``input_shape=(224, 224, 3),
     stages=(2, 2, 2, 2), channels=(64, 128, 256, 512), stem="large", shortcut="project", classes=1000``,
     and ResNet-34 has ``stages=(3, 4, 6, 3)``.
     """
@@ -78,9 +78,9 @@ class ResNet(nn.Module):
         self.stem = stem
         self.blocks = nn.ModuleList()
         for stage, (count, o) in enumerate(zip(stages, channels, strict=True)):
-            for place in range(count):
-                stride = 2 if stage > 0 and place == 0 else 1
-                self.blocks.append(Block(i, o, stride=stride, shortcut=shortcut))
+            for number in range(count):
+                stride = 2 if stage > 0 and number == 0 else 1
+                self.blocks.append(ResidualBlock(i, o, stride=stride, shortcut=shortcut))
                 i = o
         self.output = Linear(i, classes)
 

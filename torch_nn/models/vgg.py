@@ -1,4 +1,4 @@
-"""VGG: nothing but 3x3 convolutions, one after the other."""
+"""VGG: a deep stack of 3x3 convolutions."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch_nn.norm import BatchNorm
 class VGG(nn.Module):
     """x (n, c, h, w) -> stages of [conv -> norm -> relu] and a max pool -> average pool -> linears -> logits.
 
-    Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. Each stage has as many
-    convolutions as ``stages`` says. One before a norm has no bias: the norm would take it out again. The pool comes
-    before the relu, which then has a quarter to do: the larger of two relus is the relu of the larger. The default
-    is a narrow VGG-11 for 32 pixels; 13, 16 and 19 have ``stages`` (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4).
+    Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. ``stages`` are the numbers of
+    convolutions per stage; before a norm they have no bias, because the norm would subtract it. The pool comes before
+    the relu: max(relu(a), relu(b)) = relu(max(a, b)), so pooling first needs a quarter of the ReLUs. The default is a
+    narrow VGG-11 for 32 pixels; 13, 16 and 19 have ``stages`` (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4).
     VGG-11 for ImageNet is ``input_shape=(224, 224, 3), channels=(64, 128, 256, 512, 512), pool=7,
     hidden=(4096, 4096), classes=1000``.
     """
@@ -39,7 +39,7 @@ class VGG(nn.Module):
         sizes = itertools.pairwise([input_shape[-1], *outs])
         self.convs = nn.ModuleList(Conv(i, o, 3, padding=1, bias=not batch_norm) for i, o in sizes)
         self.norms = nn.ModuleList(BatchNorm(o) for o in outs if batch_norm)
-        self.ends = tuple(itertools.accumulate(stages))  # a stage ends after so many convolutions
+        self.ends = tuple(itertools.accumulate(stages))  # number of convolutions up to the end of each stage
         self.pool = pool
         units = [pool * pool * outs[-1], *hidden]
         self.hidden = nn.ModuleList(Linear(i, o) for i, o in itertools.pairwise(units))

@@ -1,4 +1,4 @@
-"""ViT: an image is a sequence of patches, and attention decides which of them speak to each other."""
+"""ViT: an image as a sequence of patches that exchange information through attention."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch_nn.layers import Linear
 from torch_nn.norm import EPS, LayerNorm
 
 
-class Block(nn.Module):
+class EncoderBlock(nn.Module):
     """x ← x + attention(norm(x)),  x ← x + contract(gelu(expand(norm(x)))): pre-norm, as in the paper.
 
-    Nothing stands in the way of x itself, so that the gradient reaches the first block as it left the last.
+    No layer lies on the residual path, so the gradient reaches the first block directly.
     """
 
     def __init__(self, dim: int, *, heads: int, mlp_dim: int, eps: float):
@@ -38,11 +38,11 @@ class Block(nn.Module):
 
 
 class ViT(nn.Module):
-    """x (n, c, h, w) -> patches -> class token, places -> blocks -> the class token -> norm -> linear -> logits.
+    """x (n, c, h, w) -> patches -> class token, positions -> blocks -> class token -> norm -> linear -> logits.
 
-    Dosovitskiy et al. 2021, "An image is worth 16x16 words", arXiv:2010.11929. A patch becomes
-    a vector by a convolution whose stride is its size. torchvision's networks and the paper's own
-    have ``eps=1e-6``; ViT-B/16 is ``input_shape=(224, 224, 3), patch=16, dim=768, depth=12,
+    Dosovitskiy et al. 2021, "An image is worth 16x16 words", arXiv:2010.11929. A convolution whose
+    stride is the patch size maps each patch to a vector. The paper and torchvision use ``eps=1e-6``;
+    ViT-B/16 is ``input_shape=(224, 224, 3), patch=16, dim=768, depth=12,
     heads=12, mlp_dim=3072, eps=1e-6, classes=1000``.
     """
 
@@ -64,7 +64,7 @@ class ViT(nn.Module):
             raise ValueError(f"patch is {patch}: it must divide the image's height {h} and width {w}")
         self.patches = Conv(c, dim, patch, stride=patch)
         self.tokens = Tokens((h // patch) * (w // patch), dim)
-        self.blocks = nn.ModuleList(Block(dim, heads=heads, mlp_dim=mlp_dim, eps=eps) for _ in range(depth))
+        self.blocks = nn.ModuleList(EncoderBlock(dim, heads=heads, mlp_dim=mlp_dim, eps=eps) for _ in range(depth))
         self.norm = LayerNorm(dim, eps=eps)
         self.output = Linear(dim, classes)
 
