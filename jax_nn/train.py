@@ -171,7 +171,7 @@ def init_carry(
     carry: Carry = {
         "params": interop.to_jax(snapshot["params"], dtype),
         "stats": interop.to_jax(snapshot.get("stats", {}), dtype),
-        "step": jnp.int32(snapshot.get("step", 0)),
+        "step": jnp.int32(int(snapshot.get("step", 0))),  # int: a copy of the array
     }
     carry["opt"] = jax.jit(tx.init)(carry["params"])  # one program instead of one per shape
     if "opt" in snapshot:

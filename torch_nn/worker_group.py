@@ -35,9 +35,7 @@ class WorkerGroup:
     def __init__(self, devices: int, backend: str, threads: int):
         self.devices, self.backend, self.threads = devices, backend, threads
         self.state_ids: set[int] = set()  # of the states that the workers hold
-        self.released: list[
-            int
-        ] = []  # of states that were deleted here; the workers hear of them with the next command
+        self.released: list[int] = []  # of states deleted here: the next command tells the workers
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback())
         store = dist.TCPStore(HOST, 0, devices, is_master=True, wait_for_workers=False)
         self.stderr_files = [tempfile.TemporaryFile() for _ in range(1, devices)]  # noqa: SIM115 (closed by close())

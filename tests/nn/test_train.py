@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 
 import jax
@@ -12,7 +13,7 @@ from compare import tracks
 from jax_nn import train as jax_train
 from numpy_nn import train as numpy_train
 from numpy_nn.models import MODELS
-from numpy_nn.tree import leaves
+from numpy_nn.tree import leaves, tree_map
 from torch_nn import train as torch_train
 
 TRACKS = {"numpy": numpy_train, "jax": jax_train, "torch": torch_train}
@@ -98,6 +99,41 @@ def test_snapshots_are_copies(track, rng):
     track.train_steps(state, *images(rng, 2))
     for path, leaf in leaves(before).items():
         np.testing.assert_array_equal(leaf, kept[path], err_msg=path)
+
+
+def aligned(array):
+    """A copy at an address divisible by 64, which JAX shares with NumPy instead of copying it."""
+    array = np.asarray(array)
+    buffer = np.empty(array.nbytes + 64, np.uint8)
+    start = -buffer.ctypes.data % 64
+    moved = buffer[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    moved[...] = array
+    return moved
+
+
+def test_the_arrays_of_the_caller_are_neither_changed_nor_shared(track, rng):
+    arguments = ARGUMENTS | {"ema": 0.9}
+    trained, _ = track.train_steps(track.init_state(fresh(), **arguments), *images(rng, 2))
+    given = {"snapshot": tree_map(aligned, track.to_snapshot(trained))}
+    given |= dict(zip("xy", map(aligned, images(rng, 2)), strict=True))
+    kept = copy.deepcopy(given)
+    state, _ = track.train_steps(track.init_state(given["snapshot"], **arguments), given["x"], given["y"])
+    track.eval_batch(state, given["x"][0], given["y"][0])
+    track.logits(state, given["x"][0])
+    track.place_dataset(state, given["x"][0], given["y"][0])
+    after_two_steps = leaves(track.to_snapshot(state))
+    track.synchronize(state)
+    for path, leaf in leaves(given).items():
+        np.testing.assert_array_equal(leaf, leaves(kept)[path], err_msg=path)
+
+    state = track.init_state(given["snapshot"], **arguments)
+    for leaf in leaves(given["snapshot"]).values():
+        leaf[...] = 0
+    for leaf in filter(np.ndim, leaves(track.to_snapshot(state)).values()):
+        leaf[...] = 0
+    state, _ = track.train_steps(state, given["x"], given["y"])
+    for path, leaf in leaves(track.to_snapshot(state)).items():
+        np.testing.assert_array_equal(leaf, after_two_steps[path], err_msg=path)
 
 
 def test_evaluation_counts_everything_but_padding(track, rng):

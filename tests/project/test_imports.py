@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from support.import_walk import PACKAGES, TRACKS, imported, is_within, sources
+from support.import_walk import PACKAGES, TRACKS, import_order, imported, is_within, sources
 from support.paths import ROOT
 
 # What a track may lean on, the standard library and itself aside.
@@ -50,6 +50,12 @@ def test_a_track_stands_alone(track):
     ]
     assert sources(track), f"{track} is empty"
     assert not astray, "\n".join(astray)
+
+
+@pytest.mark.parametrize("track", TRACKS)
+def test_no_import_cycle_in_a_track(track):
+    order = import_order(track)
+    assert order.index(f"{track}.models.mlp") < order.index(f"{track}.train")
 
 
 @pytest.mark.parametrize(("library", "home"), ONE_HOME.items())
