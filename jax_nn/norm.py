@@ -10,7 +10,7 @@ from flax import nnx
 from jax import Array, lax
 
 EPS = 1e-5  # added to every variance; written out because the frameworks' defaults differ
-MOMENTUM = 0.1  # running ← (1 - momentum) · running + momentum · batch, as PyTorch counts it
+MOMENTUM = 0.9  # running ← momentum · running + (1 - momentum) · batch; PyTorch calls that 0.1
 
 
 class BatchNorm(nnx.Module):
@@ -38,8 +38,8 @@ class BatchNorm(nnx.Module):
             mean = self.all_reduce(lax.pmean, x.mean(axis=(0, 1, 2)))
             # ∂σ²/∂μ = 0, because Σ (x - μ) = 0; stop_gradient saves XLA a pass over x to compute it
             var = self.all_reduce(lax.pmean, jnp.square(x - lax.stop_gradient(mean)).mean(axis=(0, 1, 2)))
-            self.mean[...] = (1 - MOMENTUM) * self.mean + MOMENTUM * mean
-            self.var[...] = (1 - MOMENTUM) * self.var + MOMENTUM * var * (size / (size - 1))
+            self.mean[...] = MOMENTUM * self.mean + (1 - MOMENTUM) * mean
+            self.var[...] = MOMENTUM * self.var + (1 - MOMENTUM) * var * (size / (size - 1))
         return (x - mean) * (self.scale * lax.rsqrt(var + EPS)) + self.bias
 
     def all_reduce(self, operation: Callable[[Any, str], Any], value: Any) -> Any:

@@ -60,7 +60,7 @@ KNOWN: dict[str, Collection[str]] = {
     "precision": PARAM_DTYPES,
 }
 Loss = Callable[[Array, Array], Array]  # outputs, labels -> mean over the batch
-Preprocess = Callable[[Array], Array]  # bytes -> the network's input
+Normalise = Callable[[Array], Array]  # bytes -> numbers
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,9 @@ def init_state(
         raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
     if accumulate < 1:
         raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
-    chosen, dtype = choose(device, devices), PARAM_DTYPES[precision]
+    jax_devices, dtype = choose(device, devices), PARAM_DTYPES[precision]
     network = abstract_network(model, model_args or {}, snapshot, precision)
-    inputs = partial(preprocess, mean=jnp.asarray(mean, dtype), std=jnp.asarray(std, dtype))
+    normalise = partial(preprocess, mean=jnp.asarray(mean, dtype), std=jnp.asarray(std, dtype))
     loss_fn = partial(LOSSES[loss], **(loss_args or {}))
 
     lr = optim.SCHEDULES[schedule](**schedule_args)
@@ -130,18 +130,18 @@ def init_state(
     )
     slots = optim.OPTIMIZERS[optimizer][1]
 
-    axis = reduction_axis(chosen, parallel)
+    axis = reduction_axis(jax_devices, parallel)
     frozen = frozen_norms(snapshot.get("stats", {}), factors)
-    loss_and_grads = jax.value_and_grad(make_loss(network, loss_fn, inputs, frozen=frozen, axis=axis), has_aux=True)
+    loss_and_grads = jax.value_and_grad(make_loss(network, loss_fn, normalise, frozen=frozen, axis=axis), has_aux=True)
     step = make_step(all_reduced(accumulated(loss_and_grads, accumulate), axis), tx, lr=lr, ema=ema)
-    forward = sharded_forward(full_precision(make_forward(network, inputs)), chosen)
+    forward = sharded_forward(full_precision(make_forward(network, normalise)), jax_devices)
     return State(
-        carry=replicate(init_carry(snapshot, tx, slots, dtype=dtype, ema=ema), chosen),
-        train_chunk=compile_chunk(full_precision(step), chosen, parallel, accumulate=accumulate),
-        evaluate=jax.jit(make_evaluate(forward, loss_fn), compiler_options=compiler_options(chosen)),
-        forward=jax.jit(forward, compiler_options=compiler_options(chosen)),
+        carry=replicate(init_carry(snapshot, tx, slots, dtype=dtype, ema=ema), jax_devices),
+        train_chunk=compile_chunk(full_precision(step), jax_devices, parallel, accumulate=accumulate),
+        evaluate=jax.jit(make_evaluate(forward, loss_fn), compiler_options=compiler_options(jax_devices)),
+        forward=jax.jit(forward, compiler_options=compiler_options(jax_devices)),
         slots=slots,
-        devices=chosen,
+        devices=jax_devices,
         precision=precision,
     )
 
@@ -171,7 +171,7 @@ def init_carry(
     carry: Carry = {
         "params": interop.to_jax(snapshot["params"], dtype),
         "stats": interop.to_jax(snapshot.get("stats", {}), dtype),
-        "step": jnp.int32(int(snapshot.get("step", 0))),  # int: a copy of the array
+        "step": jnp.int32(int(snapshot.get("step", 0))),  # jnp.int32(array) would share it
     }
     carry["opt"] = jax.jit(tx.init)(carry["params"])  # one program instead of one per shape
     if "opt" in snapshot:
@@ -189,7 +189,7 @@ def preprocess(x: Array, mean: Array, std: Array) -> Array:
 
 
 def make_loss(
-    network: nnx.Module, loss: Loss, inputs: Preprocess, *, frozen: Collection[str] = (), axis: str | None = None
+    network: nnx.Module, loss: Loss, normalise: Normalise, *, frozen: Collection[str] = (), axis: str | None = None
 ) -> Callable[[Any, Any, Array, Array], tuple[Array, tuple[Any, Array]]]:
     """Return the training loss as a pure function: params, stats, x, y -> loss, (new stats, correct).
 
@@ -206,7 +206,7 @@ def make_loss(
 
     def loss_fn(params: Any, stats: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, Array]]:
         model = nnx.merge(graphdef, params, stats, copy=True)
-        outputs = model(inputs(x))
+        outputs = model(normalise(x))
         return loss(outputs, y), (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct(outputs, y))
 
     return loss_fn
@@ -234,14 +234,14 @@ def make_step(
     return step
 
 
-def make_forward(network: nnx.Module, inputs: Preprocess) -> Forward:
+def make_forward(network: nnx.Module, normalise: Normalise) -> Forward:
     """Return the network in evaluation mode as a pure function: carry, x -> outputs; it uses the average if any."""
     network.eval()
     graphdef, *_ = nnx.split(network, nnx.Param, nnx.BatchStat)
 
     def forward(carry: Carry, x: Array) -> Array:
         params = carry.get("ema", carry["params"])
-        return nnx.merge(graphdef, params, carry["stats"], copy=True)(inputs(x))
+        return nnx.merge(graphdef, params, carry["stats"], copy=True)(normalise(x))
 
     return forward
 

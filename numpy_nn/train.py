@@ -8,8 +8,8 @@ The eight functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
     outputs = logits(state, x)                      # (n, classes)
     snapshot = to_snapshot(state)
     synchronize(state)
-    dataset = place_dataset(state, x, y)            # the dataset on an accelerator, or None
-    facts = device_facts(state)                     # hardware, matmul precision, peak device memory
+    dataset = place_dataset(state, x, y)            # the dataset on an accelerator, else None
+    facts = device_facts(state)                     # what computed, how precisely, in how much memory
 """
 
 from __future__ import annotations

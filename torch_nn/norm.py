@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch_nn.collectives import all_mean
 
 EPS = 1e-5  # added to every variance; written out because the frameworks' defaults differ
-MOMENTUM = 0.1  # running ← (1 - momentum) · running + momentum · batch
+MOMENTUM = 0.1  # running ← (1 - momentum) · running + momentum · batch; the other tracks call that 0.9
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -108,11 +108,11 @@ def init_state(
     require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
     if accumulate < 1:
         raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
-    own_device, dtype = local_device(device, devices), PARAM_DTYPES[precision]
-    set_full_precision(own_device, precision)
+    torch_device, dtype = local_device(device, devices), PARAM_DTYPES[precision]
+    set_full_precision(torch_device, precision)
     torch.manual_seed(seed)
     torch.set_num_threads(max(threads // devices, 1))
-    network = MODELS[model](**(model_args or {})).to(own_device, dtype, memory_format=torch.channels_last)
+    network = MODELS[model](**(model_args or {})).to(torch_device, dtype, memory_format=torch.channels_last)
     interop.params_from_tree(network, snapshot["params"])
     interop.stats_from_tree(network, snapshot.get("stats", {}))
 
@@ -143,12 +143,12 @@ def init_state(
         loss=partial(LOSSES[loss], **(loss_args or {})),
         clip_norm=clip_norm,
         accumulate=accumulate,
-        mean=torch.tensor(mean, dtype=dtype, device=own_device)[:, None, None],
-        std=torch.tensor(std, dtype=dtype, device=own_device)[:, None, None],
+        mean=torch.tensor(mean, dtype=dtype, device=torch_device)[:, None, None],
+        std=torch.tensor(std, dtype=dtype, device=torch_device)[:, None, None],
         step=step,
         first_update=step - int(snapshot.get("opt", {}).get("count", 0)),
         precision=precision,
-        device=own_device,
+        device=torch_device,
         devices=devices,
     )
 

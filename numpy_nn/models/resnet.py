@@ -38,7 +38,7 @@ def pad_shortcut_backward(dy: Float[Array, "n _ _ o"], cache: Cache) -> Float[Ar
     return dx
 
 
-class Block:
+class ResidualBlock:
     """y = relu(branch(x) + shortcut(x)),  branch = conv -> norm -> relu -> conv -> norm.
 
     The shortcut is the identity wherever the shapes allow. Where they do not: every other
@@ -159,7 +159,7 @@ class ResNet:
         for stage, (count, o) in enumerate(zip(stages, channels, strict=True)):
             for place in range(count):
                 stride = 2 if stage > 0 and place == 0 else 1
-                self.blocks.append(Block(i, o, stride=stride, shortcut=shortcut))
+                self.blocks.append(ResidualBlock(i, o, stride=stride, shortcut=shortcut))
                 i = o
 
     def init(self, rng: np.random.Generator) -> Tree:
