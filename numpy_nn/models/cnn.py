@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -25,7 +24,7 @@ from numpy_nn.layers import (
     relu_backward,
     relu_forward,
 )
-from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
+from numpy_nn.norm import EVAL, Mode, batch_norm_backward, batch_norm_forward, norm_init, stats_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -80,14 +79,7 @@ class CNN:
         return {"params": params | {"norms": norms}, "stats": {"norms": stats}}
 
     def forward(
-        self,
-        params: Tree,
-        stats: Tree,
-        x: Float[Array, "n h w c"],
-        *,
-        train: bool = False,
-        all_mean: Callable[[Array], Array] = same,
-        shards: int = 1,
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
         """Return logits, running statistics and what backward needs."""
         new: Tree = {"norms": {}} if self.batch_norm else {}
@@ -99,9 +91,7 @@ class CNN:
                 x, pool_cache = max_pool_forward(x, window=pool)
             if self.batch_norm:
                 norm, old = params["norms"][k], stats["norms"][k]
-                x, new["norms"][k], norm_cache = batch_norm_forward(
-                    x, **norm, stats=old, train=train, all_mean=all_mean, shards=shards
-                )
+                x, new["norms"][k], norm_cache = batch_norm_forward(x, **norm, stats=old, mode=mode)
             x, relu_cache = relu_forward(x)
             caches.append((conv_cache, pool_cache, norm_cache, relu_cache))
         h, flat_cache = flatten_forward(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from numpy_nn.layers import (
     relu_backward,
     relu_forward,
 )
-from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
+from numpy_nn.norm import EVAL, Mode, batch_norm_backward, batch_norm_forward, norm_init, stats_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -52,14 +51,14 @@ class DenseLayer:
         return {"params": params, "stats": {"norm1": stats_init(self.i), "norm2": stats_init(self.wide)}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], **mode: Any
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], mode: Mode
     ) -> tuple[Float[Array, "n h w o"], Tree, Cache]:
         """x (n, h, w, i) -> (n, h, w, i + o); ``mode`` is that of the norms."""
         new = {}
-        h, new["norm1"], norm1_cache = batch_norm_forward(x, **params["norm1"], stats=stats["norm1"], **mode)
+        h, new["norm1"], norm1_cache = batch_norm_forward(x, **params["norm1"], stats=stats["norm1"], mode=mode)
         h, relu1_cache = relu_forward(h)
         h, conv1_cache = conv2d_forward(h, **params["conv1"])
-        h, new["norm2"], norm2_cache = batch_norm_forward(h, **params["norm2"], stats=stats["norm2"], **mode)
+        h, new["norm2"], norm2_cache = batch_norm_forward(h, **params["norm2"], stats=stats["norm2"], mode=mode)
         h, relu2_cache = relu_forward(h)
         h, conv2_cache = conv2d_forward(h, **params["conv2"], padding=1)
         y, join_cache = concatenate_forward(x, h)
@@ -95,10 +94,10 @@ class Transition:
         return {"params": params, "stats": {"norm": stats_init(self.i)}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], **mode: Any
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], mode: Mode
     ) -> tuple[Float[Array, "n _ _ o"], Tree, Cache]:
         """x (n, h, w, i) -> (n, h/2, w/2, o); ``mode`` is that of the norm."""
-        x, new, norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], **mode)
+        x, new, norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], mode=mode)
         x, relu_cache = relu_forward(x)
         x, conv_cache = conv2d_forward(x, **params["conv"])
         x, pool_cache = avg_pool_forward(x, window=2)
@@ -168,34 +167,24 @@ class DenseNet:
         return {"params": params, "stats": stats}
 
     def forward(
-        self,
-        params: Tree,
-        stats: Tree,
-        x: Float[Array, "n h w c"],
-        *,
-        train: bool = False,
-        all_mean: Callable[[Array], Array] = same,
-        shards: int = 1,
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
         """Return logits, running statistics and what backward needs."""
-        mode: dict[str, Any] = {"train": train, "all_mean": all_mean, "shards": shards}
         new: Tree = {"layers": {}}
         stride, padding = (2, 3) if self.stem == "large" else (1, 1)
         x, conv_cache = conv2d_forward(x, **params["conv"], stride=stride, padding=padding)
         stem_cache = None
         if self.stem == "large":
-            x, new["norm"], norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], **mode)
+            x, new["norm"], norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], mode=mode)
             x, relu_cache = relu_forward(x)
             x, pool_cache = max_pool_forward(x, window=3, stride=2, padding=1)
             stem_cache = norm_cache, relu_cache, pool_cache
         caches = []
         for k, layer in enumerate(self.layers):
-            x, new["layers"][str(k)], cache = layer.forward(
-                params["layers"][str(k)], stats["layers"][str(k)], x, **mode
-            )
+            x, new["layers"][str(k)], cache = layer.forward(params["layers"][str(k)], stats["layers"][str(k)], x, mode)
             caches.append(cache)
         x, new["final_norm"], norm_cache = batch_norm_forward(
-            x, **params["final_norm"], stats=stats["final_norm"], **mode
+            x, **params["final_norm"], stats=stats["final_norm"], mode=mode
         )
         x, relu_cache = relu_forward(x)
         h, mean_cache = global_avg_pool_forward(x)

@@ -23,6 +23,7 @@ from numpy_nn.layers import (
     tanh_backward,
     tanh_forward,
 )
+from numpy_nn.norm import EVAL, Mode
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -56,7 +57,7 @@ class LeNet5:
         return {"params": params, "stats": {}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], *, train: bool = False
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
         """Return logits, running statistics (none here) and what backward needs."""
         x, c1_cache = conv2d_forward(x, **params["c1"], padding=self.padding)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from numpy_nn.layers import linear_backward, linear_forward, linear_init
+from numpy_nn.norm import EVAL, Mode
 from numpy_nn.recurrent import lstm_backward, lstm_forward, lstm_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
@@ -34,7 +35,7 @@ class LSTM:
         return {"params": {"lstm": lstm, "output": output}, "stats": {}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], *, train: bool = False
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
         """Return logits, running statistics (none here) and what backward needs."""
         n, t, w, c = x.shape

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from numpy_nn.layers import activation, flatten_forward, linear_backward, linear_forward, linear_init
+from numpy_nn.norm import EVAL, Mode
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -38,7 +39,7 @@ class MLP:
         return {"params": {"hidden": hidden, "output": output}, "stats": {}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], *, train: bool = False
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
         """Return logits, running statistics (none here) and what backward needs."""
         act_forward, _ = activation(self.activation)

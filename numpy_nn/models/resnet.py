@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy_nn.conv import (
     max_pool_forward,
 )
 from numpy_nn.layers import linear_backward, linear_forward, linear_init, relu_backward, relu_forward
-from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
+from numpy_nn.norm import EVAL, Mode, batch_norm_backward, batch_norm_forward, norm_init, stats_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -69,15 +68,15 @@ class Block:
         return {"params": params, "stats": stats}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], **mode: Any
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], mode: Mode
     ) -> tuple[Float[Array, "n _ _ o"], Tree, Cache]:
         """x (n, h, w, i) -> (n, h/stride, w/stride, o); ``mode`` is that of the norms."""
         new = {}
         h, conv1_cache = conv2d_forward(x, **params["conv1"], stride=self.stride, padding=1)
-        h, new["norm1"], norm1_cache = batch_norm_forward(h, **params["norm1"], stats=stats["norm1"], **mode)
+        h, new["norm1"], norm1_cache = batch_norm_forward(h, **params["norm1"], stats=stats["norm1"], mode=mode)
         h, relu1_cache = relu_forward(h)
         h, conv2_cache = conv2d_forward(h, **params["conv2"], padding=1)
-        branch, new["norm2"], norm2_cache = batch_norm_forward(h, **params["norm2"], stats=stats["norm2"], **mode)
+        branch, new["norm2"], norm2_cache = batch_norm_forward(h, **params["norm2"], stats=stats["norm2"], mode=mode)
 
         shortcut, shortcut_cache = x, None
         if self.kind == "pad":
@@ -85,7 +84,7 @@ class Block:
         if self.kind == "project":
             h, project_cache = conv2d_forward(x, **params["project"], stride=self.stride)
             shortcut, new["project_norm"], norm_cache = batch_norm_forward(
-                h, **params["project_norm"], stats=stats["project_norm"], **mode
+                h, **params["project_norm"], stats=stats["project_norm"], mode=mode
             )
             shortcut_cache = project_cache, norm_cache
 
@@ -176,30 +175,20 @@ class ResNet:
         return {"params": params, "stats": stats}
 
     def forward(
-        self,
-        params: Tree,
-        stats: Tree,
-        x: Float[Array, "n h w c"],
-        *,
-        train: bool = False,
-        all_mean: Callable[[Array], Array] = same,
-        shards: int = 1,
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
         """Return logits, running statistics and what backward needs."""
-        mode: dict[str, Any] = {"train": train, "all_mean": all_mean, "shards": shards}
         new: Tree = {"blocks": {}}
         stride, padding = (2, 3) if self.stem == "large" else (1, 1)
         x, conv_cache = conv2d_forward(x, **params["conv"], stride=stride, padding=padding)
-        x, new["norm"], norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], **mode)
+        x, new["norm"], norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], mode=mode)
         x, relu_cache = relu_forward(x)
         pool_cache = None
         if self.stem == "large":
             x, pool_cache = max_pool_forward(x, window=3, stride=2, padding=1)
         caches = []
         for k, block in enumerate(self.blocks):
-            x, new["blocks"][str(k)], cache = block.forward(
-                params["blocks"][str(k)], stats["blocks"][str(k)], x, **mode
-            )
+            x, new["blocks"][str(k)], cache = block.forward(params["blocks"][str(k)], stats["blocks"][str(k)], x, mode)
             caches.append(cache)
         h, mean_cache = global_avg_pool_forward(x)
         logits, output_cache = linear_forward(h, **params["output"])

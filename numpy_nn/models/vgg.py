@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from numpy_nn.layers import (
     relu_backward,
     relu_forward,
 )
-from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
+from numpy_nn.norm import EVAL, Mode, batch_norm_backward, batch_norm_forward, norm_init, stats_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -81,14 +80,7 @@ class VGG:
         return {"params": params | {"norms": norms}, "stats": {"norms": stats}}
 
     def forward(
-        self,
-        params: Tree,
-        stats: Tree,
-        x: Float[Array, "n h w c"],
-        *,
-        train: bool = False,
-        all_mean: Callable[[Array], Array] = same,
-        shards: int = 1,
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
         """Return logits, running statistics and what backward needs."""
         new: Tree = {"norms": {}} if self.batch_norm else {}
@@ -98,9 +90,7 @@ class VGG:
             x, conv_cache = conv2d_forward(x, **conv, padding=1)
             if self.batch_norm:
                 norm, old = params["norms"][str(k)], stats["norms"][str(k)]
-                x, new["norms"][str(k)], norm_cache = batch_norm_forward(
-                    x, **norm, stats=old, train=train, all_mean=all_mean, shards=shards
-                )
+                x, new["norms"][str(k)], norm_cache = batch_norm_forward(x, **norm, stats=old, mode=mode)
             if k + 1 in self.ends:
                 x, pool_cache = max_pool_forward(x, window=2)
             x, relu_cache = relu_forward(x)

@@ -16,7 +16,7 @@ from numpy_nn.attention import (
 )
 from numpy_nn.conv import conv2d_backward, conv2d_forward, conv2d_init
 from numpy_nn.layers import gelu_backward, gelu_forward, linear_backward, linear_forward, linear_init
-from numpy_nn.norm import EPS, layer_norm_backward, layer_norm_forward, norm_init
+from numpy_nn.norm import EPS, EVAL, Mode, layer_norm_backward, layer_norm_forward, norm_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -119,7 +119,7 @@ class ViT:
         return {"params": params, "stats": {}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], *, train: bool = False
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Cache]:
         """Return logits, running statistics (none here) and what backward needs."""
         x, patches_cache = conv2d_forward(x, **params["patches"], stride=self.patch)

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import time
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from compare.parity.check import EXAMPLES
 from numpy_nn import parallel, train
 from numpy_nn.models import MODELS
-from numpy_nn.tree import leaves
+from numpy_nn.tree import leaves, tree_map
 
 TOLERANCE = 1e-12  # of the largest number in a leaf; observed: 1.6e-15, and 6e-14 where adamw divides by a small √ν
 
@@ -100,7 +101,7 @@ def test_a_failure_ends_the_waiting_of_all_and_is_no_end_of_the_group(monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "take_steps", ctrl_c)
+        patch.setattr(train, "loss_and_grads", ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             train.train_steps(state, x, y)
     assert np.isfinite(train.train_steps(state, x, y)[1]["loss"]).all()
@@ -128,7 +129,34 @@ def test_shards_are_as_equal_as_can_be_or_one() -> None:
     assert [len(shard) for shard in parallel.shards(np.zeros(3), 4)] == [3]
 
 
-def test_alone_nothing_is_shared() -> None:
-    state = begin("cnn")
-    assert state.group.part(state.params) is state.params
-    assert replace(state).group.workers == []
+def test_on_one_core_the_wrappers_return_what_they_are_given() -> None:
+    group = begin("cnn").group
+    for wrapper, function in {
+        parallel.sharded: train.loss_and_grads,
+        parallel.all_reduced: train.loss_and_grads,
+        parallel.sharded_update: train.update,
+        parallel.summed: train.evaluate,
+    }.items():
+        assert wrapper(function, group) is function
+    assert train.accumulated(train.loss_and_grads, 1) is train.loss_and_grads
+
+
+def test_four_functions_lead_from_train_steps_to_the_first_matmul() -> None:
+    """``train_steps``, ``loss_and_grads``, ``forward``, ``linear_forward``: a learner can follow them on one screen."""
+    found: list[list[str]] = []
+
+    class Watched(np.ndarray):
+        def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+            if ufunc is np.matmul:
+                found.append(
+                    [frame.name for frame in traceback.extract_stack() if f"{os.sep}numpy_nn{os.sep}" in frame.filename]
+                )
+            plain = [np.asarray(each) for each in inputs]
+            return getattr(ufunc, method)(*plain, **{name: tuple(map(np.asarray, v)) for name, v in kwargs.items()})
+
+    state = train.init_state(
+        MODELS["mlp"]().init(np.random.default_rng(0)), model="mlp", schedule_args={"lr": 0.1, "steps": 1}
+    )
+    state = replace(state, params=tree_map(lambda leaf: leaf.view(Watched), state.params))
+    train.train_steps(state, np.zeros((1, 2, 28, 28, 1), np.uint8), np.zeros((1, 2), np.int32))
+    assert found[0] == ["train_steps", "loss_and_grads", "forward", "linear_forward"]
