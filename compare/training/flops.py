@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 
 from compare import tracks
+from compare.call_recorder import watching
 from compare.config import CHUNK, Config
-from compare.watch import watching
 from numpy_nn import optim
 from numpy_nn.models import MODELS
 from numpy_nn.norm import TRAIN
 from numpy_nn.tree import cast, leaves
-
 
 # The hand-written functions that multiply matrices, and the modules that they stand in.
 MULTIPLYING = {
