@@ -116,7 +116,7 @@ def conv2d_forward(
 
 def conv2d_backward(
     dy: Float[Array, "n oh ow o"], cache: Cache, *, need_dx: bool = True
-) -> tuple[Float[Array, "n h w i"] | None, Float[Array, "kh kw _ o"], Float[Array, " o"] | None]:
+) -> tuple[Float[Array, "n h w i"] | Any, Float[Array, "kh kw _ o"], Float[Array, " o"] | Any]:
     """dW = colsᵀ dy,  db = Σ dy,  dx = col2im(dy Wᵀ).
 
     dx is None unless ``need_dx``; db is None where the layer has no bias.
@@ -134,8 +134,8 @@ def algorithm(kernel: Float[Array, "kh kw _ o"], stride: int, groups: int) -> tu
         return partial(im2col_forward, stride=stride), partial(im2col_backward, stride=stride)
     if groups == stride == 1 and kw > 1:
         return conv_tiled.packed_forward, conv_tiled.packed_backward
-    options = {"stride": stride, "groups": groups}
-    return partial(conv_tiled.tiled_forward, **options), partial(conv_tiled.tiled_backward, **options)
+    tiled = conv_tiled.tiled_forward, conv_tiled.tiled_backward
+    return tuple(partial(function, stride=stride, groups=groups) for function in tiled)
 
 
 def conv2d_init(

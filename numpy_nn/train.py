@@ -221,7 +221,7 @@ def train_steps(
 
 
 def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> None:
-    """Return None: NumPy computes where the dataset is."""
+    """Nothing to move: NumPy computes where the dataset is."""
 
 
 def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> Float[Array, 3]:
@@ -257,5 +257,5 @@ def synchronize(state: State) -> None:
 
 
 def device_facts(state: State) -> dict[str, Any]:
-    """What computed (``hardware``), how precisely (``products``), and ``peak_device_mb``, None on a CPU."""
-    return {"hardware": "cpu", "products": str(state.mean.dtype), "peak_device_mb": None}
+    """What computed (``hardware``), how precisely (``matmul_precision``), and ``peak_device_mb``, None on a CPU."""
+    return {"hardware": "cpu", "matmul_precision": str(state.mean.dtype), "peak_device_mb": None}

@@ -37,7 +37,7 @@ def pad_shortcut_backward(dy: Float[Array, "n _ _ o"], cache: Cache) -> Float[Ar
     return dx
 
 
-class Block:
+class ResidualBlock:
     """y = relu(branch(x) + shortcut(x)),  branch = conv -> norm -> relu -> conv -> norm.
 
     The shortcut is the identity if the shapes allow it. If not, it is every other pixel with zeros for the new
@@ -156,7 +156,7 @@ class ResNet:
         for stage, (count, o) in enumerate(zip(stages, channels, strict=True)):
             for position in range(count):
                 stride = 2 if stage > 0 and position == 0 else 1
-                self.blocks.append(Block(i, o, stride=stride, shortcut=shortcut))
+                self.blocks.append(ResidualBlock(i, o, stride=stride, shortcut=shortcut))
                 i = o
 
     def init(self, rng: np.random.Generator) -> Tree:

@@ -23,7 +23,7 @@ from numpy_nn.tree import Tree
 Cache = Any
 
 
-class Block:
+class EncoderBlock:
     """x ← x + attention(norm(x)),  x ← x + contract(gelu(expand(norm(x)))): pre-norm, as in the paper.
 
     The sum passes x on unchanged, so the gradient of the last block reaches the first unchanged, too.
@@ -105,7 +105,7 @@ class ViT:
         self.dim = dim
         self.classes = classes
         self.eps = eps
-        self.blocks = [Block(dim, heads=heads, mlp_dim=mlp_dim, eps=eps) for _ in range(depth)]
+        self.blocks = [EncoderBlock(dim, heads=heads, mlp_dim=mlp_dim, eps=eps) for _ in range(depth)]
 
     def init(self, rng: np.random.Generator) -> Tree:
         """Initial parameters in float64: Glorot for every matrix, LeCun for the patches."""

@@ -40,7 +40,8 @@ class Group:
     def __init__(self, rank: int = 0, size: int = 1, *, exact: bool = False):
         self.rank, self.size, self.exact = rank, size, exact
         self.parent = os.getppid()
-        self.workers: list[WorkerProcess] = []
+        self.workers: list[WorkerProcess] = []  # rank 0 has them, and the memory for their batches
+        self.batch: SharedBatch
 
     def join(self, state: Any, memory: SharedArrays, pipes: Sequence[Connection]) -> Any:
         """The state with its arrays in the shared memory; every process of the group calls this once.
@@ -154,7 +155,7 @@ class Group:
         except BaseException as error:
             errors.append(error)
             self.failed[0] = 1
-        errors += [error for worker in asked if (error := worker.receive())]
+        errors += filter(None, [worker.receive() for worker in asked])
         if errors:
             try:
                 raise next((error for error in errors if not isinstance(error, PeerError)), errors[0])
