@@ -44,7 +44,7 @@ def im2col_forward(
     n, h, w, _ = x.shape
     cols = im2col(x, kh, kw, stride)
     y = cols @ kernel.reshape(-1, o)
-    return y.reshape(n, out_size(h, kh, stride, 0), out_size(w, kw, stride, 0), o)
+    return y.reshape(n, (h - kh) // stride + 1, (w - kw) // stride + 1, o)
 
 
 def im2col_backward(
@@ -134,8 +134,8 @@ def algorithm(kernel: Float[Array, "kh kw _ o"], stride: int, groups: int) -> tu
         return partial(im2col_forward, stride=stride), partial(im2col_backward, stride=stride)
     if groups == stride == 1 and kw > 1:
         return conv_tiled.packed_forward, conv_tiled.packed_backward
-    tiled = conv_tiled.tiled_forward, conv_tiled.tiled_backward
-    return tuple(partial(function, stride=stride, groups=groups) for function in tiled)
+    options: dict[str, Any] = {"stride": stride, "groups": groups}
+    return partial(conv_tiled.tiled_forward, **options), partial(conv_tiled.tiled_backward, **options)
 
 
 def conv2d_init(

@@ -206,13 +206,13 @@ def train_steps(
 
     Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
     """
-    group = state.group  # on one core, the four lines that use it change nothing
-    gradients = parallel.all_reduced(accumulated(parallel.sharded(loss_and_grads, group), state.accumulate), group)
+    group = state.group  # on one core, the lines that use it change nothing
+    compute = parallel.all_reduced(accumulated(parallel.sharded(loss_and_grads, group), state.accumulate), group)
     apply = parallel.sharded_update(update, group)
     metrics = []
     with group.call("train_steps", state, x, y):
         for images, labels in zip(x, y, strict=True):
-            loss, right, stats, grads = gradients(state, images, labels)
+            loss, right, stats, grads = compute(state, images, labels)
             apply(state, grads)
             metrics.append((loss, right, state.schedule(state.step)))
             state = replace(state, stats=stats, step=state.step + 1)
@@ -224,7 +224,7 @@ def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> None:
     """Nothing to move: NumPy computes where the dataset is."""
 
 
-def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> Float[Array, 3]:
+def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> Float[Array, " sums"]:
     """Sum of the losses, number of correct answers, number of images that count."""
     outputs = logits(state, x)
     loss, _ = state.loss[0](outputs, y)
