@@ -154,8 +154,8 @@ class ResNet:
         self.blocks = []
         i = self.first
         for stage, (count, o) in enumerate(zip(stages, channels, strict=True)):
-            for position in range(count):
-                stride = 2 if stage > 0 and position == 0 else 1
+            for place in range(count):
+                stride = 2 if stage > 0 and place == 0 else 1
                 self.blocks.append(ResidualBlock(i, o, stride=stride, shortcut=shortcut))
                 i = o
 
