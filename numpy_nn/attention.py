@@ -1,7 +1,7 @@
-"""Attention: every position looks at every other and takes from each as much as it finds alike.
+"""Attention: the output at each position is a mean of all values, weighted by how well its query matches their keys.
 
-A mask is True where a query (row) may look at a key (column); it is broadcast to
-(n, heads, t, s), where s, the number of keys, may differ from t, that of the queries.
+A mask is True where a query (row) may attend to a key (column). It is broadcast to (n, heads, t, s) for t queries and
+s keys.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Cache = Any
 
 
 def causal_mask(t: int) -> Bool[Array, "t t"]:
-    """Position t may look at itself and at what came before."""
+    """Lower triangle of True: position t attends to itself and to earlier positions."""
     return np.tri(t, dtype=bool)
 
 
@@ -32,14 +32,14 @@ def scaled_dot_product_attention_forward(
 ) -> tuple[Float[Array, "n heads t d"], Cache]:
     """y = P v,  P = softmax(q kᵀ/√d) over the keys (Vaswani et al. 2017, arXiv:1706.03762).
 
-    A query whose mask allows no key gets y = 0.
+    A query without any allowed key gets y = 0.
     """
     scale = 1 / math.sqrt(q.shape[-1])
     p = q @ k.swapaxes(-1, -2)
     p *= scale
     if mask is not None:
         p = np.where(mask, p, -np.inf)
-    # softmax in place; the bound keeps -∞ - (-∞) and 0/0 out of rows without any key
+    # softmax in place; the bounds avoid -∞ - (-∞) and 0/0 in rows without any allowed key
     p -= np.maximum(p.max(axis=-1, keepdims=True), np.finfo(p.dtype).min)
     np.exp(p, out=p)
     p /= np.maximum(p.sum(axis=-1, keepdims=True), np.finfo(p.dtype).tiny)
@@ -54,7 +54,7 @@ def scaled_dot_product_attention_backward(
     # y = P v
     dv = p.swapaxes(-1, -2) @ dy
     dp = dy @ v.swapaxes(-1, -2)
-    # P = softmax(S): where P is 0, as behind a mask, so is dS
+    # P = softmax(S): where P is 0, as under a mask, dS is 0
     dp -= (p * dp).sum(axis=-1, keepdims=True)
     ds = dp
     ds *= p
@@ -68,15 +68,15 @@ def scaled_dot_product_attention_backward(
 def attention_init(rng: np.random.Generator, d: int) -> Tree:
     """Parameters: ``query``, ``key``, ``value``, ``out``, each a linear map with ``kernel (d, d)``, ``bias (d,)``.
 
-    The keys have no bias: it would add the same to all scores of a query, which the softmax does
-    not see, and its gradient would be 0 (left out as in BEiT, arXiv:2106.08254).
+    Keys have no bias: it would add the same number to all scores of a query, which softmax ignores, so its gradient
+    would be 0 (left out as in BEiT, arXiv:2106.08254).
     """
     names = ("query", "key", "value", "out")
     return {name: linear_init(rng, d, d, "glorot_uniform", bias=name != "key") for name in names}
 
 
 def split_heads(x: Float[Array, "n t d"], heads: int) -> Float[Array, "n heads t _"]:
-    """Cut the features into ``heads`` equal parts: (n, t, d) -> (n, heads, t, d/heads), a view."""
+    """Split the features into ``heads`` equal parts: (n, t, d) -> (n, heads, t, d/heads), a view."""
     n, t, d = x.shape
     if d % heads:
         raise ValueError(f"{heads} heads cannot share {d} features evenly")
@@ -92,7 +92,7 @@ def merge_heads(x: Float[Array, "n heads t _"]) -> Float[Array, "n t d"]:
 def multi_head_attention_forward(
     x: Float[Array, "n t d"], params: Tree, *, heads: int, mask: Bool[Array, "*_ #t t"] | None = None
 ) -> tuple[Float[Array, "n t d"], Cache]:
-    """y = [head₁ head₂ …] Wₒ + bₒ, each head attending with its own part of q = x W + b, k = x W, v = x W + b."""
+    """y = [head₁ head₂ …] Wₒ + bₒ, each head attending with its own features of q = x W + b, k = x W, v = x W + b."""
     q, query_cache = linear_forward(x, **params["query"])
     k, key_cache = linear_forward(x, **params["key"])
     v, value_cache = linear_forward(x, **params["value"])
@@ -103,7 +103,7 @@ def multi_head_attention_forward(
 
 
 def multi_head_attention_backward(dy: Float[Array, "n t d"], cache: Cache) -> tuple[Float[Array, "n t d"], Tree]:
-    """Forward, upside down; x went three ways, so its gradient is the sum of three."""
+    """The lines of forward in reverse order; x was used three times (q, k, v), so dx is a sum of three gradients."""
     heads, query_cache, key_cache, value_cache, attention_cache, out_cache = cache
     dy, dkernel, dbias = linear_backward(dy, out_cache)
     dout = {"kernel": dkernel, "bias": dbias}
@@ -131,9 +131,9 @@ def tokens_init(rng: np.random.Generator, t: int, d: int) -> Tree:
 def tokens_forward(
     x: Float[Array, "n t d"], class_token: Float[Array, "1 1 d"], pos_embedding: Float[Array, "1 t+1 d"]
 ) -> Float[Array, "n t+1 d"]:
-    """y = [class token, x] + a vector for each place; without it attention would see a set (arXiv:2010.11929).
+    """y = [class token, x] + position embedding, without which attention ignores order (arXiv:2010.11929).
 
-    The class token asks all others, and ends as what the network says of the whole image.
+    The class token attends to all others; its last state represents the whole image.
     """
     n, _, d = x.shape
     y = np.concatenate([np.broadcast_to(class_token, (n, 1, d)), x], axis=1)
@@ -144,6 +144,6 @@ def tokens_forward(
 def tokens_backward(
     dy: Float[Array, "n t1 d"],
 ) -> tuple[Float[Array, "n t d"], Float[Array, "1 1 d"], Float[Array, "1 t1 d"]]:
-    """dx = dy after the first, dplace = Σₙ dy, and of that the class token takes the first."""
+    """dx = dy without its first position,  dpos_embedding = Σₙ dy,  dclass_token = its first position."""
     dpos_embedding = dy.sum(axis=0, keepdims=True)
     return dy[:, 1:], dpos_embedding[:, :1].copy(), dpos_embedding

@@ -1,6 +1,6 @@
-"""First values: how the kernel of a layer is drawn.
+"""Initializers: distributions from which the kernel of a layer is drawn, in float64.
 
-``fan_in`` numbers flow into an output, ``fan_out`` outputs see an input.
+``fan_in`` is the number of inputs of an output, ``fan_out`` the number of outputs that depend on an input.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from numpy_nn.shapes import Array
 
 
 def he_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:
-    """N(0, 2/fan_in): keeps the variance through a relu (He et al. 2015, arXiv:1502.01852)."""
+    """N(0, 2/fan_in): keeps the second moment through a relu (He et al. 2015, arXiv:1502.01852)."""
     return rng.normal(0.0, math.sqrt(2.0 / fan_in), shape)
 
 
 def glorot_uniform(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:
-    """U(-a, a) with a² = 6/(fan_in + fan_out): forward and backward in balance (Glorot & Bengio 2010)."""
+    """U(-a, a) with a² = 6/(fan_in + fan_out): a mean of the forward and backward rules (Glorot & Bengio 2010)."""
     a = math.sqrt(6.0 / (fan_in + fan_out))
     return rng.uniform(-a, a, shape)
 
@@ -29,7 +29,7 @@ def lecun_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, 
 
 
 def orthogonal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int, fan_out: int) -> Array:
-    """Orthonormal columns, or rows where there are fewer: keeps lengths (Saxe et al. 2013, arXiv:1312.6120)."""
+    """Orthonormal columns, or rows if there are fewer rows: keeps norms (Saxe et al. 2013, arXiv:1312.6120)."""
     rows, columns = shape
     q, r = np.linalg.qr(rng.normal(size=(max(shape), min(shape))))
     q *= np.sign(np.diag(r))  # without this q would not be uniform among the orthogonal matrices

@@ -1,11 +1,10 @@
 """How a GPU is programmed: two kernels, with the loops that a GPU runs in parallel written out.
 
-A *kernel* is a function that computes one tile of the result. The GPU starts it once for
-each tile; the numbers of the tiles are the *grid*, each run is a *program* (CUDA's word is
-block, its threads share the tile's elements), and programs run at the same time, in any
-order, without seeing each other. A tile has one size, known beforehand: what lies beyond
-the array's edge is masked. See docs/kernels.md; jax_nn/kernels.py and torch_nn/kernels.py
-are the same for Pallas and Triton.
+A *kernel* is a function that computes one tile of the result. The GPU runs it once for each tile: all tiles together
+are the *grid*, each run is a *program* (CUDA calls it a block, whose threads share the elements of the tile). Programs
+run at the same time, in any order, and cannot exchange data. All tiles have the same size, known beforehand; elements
+beyond the edge of the array are masked. See docs/kernels.md; jax_nn/kernels.py and torch_nn/kernels.py hold the same
+kernels for Pallas and Triton.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ from numpy_nn.shapes import Array, Float, Int
 
 Cache = Any
 
-# --- what a GPU does for us -------------------------------------------------------------------------------------------
+# --- what a GPU does --------------------------------------------------------------------------------------------------
 
 
 def launch(kernel: Callable[..., None], grid: tuple[int, ...], *args: Any) -> None:
-    """Run ``kernel(program, *args)`` once for each program of the grid: here one by one, on a GPU all at once."""
+    """Run ``kernel(program, *args)`` for each program of the grid: here one after the other, on a GPU in parallel."""
     for program in np.ndindex(grid):
         kernel(program, *args)
 
 
 def cdiv(size: int, block: int) -> int:
-    """How many blocks cover ``size``; the last may stand over."""
+    """Number of blocks that cover ``size``: ⌈size/block⌉."""
     return -(-size // block)
 
 
 def load(array: Array, *starts: int, block: int, fill: Any = 0) -> Array:
-    """Copy a tile, ``block`` long in each axis, from slow memory; ``fill`` is read beyond the array's edge."""
+    """Copy a tile, ``block`` long in each axis, from slow memory; elements beyond the array's edge are ``fill``."""
     inside = array[tuple(slice(start, start + block) for start in starts)]
     tile = np.full((block,) * array.ndim, fill, array.dtype)
     tile[tuple(slice(size) for size in inside.shape)] = inside
@@ -47,7 +46,7 @@ def store(array: Array, *starts: int, tile: Array) -> None:
     inside[...] = tile[tuple(slice(size) for size in inside.shape)]
 
 
-# --- a tiled matrix product -------------------------------------------------------------------------------------------
+# --- a tiled matmul ---------------------------------------------------------------------------------------------------
 
 
 def matmul_kernel(program: tuple[int, int], a: Array, b: Array, y: Array, block: int) -> None:
@@ -56,7 +55,7 @@ def matmul_kernel(program: tuple[int, int], a: Array, b: Array, y: Array, block:
     accumulator = np.zeros((block, block), y.dtype)  # fast memory: on a GPU, the registers
     for start in range(0, a.shape[1], block):
         accumulator += load(a, row, start, block=block) @ load(b, start, column, block=block)
-    store(y, row, column, tile=accumulator)  # y is written once, however many tiles were added
+    store(y, row, column, tile=accumulator)  # y is written once, after all tiles were added
 
 
 def matmul(a: Float[Array, "n i"], b: Float[Array, "i o"], *, block: int = 32) -> Float[Array, "n o"]:
@@ -69,23 +68,23 @@ def matmul(a: Float[Array, "n i"], b: Float[Array, "i o"], *, block: int = 32) -
     return y
 
 
-# --- softmax and cross-entropy in one ---------------------------------------------------------------------------------
+# --- fused softmax and cross-entropy ----------------------------------------------------------------------------------
 
 
 def loss_kernel(program: tuple[int], logits: Array, labels: Array, loss: Array, log_z: Array, block: int) -> None:
-    """``block`` rows: log z = log Σᵥ e^x and loss = log z - x[label], in one walk over the logits.
+    """``block`` rows: log z = log Σᵥ e^x and loss = log z - x[label], in one pass over the logits.
 
-    The largest logit m keeps e^(x - m) from overflowing, and is only known at the end. So
-    m is the largest *so far*, total = Σ e^(x - m) so far, and whenever m grows, total
-    shrinks by e^(old m - new m) (Milakov & Gimelshein 2018, arXiv:1805.02867).
+    Subtracting the largest logit m keeps e^(x - m) from overflowing, but m is known only at the end. So m is the
+    largest *so far*, total = Σ e^(x - m) so far, and whenever m grows, total is multiplied by e^(old m - new m)
+    (Milakov & Gimelshein 2018, arXiv:1805.02867).
     """
     row = program[0] * block
     label = load(labels, row, block=block, fill=-1)[:, None]
     m = np.full((block, 1), -np.inf, logits.dtype)
     total = np.zeros((block, 1), logits.dtype)
-    right = np.zeros((block, 1), logits.dtype)  # the logit of the right class, when it comes by
+    right = np.zeros((block, 1), logits.dtype)  # the logit of the label, once its tile has been read
     for start in range(0, logits.shape[1], block):
-        x = load(logits, row, start, block=block, fill=np.finfo(logits.dtype).min)  # e^fill = 0: no part of the sum
+        x = load(logits, row, start, block=block, fill=np.finfo(logits.dtype).min)  # e^fill = 0 adds nothing
         new_m = np.maximum(m, x.max(axis=1, keepdims=True))
         total = total * np.exp(m - new_m) + np.exp(x - new_m).sum(axis=1, keepdims=True)
         right += np.where(start + np.arange(block) == label, x, 0).sum(axis=1, keepdims=True)
@@ -108,10 +107,10 @@ def gradient_kernel(
 def softmax_cross_entropy_forward(
     logits: Float[Array, "n v"], labels: Int[Array, " n"], *, block: int = 32
 ) -> tuple[np.floating, Cache]:
-    """loss = -1/n Σₙ log softmax(logits)[label], one program per ``block`` rows; labels below zero count for nothing.
+    """loss = -1/n Σₙ log softmax(logits)[label], one program per ``block`` rows; labels below zero are padding.
 
-    Of the (n, v) values between logits and loss none is kept: the backward pass makes
-    them again from log z, one number a row.
+    None of the (n, v) values between logits and loss is kept: backward computes them again from log z, one number
+    per row.
     """
     n = len(logits)
     loss, log_z = np.empty(n, logits.dtype), np.empty(n, logits.dtype)

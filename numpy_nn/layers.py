@@ -2,11 +2,11 @@
 
 Operations come in pairs,
 
-    y, cache = x_forward(x, ...)          what backward needs is kept in cache
+    y, cache = x_forward(x, ...)          cache holds what backward needs
     dx, ... = x_backward(dy, cache)       gradients in the order of forward's arguments
 
 and a gradient is its variable with a ``d``: ``dx`` is ∂loss/∂x and has the shape of ``x``.
-Whatever has no gradient (labels, masks, lengths) is left out of what backward returns.
+Arguments without a gradient (labels, masks, lengths) are left out of what backward returns.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Cache = Any
 
 
 def linear_init(rng: np.random.Generator, i: int, o: int, init: str = "he_normal", *, bias: bool = True) -> Tree:
-    """Parameters of a linear map: ``kernel (i, o)`` drawn by ``init``, ``bias (o,)`` zero, if there is to be one."""
+    """Parameters of a linear map: ``kernel (i, o)`` drawn by ``init``, and with ``bias``, ``bias (o,)`` zero."""
     params = {"kernel": INITIALIZERS[init](rng, (i, o), i, o)}
     return params | {"bias": np.zeros(o)} if bias else params
 
 
 def channel_sums(x: Float[Array, "n c"]) -> Float[Array, " c"]:
-    """Σₙ x: a row of ones times x, which is ten times faster than ``x.sum(axis=0)`` and rounds less."""
+    """Σₙ x, as a row of ones times x: ten times faster than ``x.sum(axis=0)``, with less rounding."""
     return np.ones(len(x), x.dtype) @ x
 
 
@@ -54,8 +54,8 @@ def linear_backward(
 ) -> tuple[Float[Array, "*n i"] | Any, Float[Array, "i o"], Float[Array, " o"] | Any]:
     """dx = dy Wᵀ,  dW = xᵀ dy,  db = Σₙ dy, or None without b.
 
-    The first layer of a network passes ``need_dx=False`` and gets None for dx: nobody asks for
-    the gradient of the image, and it would cost as much as the layer itself.
+    The first layer of a network passes ``need_dx=False`` and gets None for dx: the gradient of the image
+    is not needed, and would cost as much as the forward pass of the layer.
     """
     x, kernel, bias = cache
     dy_rows = dy.reshape(-1, dy.shape[-1])
@@ -71,7 +71,7 @@ def flatten_forward(x: Float[Array, "n ..."]) -> tuple[Float[Array, "n d"], Cach
 
 
 def flatten_backward(dy: Float[Array, "n d"], cache: Cache) -> Float[Array, "n ..."]:
-    """The gradient takes the shape that x had."""
+    """dx = dy in the shape of x."""
     return dy.reshape(cache)
 
 
@@ -114,7 +114,7 @@ def elu_backward(dy: Float[Array, "*n"], cache: Cache) -> Float[Array, "*n"]:
 
 
 def sigmoid(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """σ(x) = 1/(1 + e⁻ˣ); the exponent stays below 80, where no float overflows and σ is 0 for all purposes."""
+    """σ(x) = 1/(1 + e⁻ˣ), with the exponent cut at 80: e⁸⁰ does not overflow, and σ(-80) = 2e-35."""
     y = np.exp(np.minimum(-x, 80))
     y += 1
     return np.divide(1, y, out=y)
@@ -170,8 +170,8 @@ def silu_backward(dy: Float[Array, "*n"], cache: Cache) -> Float[Array, "*n"]:
 def _fit_erfcx(degree: int) -> list[float]:
     """Fit e^(z²) erfc(z) on 0 ≤ z ≤ 6 by a polynomial in u = 9/(3 + z) - 2, which runs from 1 to -1.
 
-    The standard library's ``math.erfc`` takes one number at a time; this is how it
-    lends its knowledge to arrays. Highest power first.
+    The standard library's ``math.erfc`` takes one number at a time; the polynomial takes arrays.
+    Returns its coefficients, highest power first.
     """
 
     def erfcx(u: Array) -> Any:
@@ -180,14 +180,14 @@ def _fit_erfcx(degree: int) -> list[float]:
     return cheb2poly(chebinterpolate(erfcx, degree))[::-1].tolist()
 
 
-ERFCX = {4: _fit_erfcx(8), 8: _fit_erfcx(18)}  # bytes per number -> a polynomial as exact as such numbers can be
+ERFCX = {4: _fit_erfcx(8), 8: _fit_erfcx(18)}  # bytes per number -> coefficients, exact to rounding
 
 
 def normal(x: Float[Array, "*n"]) -> tuple[Float[Array, "*n"], Float[Array, "*n"]]:
     """Φ(x) = ½ (1 + erf(x/√2)) and its derivative φ(x) = e^(-x²/2)/√(2π): the normal distribution.
 
     1 - Φ(|x|) = ½ e^(-z²) · e^(z²) erfc(z) with z = |x|/√2, and the last factor is smooth
-    (the plan of Cody 1969, "Rational Chebyshev approximations for the error function").
+    (after Cody 1969, "Rational Chebyshev approximations for the error function").
     Within 2e-15 of ``math.erf`` in float64, 3e-7 in float32.
     """
     bell = np.exp(-0.5 * x * x)
@@ -226,7 +226,7 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 def activation(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Look up ``(forward, backward)`` by name; an unknown name is answered with the known ones."""
+    """Look up ``(forward, backward)`` by name; ValueError for an unknown one."""
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]
@@ -236,12 +236,12 @@ def activation(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 
 def dropout_mask(rng: np.random.Generator, shape: tuple[int, ...], rate: float) -> Bool[Array, "*n"]:
-    """Draw who stays: True with probability 1 - rate."""
+    """Draw which numbers dropout keeps: True with probability 1 - rate."""
     return rng.random(shape, np.float32) >= rate
 
 
 def dropout_forward(x: Float[Array, "*n"], mask: Bool[Array, "*n"], rate: float) -> tuple[Float[Array, "*n"], Cache]:
-    """y = x · mask/(1 - rate): the mean is kept, so evaluation just leaves it out (Srivastava et al. 2014)."""
+    """y = x · mask/(1 - rate): the mean of x is kept, so evaluation needs no dropout (Srivastava et al. 2014)."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout rate {rate}: it must be at least 0 and less than 1")
     scale = mask.astype(x.dtype)
@@ -261,18 +261,18 @@ def concatenate_forward(*xs: Float[Array, "*n _"]) -> tuple[Float[Array, "*n d"]
 
 
 def concatenate_backward(dy: Float[Array, "*n d"], cache: Cache) -> tuple[Float[Array, "*n _"], ...]:
-    """dx₁, dx₂, … = the parts of dy, views of it."""
+    """[dx₁ dx₂ …] = dy; returns views of it."""
     ends = cache
     return tuple(np.split(dy, ends, axis=-1))
 
 
 def embedding_init(rng: np.random.Generator, v: int, d: int) -> Tree:
-    """Parameters of an embedding: ``embedding (v, d)``, N(0, 1/d), so that a row has length about 1."""
+    """Parameters of an embedding: ``embedding (v, d)``, N(0, 1/d): a row has norm 1 on average."""
     return {"embedding": rng.normal(0.0, math.sqrt(1 / d), (v, d))}
 
 
 def embedding_forward(tokens: Int[Array, "*n"], embedding: Float[Array, "v d"]) -> tuple[Float[Array, "*n d"], Cache]:
-    """y[n] = E[token n]: a one-hot times E, without the zeros."""
+    """y[n] = E[token n], which is a one-hot vector times E; ValueError for a token outside of 0..v-1."""
     v = len(embedding)
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < v:
         raise ValueError(f"tokens between {tokens.min()} and {tokens.max()}: they must lie between 0 and {v - 1}")

@@ -1,10 +1,8 @@
 """Losses: a mean over the batch, as (forward, backward) pairs.
 
-Labels are class numbers (n,), or distributions over the classes (n, v) such as
-mixup makes. Labels below zero mark padding: they count for nothing, in the loss
-and in its gradient. ``backward`` takes ``dloss``, the gradient of whatever comes
-after the loss (1 at the end of a network; less when a batch is shared by several
-threads, or comes in pieces).
+Labels are class numbers (n,), or distributions over the classes (n, v) such as mixup makes. Labels below zero mark
+padding, which adds nothing to the loss and its gradient. ``backward`` takes ``dloss``, ∂objective/∂loss: 1 for a whole
+batch, less for a shard or a micro-batch.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ Labels = Int[Array, " n"] | Float[Array, "n v"]
 
 
 def targets(labels: Labels, v: int, dtype: Any) -> tuple[Float[Array, "n v"], Float[Array, "n 1"], int]:
-    """Return (what each output should be, which rows count, how many they are); a class number is 1 at its place."""
+    """Return (target outputs, 1 for rows that count and 0 for padding, number of rows that count)."""
     if labels.ndim == 2:
         target = labels.astype(dtype)
     else:
@@ -36,11 +34,11 @@ def targets(labels: Labels, v: int, dtype: Any) -> tuple[Float[Array, "n v"], Fl
 
 
 def correct(outputs: Float[Array, "n v"], labels: Labels) -> int:
-    """Number of labels that the largest output names; a distribution's label is its largest part."""
+    """Number of rows whose largest output is at the label; the label of a distribution is its largest entry."""
     return int((outputs.argmax(axis=1) == (labels.argmax(axis=1) if labels.ndim == 2 else labels)).sum())
 
 
-# --- one right answer -------------------------------------------------------------------------------------------------
+# --- one class per image ----------------------------------------------------------------------------------------------
 
 
 def log_softmax(x: Float[Array, "*n v"]) -> Float[Array, "*n v"]:
@@ -72,7 +70,7 @@ def softmax_cross_entropy_backward(dloss: float, cache: Cache) -> Float[Array, "
     return (np.exp(log_p) - q) * valid * (dloss / n)
 
 
-# --- each output for itself: is it this class? ------------------------------------------------------------------------
+# --- every output by itself: is it this class? ------------------------------------------------------------------------
 
 
 def mean_squared_error_forward(outputs: Float[Array, "n v"], labels: Labels) -> tuple[Loss, Cache]:
@@ -92,8 +90,8 @@ def mean_squared_error_backward(dloss: float, cache: Cache) -> Float[Array, "n v
 def huber_forward(outputs: Float[Array, "n v"], labels: Labels, *, delta: float = 1.0) -> tuple[Loss, Cache]:
     """loss = 1/(n v) Σ c (e - c/2), where e = outputs - target and c is e cut off at ±δ.
 
-    That is e²/2 near zero and δ (|e| - δ/2) beyond δ, where outliers stop pulling
-    harder (Huber 1964, "Robust estimation of a location parameter").
+    That is e²/2 up to δ and δ (|e| - δ/2) beyond, where the gradient of an outlier no longer grows
+    (Huber 1964, "Robust estimation of a location parameter").
     """
     v = outputs.shape[1]
     target, valid, n = targets(labels, v, outputs.dtype)
@@ -111,7 +109,7 @@ def huber_backward(dloss: float, cache: Cache) -> Float[Array, "n v"]:
 def binary_cross_entropy_forward(logits: Float[Array, "n v"], labels: Labels) -> tuple[Loss, Cache]:
     """loss = -1/(n v) Σ (z log σ(x) + (1 - z) log(1 - σ(x))) = 1/(n v) Σ (softplus(x) - x z), z = target.
 
-    The second form takes logits x of any size: no logarithm of zero.
+    The second form has no logarithm of zero, however large the logits x are.
     """
     v = logits.shape[1]
     target, valid, n = targets(labels, v, logits.dtype)

@@ -1,9 +1,7 @@
 """Optimizers and learning-rate schedules.
 
-An optimizer is the formula of one parameter: it changes ``p`` and its own
-memory ``mu``, ``nu`` in place, elementwise, given the gradient ``g``.
-
-A schedule is a pure function of the step: nothing of it needs saving.
+An optimizer is a formula for one parameter: it changes ``p`` and its slots ``mu``, ``nu`` in place, elementwise,
+given the gradient ``g``. A schedule is a pure function of the step: it has no state to save.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ def sgd(p: Array, g: Array, *, lr: float, t: int) -> None:
 
 
 def momentum(p: Array, g: Array, mu: Array, *, lr: float, t: int, decay: float = 0.9) -> None:
-    """μ ← ρ μ + g,  p ← p - η μ  (Polyak 1964; the learning rate stays outside the memory)."""
+    """μ ← ρ μ + g,  p ← p - η μ  (Polyak 1964; μ does not contain the learning rate)."""
     mu *= decay
     mu += g
     p -= lr * mu
@@ -55,8 +53,8 @@ def adam(
 ) -> None:
     """μ ← β₁ μ + (1-β₁) g,  ν ← β₂ ν + (1-β₂) g²,  p ← p - η μ̂ / (√ν̂ + ε).
 
-    μ̂ = μ/(1-β₁ᵗ) and ν̂ = ν/(1-β₂ᵗ) undo the bias of starting at zero; ε is
-    added outside the root (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1).
+    μ̂ = μ/(1-β₁ᵗ) and ν̂ = ν/(1-β₂ᵗ) correct the bias of slots that start at zero; ε is added
+    outside the root (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1).
     """
     mu *= beta1
     mu += (1 - beta1) * g
@@ -79,7 +77,7 @@ def lion(p: Array, g: Array, mu: Array, *, lr: float, t: int, beta1: float = 0.9
     mu += (1 - beta2) * g
 
 
-# name: (formula, the memory it keeps, how weight decay enters)
+# name: (formula, its slots, kind of weight decay)
 OPTIMIZERS: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
     "sgd": (sgd, (), "l2"),
     "momentum": (momentum, ("mu",), "l2"),
@@ -91,24 +89,24 @@ OPTIMIZERS: dict[str, tuple[Callable[..., None], tuple[str, ...], str]] = {
 }
 
 
-PIECE = 2**15  # numbers of a leaf that are updated at a time
+TILE = 2**15  # numbers of a leaf that are updated at a time, so that they stay in the cache
 
 
 def decays(path: str) -> bool:
-    """Weight decay pulls on matrices and filters only, never on biases, scales, shifts or places."""
+    """Whether weight decay applies to a leaf: to kernels and embeddings, not to biases, scales and positions."""
     return path.rpartition("/")[2] in ("kernel", "embedding")
 
 
 def init(params: Tree, optimizer: str) -> Tree:
-    """Fresh optimizer state ``{"count": 0, "mu": zeros, "nu": zeros}``, moments only where the optimizer has them."""
+    """Fresh optimizer state ``{"count": 0, "mu": zeros, "nu": zeros}`` with the slots that the optimizer has."""
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-    memory = OPTIMIZERS[optimizer][1]
-    return {"count": np.array(0, np.int32)} | {slot: tree_map(np.zeros_like, params) for slot in memory}
+    slots = OPTIMIZERS[optimizer][1]
+    return {"count": np.array(0, np.int32)} | {slot: tree_map(np.zeros_like, params) for slot in slots}
 
 
 def global_norm(grads: Tree, all_sum: Callable[[float], float] = float) -> float:
-    """√ Σ g² over all leaves; where others hold parts of them, ``all_sum`` adds up what everybody has."""
+    """√ Σ g² over all leaves; ``all_sum`` adds the sums of processes that hold a part of each leaf."""
     return math.sqrt(all_sum(sum(float(np.vdot(g, g)) for g in leaves(grads).values())))
 
 
@@ -121,11 +119,11 @@ def clip_by_global_norm(grads: Tree, max_norm: float, all_sum: Callable[[float],
     return grads
 
 
-def pieces(p: Array, g: Array, *moments: Array) -> Iterator[list[Array]]:
-    """The same stretch of each array, as flat views, one after the other: short enough to stay in the cache."""
-    flat = [p.reshape(-1, copy=False), g.reshape(-1), *(moment.reshape(-1, copy=False) for moment in moments)]
-    for start in range(0, g.size, PIECE):
-        yield [array[start : start + PIECE] for array in flat]
+def tiles(p: Array, g: Array, *slots: Array) -> Iterator[list[Array]]:
+    """The same ``TILE`` numbers of each array, as flat views, one tile after the other."""
+    flat = [p.reshape(-1, copy=False), g.reshape(-1), *(slot.reshape(-1, copy=False) for slot in slots)]
+    for start in range(0, g.size, TILE):
+        yield [array[start : start + TILE] for array in flat]
 
 
 def update(
@@ -139,22 +137,23 @@ def update(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     all_sum: Callable[[float], float] = float,
-    **constants: float,
+    **hyperparameters: float,
 ) -> None:
-    """One update of all parameters, in place; the gradients are used up.
+    """Update all parameters in place; the gradients are overwritten.
 
-    ``factors`` of the learning rate, one for each path: where it is 0, nothing moves, neither the parameter
-    nor its memory, and its gradient does not count for ``clip_norm``.
-
-    ``weight_decay`` λ adds λ p to the gradient ("l2") or shrinks p by η λ p
-    beside it ("decoupled", Loshchilov & Hutter 2019, arXiv:1711.05101).
-    ``constants`` go to the formula (``decay``, ``beta1``, …).
-
-    Every optimizer is elementwise, so the trees may as well hold a part of each leaf: only ``clip_norm`` asks for
-    the norm of the whole, by ``all_sum``.
+    Args:
+        params, grads, opt: trees with the same leaves; ``opt`` as ``init`` makes it.
+        optimizer: a name in ``OPTIMIZERS``.
+        lr: learning rate η.
+        factors: of the learning rate, by path; with 0, the leaf and its slots stay, and ``clip_norm`` ignores it.
+        weight_decay: λ, which adds λ p to the gradient ("l2") or subtracts η λ p from the parameter ("decoupled",
+            Loshchilov & Hutter 2019, arXiv:1711.05101).
+        clip_norm: largest global norm of the gradients.
+        all_sum: sum over processes that each hold a part of every leaf; only ``clip_norm`` needs it.
+        hyperparameters: those of the formula (``decay``, ``beta1``, …).
     """
     formula, slots, kind = OPTIMIZERS[optimizer]
-    parameters, moments = leaves(params), [leaves(opt[slot]) for slot in slots]
+    parameters, slot_leaves = leaves(params), [leaves(opt[slot]) for slot in slots]
     gradients = {path: g for path, g in leaves(grads).items() if factors is None or factors[path]}
     if clip_norm is not None:
         clip_by_global_norm(gradients, clip_norm, all_sum)
@@ -163,13 +162,13 @@ def update(
 
     for path in gradients:
         rate = lr * (1.0 if factors is None else factors[path])
-        for p, g, *memory in pieces(parameters[path], gradients[path], *(moment[path] for moment in moments)):
+        for p, g, *values in tiles(parameters[path], gradients[path], *(slot[path] for slot in slot_leaves)):
             if weight_decay and decays(path):
                 if kind == "l2":
                     g += weight_decay * p
                 else:
                     p *= 1 - rate * weight_decay
-            formula(p, g, *memory, lr=rate, t=t, **constants)
+            formula(p, g, *values, lr=rate, t=t, **hyperparameters)
 
 
 def average(ema: Tree, params: Tree, decay: float) -> None:
@@ -196,7 +195,7 @@ def constant(step: int, *, lr: float, steps: int) -> float:
 
 
 def step_decay(step: int, *, lr: float, steps: int, factor: float = 0.1, at: tuple[float, ...] = (0.5, 0.75)) -> float:
-    """η(s) = lr · factorᵐ, with m the number of milestones ``at`` (fractions of all steps) already passed."""
+    """η(s) = lr · factorᵐ, where m milestones ``at`` (fractions of all steps) have passed."""
     return lr * factor ** sum(step >= int(fraction * steps) for fraction in at)
 
 
@@ -229,8 +228,8 @@ SCHEDULES: dict[str, Callable[..., float]] = {
 }
 
 
-def schedule(name: str, *, lr: float, steps: int, **constants: Any) -> Schedule:
-    """Look up a schedule by name, and fix all but the step (0 is the first): η(s)."""
+def schedule(name: str, *, lr: float, steps: int, **hyperparameters: Any) -> Schedule:
+    """Look up a schedule by name and fix all arguments but the step s (the first is 0): η(s)."""
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
-    return partial(SCHEDULES[name], lr=lr, steps=steps, **constants)
+    return partial(SCHEDULES[name], lr=lr, steps=steps, **hyperparameters)

@@ -1,14 +1,13 @@
-"""Recurrent networks: one map, applied at every time step to the input and to its own last state.
+"""Recurrent networks: the same function at every time step, of the input and of the state of the last step.
 
-Backward walks through time from the end (backpropagation through time, Werbos 1990): the
-gradient of the state after step t is what the output at t asks for plus what step t + 1
-asks for. Only the products with h must wait for one another; those with x, and all
-gradients of kernels, are single matrix products over all steps at once.
+Backward goes through time from the end (backpropagation through time, Werbos 1990): the gradient of the state after
+step t is the gradient from the output at t plus the gradient from step t + 1. Only the matmuls with h depend on each
+other; those with x, and all gradients of kernels, are single matmuls over all steps.
 
-Sequences in a batch may end at different steps, given by ``lengths``. From its end on the
-state of a sequence stays as it is, and its output is 0, as in PyTorch's packed sequences.
+Sequences in a batch may end at different steps, given by ``lengths``. After its end the state of a sequence stays as
+it is, and its output is 0, as in PyTorch's packed sequences.
 
-Inside, time comes first: (t, n, ...), so that a step is one piece of memory.
+Inside, time comes first: (t, n, ...), so that a step is contiguous in memory.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ def _init(rng: np.random.Generator, i: int, d: int, gates: int) -> Tree:
     }
 
 
-def started(h: Float[Array, "n d"] | None, n: int, params: Tree, dtype: Any) -> Float[Array, "n d"]:
-    """Return the state before the first step: ``h``, or zero."""
+def initial_state(h: Float[Array, "n d"] | None, n: int, params: Tree, dtype: Any) -> Float[Array, "n d"]:
+    """Return the state before the first step: ``h``, or zeros (n, d)."""
     return np.zeros((n, len(params["dense_h"]["kernel"])), dtype) if h is None else h
 
 
 def running(lengths: Int[Array, " n"] | None, n: int, t: int) -> Bool[Array, "t n 1"]:
-    """Is step t before the end of sequence n?  ``lengths`` None: all sequences have all t steps."""
+    """Whether step t is before the end of sequence n; without ``lengths``, all sequences have t steps."""
     if lengths is None:
         return np.ones((t, n, 1), bool)
     if lengths.shape != (n,):
@@ -52,7 +51,7 @@ def running(lengths: Int[Array, " n"] | None, n: int, t: int) -> Bool[Array, "t 
 
 
 def project(x: Float[Array, "n t i"], params: Tree) -> tuple[Float[Array, "t n i"], Float[Array, "t n g"]]:
-    """Return x with time first, and x Wᵢ + b for all steps in one product."""
+    """Return x with time first, and x Wᵢ + b of all steps, in one matmul."""
     x = np.ascontiguousarray(x.swapaxes(0, 1))
     t, n, i = x.shape
     z = x.reshape(t * n, i) @ params["dense_i"]["kernel"]
@@ -63,7 +62,7 @@ def project(x: Float[Array, "n t i"], params: Tree) -> tuple[Float[Array, "t n i
 def project_backward(
     dz: Float[Array, "t n g"], x: Float[Array, "t n i"], hs: Float[Array, "t1 n d"], params: Tree
 ) -> tuple[Float[Array, "n t i"], Tree]:
-    """z = x Wᵢ + h Wₕ + b:  dx = dz Wᵢᵀ,  dWᵢ = Σₜ xᵀ dz,  dWₕ = Σₜ hᵀ dz (h before the step),  db = Σₜ dz."""
+    """z = x Wᵢ + h Wₕ + b:  dx = dz Wᵢᵀ,  dWᵢ = Σₜ xᵀ dz,  dWₕ = Σₜ hᵀ dz with h before the step,  db = Σₜ dz."""
     t, n, g = dz.shape
     rows = dz.reshape(t * n, g)
     dx = (rows @ params["dense_i"]["kernel"].T).reshape(x.shape).swapaxes(0, 1)
@@ -95,7 +94,7 @@ def rnn_forward(
     alive = running(lengths, n, t)
     x, z = project(x, params)
     kernel = params["dense_h"]["kernel"]
-    h = started(h, n, params, x.dtype)
+    h = initial_state(h, n, params, x.dtype)
     hs = np.empty_like(z, shape=(t + 1, *h.shape))  # hs[step] is h before the step, hs[step + 1] after it
     hs[0] = h
     for step in range(t):
@@ -108,9 +107,9 @@ def rnn_forward(
 def rnn_backward(
     dys: Float[Array, "n t d"] | None, dh: Float[Array, "n d"] | None, cache: Cache
 ) -> tuple[Float[Array, "n t i"], Tree, Float[Array, "n d"]]:
-    """dz = dh (1 - h²),  dh ← dz Wₕᵀ, and the output's gradient is added on the way; from the last step to the first.
+    """dz = dh (1 - h²),  dh ← dz Wₕᵀ plus the output's gradient, from the last step to the first.
 
-    None stands for zero: pass ``dys=None`` where only the last state is used.
+    None stands for zeros: pass ``dys=None`` if only the last state is used.
     """
     x, hs, alive, params = cache
     kernel = params["dense_h"]["kernel"]
@@ -121,7 +120,7 @@ def rnn_backward(
         dh = dh + dys[step]
         # h = tanh(z)
         dz[step] = dh * (1 - h * h) * alive[step]
-        # z = x Wᵢ + h Wₕ + b while the sequence runs; after its end h is handed on as it is, and so is dh
+        # z = x Wᵢ + h Wₕ + b; after the end of a sequence h stays as it is, and so does dh
         dh = np.where(alive[step], dz[step] @ kernel.T, dh)
     dx, dparams = project_backward(dz, x, hs, params)
     return dx, dparams, dh
@@ -130,7 +129,7 @@ def rnn_backward(
 def outer_gradients(
     dys: Float[Array, "n t d"] | None, dh: Float[Array, "n d"] | None, hs: Array, alive: Array
 ) -> tuple[Float[Array, "t n d"], Float[Array, "n d"]]:
-    """Bring the outputs' gradients into (t, n, d), 0 after a sequence's end; None becomes zeros."""
+    """The gradients of outputs as (t, n, d), 0 after the end of a sequence, and of the last state; None is zeros."""
     by_step = np.zeros_like(hs[1:]) if dys is None else dys.swapaxes(0, 1) * alive
     return by_step, np.zeros_like(hs[0]) if dh is None else dh
 
@@ -141,8 +140,8 @@ def outer_gradients(
 def lstm_init(rng: np.random.Generator, i: int, d: int) -> Tree:
     """Parameters: ``dense_i/kernel (i, 4d)``, ``dense_h/kernel (d, 4d)`` orthogonal per gate, ``dense_h/bias (4d,)``.
 
-    The bias is 1 for the forget gate, so that at first everything is remembered
-    (Gers et al. 2000; Jozefowicz et al. 2015), and zero for the others.
+    The bias is 1 for the forget gate, which therefore starts open (Gers et al. 2000; Jozefowicz et al. 2015),
+    and 0 for the others.
     """
     params = _init(rng, i, d, gates=4)
     params["dense_h"]["bias"][d : 2 * d] = 1
@@ -166,13 +165,13 @@ def lstm_forward(
     alive = running(lengths, n, t)
     x, z = project(x, params)
     kernel = params["dense_h"]["kernel"]
-    h, c = started(h, n, params, x.dtype), started(c, n, params, x.dtype)
+    h, c = initial_state(h, n, params, x.dtype), initial_state(c, n, params, x.dtype)
     hs, cs = np.empty((2, t + 1, *h.shape), x.dtype)  # before and after each step
     hs[0], cs[0] = h, c
     tanh_c = np.empty_like(cs[1:])
     for step in range(t):
         z[step] += hs[step] @ kernel
-        i, f, g, o = np.split(z[step], 4, axis=1)  # views: the gates take the place of what they are made of
+        i, f, g, o = np.split(z[step], 4, axis=1)  # views: the gates overwrite z
         i[:], f[:], g[:], o[:] = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
         new = f * cs[step] + i * g
         tanh_c[step] = np.tanh(new)
@@ -187,8 +186,8 @@ def lstm_backward(
 ) -> tuple[Float[Array, "n t i"], Tree, Float[Array, "n d"], Float[Array, "n d"]]:
     """do = dh tanh(c),  dc ← dc + dh o (1 - tanh²c),  [di df dg] = dc [g c₋₁ i],  dc ← dc f,  dh ← dz Wₕᵀ.
 
-    c₋₁ is c before the step. Along c the gradient is only ever multiplied by f:
-    where the gate is open it neither vanishes nor explodes. None stands for zero.
+    c₋₁ is c before the step. Along c the gradient is multiplied by f alone: while the gate is open, f ≈ 1, it neither
+    vanishes nor explodes. None stands for zeros.
     """
     x, gates, hs, cs, tanh_c, alive, params = cache
     kernel = params["dense_h"]["kernel"]
@@ -210,7 +209,7 @@ def lstm_backward(
         df *= f * (1 - f)
         dg *= 1 - g * g
         do *= o * (1 - o)
-        # z = x Wᵢ + h Wₕ + b while the sequence runs; after its end h and c are handed on as they are
+        # z = x Wᵢ + h Wₕ + b; after the end of a sequence h and c stay as they are, and so do dh and dc
         dz[step] *= alive[step]
         dh = np.where(alive[step], dz[step] @ kernel.T, dh)
     dx, dparams = project_backward(dz, x, hs, params)

@@ -1,4 +1,7 @@
-"""Training with NumPy: forward, backward, update; nothing hidden.
+"""Training with NumPy: loss and gradients, then the update, with every function written out.
+
+``loss_and_grads`` is the forward and the backward pass of a batch. ``accumulated`` wraps it for micro-batches, and
+``parallel`` has wrappers for several processes; on one core, all of them return the function that they are given.
 
 The eight functions are the same in ``jax_nn.train`` and ``torch_nn.train``:
 
@@ -24,7 +27,7 @@ import numpy as np
 from numpy_nn import optim, parallel
 from numpy_nn.losses import LOSSES, Labels, correct
 from numpy_nn.models import MODELS
-from numpy_nn.norm import freeze
+from numpy_nn.norm import EVAL, TRAIN, Mode, freeze
 from numpy_nn.shapes import Array, Float, Int, UInt8
 from numpy_nn.tree import Tree, cast, first_average, frozen_norms, rate_factors, require_same, tree_map
 
@@ -40,7 +43,7 @@ class State:
     params: Tree
     stats: Tree
     opt: Tree
-    ema: Tree  # average of the parameters; {} where none is kept
+    ema: Tree  # average of the parameters; {} if none is kept
     step: int
     loss: tuple[Callable[..., Any], Callable[..., Any]]  # forward and backward
     optimizer: dict[str, Any]  # keyword arguments of optim.update
@@ -49,7 +52,7 @@ class State:
     accumulate: int
     mean: Float[Array, " c"]
     std: Float[Array, " c"]
-    group: parallel.Group  # the processes that take a step together
+    group: parallel.Group  # the processes that take a step together; usually one
 
 
 def init_state(
@@ -79,22 +82,24 @@ def init_state(
         snapshot: ``params`` and ``stats``; ``opt`` and ``step`` too when resuming.
         model, model_args: a name in ``MODELS`` and its keyword arguments.
         loss, loss_args: a name in ``LOSSES`` and its keyword arguments (``label_smoothing``, …).
-        optimizer, optimizer_args: a name in ``optim.OPTIMIZERS``; ``weight_decay``, ``clip_norm`` and its constants.
-        schedule, schedule_args: a name in ``optim.SCHEDULES``; ``lr``, ``steps`` (of the whole run) and its constants.
+        optimizer, optimizer_args: a name in ``optim.OPTIMIZERS``; ``weight_decay``, ``clip_norm``, hyperparameters.
+        schedule, schedule_args: a name in ``optim.SCHEDULES``; ``lr``, ``steps`` (of the whole run), hyperparameters.
         lr_scale: learning rates of parts of the network, as factors of the schedule's: ``{"convs": 0.1}``. The longest
-            prefix of a parameter's path decides, "" being a prefix of all. 0 freezes: the parameter gets no update,
-            no decay, and no say in ``clip_norm``, its moments stay; a batch norm that is frozen whole normalises
-            by its running statistics, in training too, and they stay.
-        accumulate: micro-batches that a batch is cut into, computed one after the other for one update in less memory.
-            Batch norm then has the statistics of each micro-batch, and is another function; all else is the same.
-        ema: decay d of an average of the parameters, kept beside them and used for all but training:
-            ema ← d ema + (1 - d) p after each update. The running statistics stay those of the parameters.
+            prefix of a parameter's path decides; "" is a prefix of all. 0 freezes: the parameter is excluded from
+            updates, weight decay and ``clip_norm``, and its optimizer slots stay. A batch norm whose parameters are
+            all frozen normalises by its running statistics, in training too, and does not change them.
+        accumulate: micro-batches that a batch is split into, computed one after the other for one update, in less
+            memory. Batch norm then uses the statistics of each micro-batch, so only networks without it train alike.
+        ema: decay d of an average of the parameters, which evaluation uses: ema ← d ema + (1 - d) p after each update.
+            The running statistics are those of the parameters.
         mean, std: per channel, of pixels scaled to 0..1.
-        seed: of whatever is random inside a step.
-        devices: like ``threads``, and instead of it; but a batch that does not divide by it is refused.
-        threads: cores to use, a process for each, which takes its shard of a batch (see ``parallel``). More than 1
-            expects a single-threaded matrix library: OPENBLAS_NUM_THREADS=1 before NumPy is imported.
+        seed: for whatever is random inside a step; nothing is, in these models.
+        devices: like ``threads``, and instead of it, but a batch that it does not divide is refused.
+        threads: cores to use, a process for each, which computes a shard of the batch (see ``parallel``). More than 1
+            needs a single-threaded matrix library: set OPENBLAS_NUM_THREADS=1 before NumPy is imported.
         precision: "float32" or "float64"; the other tracks also multiply in "bfloat16".
+
+    Raises ValueError for unknown names, numbers out of range, and a snapshot that does not fit the model.
     """
     require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule)
     if precision not in ("float32", "float64"):
@@ -132,7 +137,7 @@ def init_state(
         group=parallel.Group(),
     )
     processes = devices if devices > 1 else threads
-    return parallel.spread(state, processes, exact=devices > 1) if processes > 1 else state
+    return parallel.start(state, processes, exact=devices > 1) if processes > 1 else state
 
 
 def require_known(**names: str) -> None:
@@ -145,7 +150,7 @@ def require_known(**names: str) -> None:
 def preprocess(
     x: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[Array, " c"]
 ) -> Float[Array, "n h w c"]:
-    """Bytes to numbers: (x/255 - mean)/std, per channel."""
+    """Bytes to numbers: (x/255 - mean)/std, per channel, in the dtype of ``mean``."""
     pixels = x.astype(mean.dtype)
     pixels *= 1 / (255 * std)
     pixels -= mean / std
@@ -153,66 +158,45 @@ def preprocess(
 
 
 def loss_and_grads(
-    state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0, **together: Any
+    state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0, mode: Mode = TRAIN
 ) -> LossAndGrads:
-    """One forward and one backward pass: loss · dloss, correct answers, running statistics, gradients · dloss.
+    """One forward and one backward pass.
 
-    ``together`` is what batch norm needs to know of the other shards: see ``parallel.run_together``.
+    Returns loss · dloss, the number of correct answers, the new running statistics and the gradients of loss · dloss.
     """
     loss_forward, loss_backward = state.loss
     pixels = preprocess(x, state.mean, state.std)
-    outputs, stats, cache = state.model.forward(state.params, state.stats, pixels, train=True, **together)
+    outputs, stats, cache = state.model.forward(state.params, state.stats, pixels, mode)
     loss, loss_cache = loss_forward(outputs, y)
     doutputs = loss_backward(dloss, loss_cache)
     grads = state.model.backward(doutputs, cache)
     return dloss * float(loss), correct(outputs, y), stats, grads
 
 
-def loss_and_grads_of_shard(state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0) -> LossAndGrads:
-    """``loss_and_grads`` of this process's shard of a batch, times its share of it: ∇ = Σ nᵣ/n ∇ᵣ."""
-    group, whole = state.group, bool(state.stats)  # batch norm has statistics, and wants those of the whole batch
-    xs, ys = (group.shards(array, equal=whole) for array in (x, y))
-    if group.rank >= len(ys):  # the first process takes a batch alone that cannot be split
-        return 0.0, 0, state.stats, tree_map(np.zeros_like, state.params)
-    together = {"all_mean": group.all_mean, "shards": len(ys)} if whole and len(ys) > 1 else {}
-    images, labels = xs[group.rank], ys[group.rank]
-    return loss_and_grads(state, images, labels, dloss * len(labels) / len(y), **together)
-
-
-def over_micro_batches(state: State, x: UInt8[Array, "n h w c"], y: Labels) -> LossAndGrads:
-    """The same of m = ``accumulate`` equal parts of a batch, one after the other: ∇ = 1/m Σ ∇ᵢ."""
-    m = state.accumulate
+def accumulated(loss_and_grads: Callable[..., LossAndGrads], m: int) -> Callable[..., LossAndGrads]:
+    """``loss_and_grads`` of a batch in m equal micro-batches, one after the other, in less memory: ∇ = 1/m Σ ∇ᵢ."""
     if m == 1:
-        return loss_and_grads_of_shard(state, x, y)
-    if len(y) % m:
-        raise ValueError(f"a batch of {len(y)} is not {m} equal micro-batches: accumulate must divide it")
-    loss, right, total = 0.0, 0, tree_map(np.zeros_like, state.params)
-    for images, labels in zip(np.split(x, m), np.split(y, m), strict=True):
-        part_loss, part_right, stats, grads = loss_and_grads_of_shard(state, images, labels, 1 / m)
-        loss, right = loss + part_loss, right + part_right
-        tree_map(lambda a, b: np.add(a, b, out=a), total, grads)
-        state = replace(state, stats=stats)
-    return loss, right, state.stats, total
+        return loss_and_grads
+
+    def over_micro_batches(state: State, x: UInt8[Array, "n h w c"], y: Labels) -> LossAndGrads:
+        if len(y) % m:
+            raise ValueError(f"a batch of {len(y)} is not {m} equal micro-batches: accumulate must divide it")
+        loss, right, grads = 0.0, 0, tree_map(np.zeros_like, state.params)
+        for images, labels in zip(np.split(x, m), np.split(y, m), strict=True):
+            micro_loss, micro_right, stats, micro_grads = loss_and_grads(state, images, labels, 1 / m)
+            loss, right = loss + micro_loss, right + micro_right
+            tree_map(lambda a, b: np.add(a, b, out=a), grads, micro_grads)
+            state = replace(state, stats=stats)
+        return loss, right, state.stats, grads
+
+    return over_micro_batches
 
 
-def take_steps(
-    state: State, x: UInt8[Array, "k n h w c"], y: Int[Array, "k n"] | Float[Array, "k n v"]
-) -> tuple[State, np.ndarray]:
-    """k steps as each process of the group takes them: the new state, and its share of losses and right answers (2, k).
-
-    The gradients of all are summed; each process updates its part of the parameters with its part of the sum.
-    """
-    group, shares = state.group, []
-    params, opt, ema = group.part(state.params), group.part(state.opt), group.part(state.ema)
-    for images, labels in zip(x, y, strict=True):
-        loss, right, stats, grads = over_micro_batches(state, images, labels)
-        own = group.reduce_scatter(grads)
-        optim.update(params, own, opt, lr=state.schedule(state.step), all_sum=group.all_sum, **state.optimizer)
-        optim.average(ema, params, state.decay)
-        group.wait()
-        state = replace(state, stats=stats, step=state.step + 1)
-        shares.append((loss, right))
-    return state, np.array(shares).T
+def update(state: State, grads: Tree) -> None:
+    """Update the parameters, the optimizer's slots and the average of the parameters, in place."""
+    lr = state.schedule(state.step)
+    optim.update(state.params, grads, state.opt, lr=lr, **state.optimizer)
+    optim.average(state.ema, state.params, state.decay)
 
 
 def train_steps(
@@ -222,10 +206,17 @@ def train_steps(
 
     Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
     """
-    lr = np.array([state.schedule(step) for step in range(state.step, state.step + len(x))])
-    with state.group.call("take_steps", state, x, y) as shares:
-        state, own = take_steps(state, x, y)
-    loss, right = sum(shares, own)
+    group = state.group  # on one core, the lines that use it change nothing
+    compute = parallel.all_reduced(accumulated(parallel.sharded(loss_and_grads, group), state.accumulate), group)
+    apply = parallel.sharded_update(update, group)
+    metrics = []
+    with group.call("train_steps", state, x, y):
+        for images, labels in zip(x, y, strict=True):
+            loss, right, stats, grads = compute(state, images, labels)
+            apply(state, grads)
+            metrics.append((loss, right, state.schedule(state.step)))
+            state = replace(state, stats=stats, step=state.step + 1)
+    loss, right, lr = np.array(metrics).T
     return state, {"loss": loss, "correct": right.astype(int), "lr": lr}
 
 
@@ -233,41 +224,36 @@ def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> None:
     """Nothing to move: NumPy computes where the dataset is."""
 
 
-def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> np.ndarray:
-    """This process's share of: sum of the losses, right answers, images that count."""
-    xs, ys = (parallel.shards(array, state.group.size) for array in (x, y))
-    if state.group.rank >= len(ys):
-        return np.zeros(3)
-    labels = ys[state.group.rank]
-    outputs = logits(state, xs[state.group.rank])
-    loss, _ = state.loss[0](outputs, labels)
-    count = int((labels >= 0).sum())
-    return np.array([float(loss) * count, correct(outputs, labels), count])
+def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> Float[Array, " sums"]:
+    """Sum of the losses, number of correct answers, number of images that count."""
+    outputs = logits(state, x)
+    loss, _ = state.loss[0](outputs, y)
+    count = int((y >= 0).sum())
+    return np.array([float(loss) * count, correct(outputs, y), count])
 
 
 def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> dict[str, float]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
-    with state.group.call("evaluate", state, x, y) as shares:
-        own = evaluate(state, x, y)
-    loss_sum, right, count = sum(shares, own)
+    with state.group.call("eval_batch", state, x, y):
+        loss_sum, right, count = parallel.summed(evaluate, state.group)(state, x, y)
     return {"loss_sum": float(loss_sum), "correct": int(right), "count": int(count)}
 
 
 def logits(state: State, x: UInt8[Array, "n h w c"]) -> Float[Array, "n v"]:
-    """Outputs of the network as it is used (not as it is trained)."""
+    """Outputs of the network outside training, with the averaged parameters where an average is kept."""
     params = state.ema or state.params
-    outputs, _, _ = state.model.forward(params, state.stats, preprocess(x, state.mean, state.std), train=False)
+    outputs, _, _ = state.model.forward(params, state.stats, preprocess(x, state.mean, state.std), EVAL)
     return outputs
 
 
 def to_snapshot(state: State) -> Tree:
-    """Copy of the training state in the form that every track reads."""
+    """Copy the training state in the form that every track reads."""
     arrays = {"params": state.params, "stats": state.stats, "opt": state.opt, "step": np.int32(state.step)}
     return tree_map(np.copy, arrays | ({"ema": state.ema} if state.ema else {}))
 
 
 def synchronize(state: State) -> None:
-    """Nothing to wait for: when a NumPy call returns, it is done."""
+    """Return at once: NumPy has computed its result when a call returns."""
 
 
 def device_facts(state: State) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 ``Tree = dict[str, Tree | array]``. Positions in a list are the keys "0", "1", …
 A leaf is named by its path, ``"hidden/0/kernel"``. Parameters, gradients,
-running statistics and optimizer state all are trees; a *snapshot* is the tree
+running statistics and optimizer state are trees; a *snapshot* is the tree
 
     {"params": Tree, "stats": Tree, "opt": {"count", "mu", "nu"}, "step": ()}
 
-which all three tracks read and write, whatever they use inside; with ``"ema": Tree``
-where an average of the parameters is kept.
+which all three tracks read and write, with ``"ema": Tree`` if an average of the parameters is kept.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def from_leaves(named: Mapping[str, Any]) -> Tree:
 
 
 def tree_map(function: Callable[..., Any], tree: Mapping[str, Any], *others: Mapping[str, Any]) -> Tree:
-    """Apply ``function`` leaf by leaf to trees of the same structure; others may lack a branch without leaves."""
+    """Apply ``function`` to the leaves of trees with the same structure; others may lack a branch without leaves."""
 
     def apply(key: str, value: Any) -> Any:
         if isinstance(value, dict):
@@ -57,7 +56,7 @@ def tree_map(function: Callable[..., Any], tree: Mapping[str, Any], *others: Map
 
 
 def cast(tree: Mapping[str, Any], dtype: Any) -> Tree:
-    """Copy a tree, its floating-point leaves as ``dtype``; other leaves keep theirs."""
+    """Copy a tree with its floating-point leaves as ``dtype``; other leaves keep their dtype."""
 
     def copy(leaf: Any) -> np.ndarray:
         leaf = np.asarray(leaf)
@@ -89,7 +88,7 @@ def require_same(expected: Mapping[str, Any], given: Mapping[str, Any], *, what:
 
 
 def first_average(snapshot: Mapping[str, Any], decay: float | None) -> Tree:
-    """Where the average of the parameters starts: as in the snapshot, else at the parameters; {} without a decay."""
+    """Initial average of the parameters: the snapshot's, else its parameters; {} without a decay."""
     if decay is None and "ema" in snapshot:
         raise ValueError("the snapshot has an average of the parameters: give its decay (ema=0.999), or drop its 'ema'")
     if decay is not None and not 0 <= decay < 1:
@@ -101,9 +100,10 @@ def first_average(snapshot: Mapping[str, Any], decay: float | None) -> Tree:
 
 
 def rate_factors(params: Mapping[str, Any], lr_scale: Mapping[str, float] | None) -> dict[str, float]:
-    """What each leaf's learning rate is multiplied by: the value of its longest prefix in ``lr_scale``, else 1.
+    """Factor of each leaf's learning rate: the value of its longest prefix in ``lr_scale``, else 1.
 
-    A prefix is made of whole names ("convs/1" is none of "convs/10/kernel"); the empty one is everybody's.
+    A prefix consists of whole names ("convs/1" is not a prefix of "convs/10/kernel"); "" is a prefix of every path.
+    Raises ValueError for an unknown prefix, a factor below 0, and if all parameters are frozen.
     """
     scale = dict(lr_scale or {})
 
@@ -114,16 +114,18 @@ def rate_factors(params: Mapping[str, Any], lr_scale: Mapping[str, float] | None
     known = {path: prefixes(path) for path in leaves(params)}
     for prefix, factor in scale.items():
         if not any(prefix in candidates for candidates in known.values()):
-            raise ValueError(f"lr_scale {prefix!r}: no parameter is called so; known: {', '.join(params)}")
+            raise ValueError(f"lr_scale {prefix!r}: no parameter has this prefix; known: {', '.join(params)}")
         if not (math.isfinite(factor) and factor >= 0):
-            raise ValueError(f"lr_scale {prefix!r}: {factor} is no factor of a learning rate: give 0 (frozen) or more")
+            raise ValueError(
+                f"lr_scale {prefix!r}: {factor} is not a valid factor of a learning rate: give 0 (frozen) or more"
+            )
     factors = {path: next((scale[each] for each in own if each in scale), 1.0) for path, own in known.items()}
     if not any(factors.values()):
-        raise ValueError("lr_scale freezes every parameter: leave one to train, such as the output layer")
+        raise ValueError("lr_scale freezes every parameter: leave at least one to train, such as the output layer")
     return factors
 
 
 def frozen_norms(stats: Mapping[str, Any], factors: Mapping[str, float]) -> set[str]:
-    """Paths of the batch norms (whoever has statistics) none of whose parameters is trained."""
+    """Paths of the batch norms (they have statistics) whose parameters are all frozen."""
     norms = {path.rpartition("/")[0] for path in leaves(stats)}
     return norms - {path.rpartition("/")[0] for path, factor in factors.items() if factor}

@@ -64,6 +64,7 @@ class Layer:
 def of_network(config: Config) -> dict[Layer, int]:
     """The layers that a training step of the config calls, and how often, in their order."""
     from numpy_nn.models import MODELS
+    from numpy_nn.norm import TRAIN
     from numpy_nn.tree import cast
 
     network = MODELS[config.model](**config.model_args)
@@ -88,7 +89,7 @@ def of_network(config: Config) -> dict[Layer, int]:
             found[layer] = found.get(layer, 0) + 1
 
     with watching({f"{op}_forward": module for op, module in OPS.items()}, note):
-        network.forward(variables["params"], variables["stats"], images, train=True)
+        network.forward(variables["params"], variables["stats"], images, TRAIN)
     return found
 
 

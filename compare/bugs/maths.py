@@ -23,9 +23,9 @@ SMALL_VIT: dict[str, Any] = {
 BUGS = (
     Bug(
         name="conv-stride",
-        file="numpy_nn/conv.py",
-        right="dpadded[piece][place(a, b, stride, oh, ow)] +=",
-        wrong="dpadded[piece][place(a, b, 1, oh, ow)] +=",
+        file="numpy_nn/conv_tiled.py",
+        right="dpadded[tile, a : a + stride * oh : stride, b : b + stride * ow : stride] +=",
+        wrong="dpadded[tile, a : a + oh, b : b + ow] +=",
         story="The way back through a convolution was written and tried with stride 1, and the stride never came in: "
         "the gradients of windows that lie two pixels apart are put side by side.",
         symptom="Plain networks train as ever. One that halves its images on the way learns, but less well than it "
@@ -38,7 +38,7 @@ BUGS = (
     Bug(
         name="norm-variance",
         file="numpy_nn/norm.py",
-        right="dx = normed * np.tile(-all_mean(dscale / size), pixels)",
+        right="dx = normed * tile(-all_mean(dscale / size))",
         wrong="dx = np.zeros_like(normed)",
         story="The derivative of batch norm has three terms: x acts directly, through the mean, and through the "
         "variance. The third looked small and was left out.",
@@ -52,8 +52,8 @@ BUGS = (
     Bug(
         name="pool-ties",
         file="numpy_nn/conv.py",
-        right="        won &= open_\n        open_ ^= won\n",
-        wrong="        open_ ^= won\n",
+        right="        largest &= open_\n        open_ ^= largest\n",
+        wrong="        open_ ^= largest\n",
         story="The gradient of a max pool goes to the pixel that won. Where two are equal, both were found equal to "
         "the largest, and both got all of it.",
         symptom="Next to nothing: on photographs no two pixels tie. On drawings with a plain background the tracks "

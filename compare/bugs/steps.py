@@ -77,8 +77,8 @@ BUGS = (
     Bug(
         name="momentum-flipped",
         file="numpy_nn/norm.py",
-        right="OLD, NEW = 0.9, 0.1",
-        wrong="OLD, NEW = 0.1, 0.9",
+        right="MOMENTUM = 0.9  #",
+        wrong="MOMENTUM = 0.1  #",
         story="A momentum of 0.9 in one library is 0.1 in another: one counts what stays, the other what comes in. "
         "The numbers came along with code from elsewhere.",
         symptom="The training loss is the same to the last digit. Test accuracy jumps about from one evaluation to "

@@ -1,80 +1,89 @@
 """Floating-point operations and bytes of a training step, counted on the hand-written network.
 
-Multiplying (m, k) by (k, n) takes 2·m·k·n operations, and matrix products are
-all that is counted: the rest of a network (biases, activations, updates) is
-some per cent of it. The NumPy networks are run once, forward and backward, on
-arrays that note the size of every product they take part in; that one count
-serves all tracks, since they compute the same function, and is that of the function, not of a form that does more
-to be faster.
+Multiplying (m, k) by (k, n) takes 2·m·k·n FLOPs, and only the matmuls of layers are counted: the rest of a network
+(biases, activations, pooling, updates) is some per cent of it. The NumPy network runs forward once, and each layer is
+counted from the shapes it met. The count serves all tracks, which compute the same function; FLOPs that one adds in
+order to be faster do not count.
 
-Bytes are those that pass between memory and cores if no cache outlasts the way
-forward: what it keeps for the way back, the parameters, and what the update reads
-and writes. A framework that keeps more moves more; one that fuses, less.
+Bytes are those that pass between memory and cores if caches keep nothing from the forward pass to the backward pass:
+what forward keeps, the parameters, and what the update reads and writes. A framework that keeps more moves more; one
+that fuses, less.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from compare import tracks
+from compare.call_recorder import watching
 from compare.config import CHUNK, Config
-from numpy_nn import conv, optim
+from numpy_nn import optim
 from numpy_nn.models import MODELS
-from numpy_nn.tree import cast, leaves, tree_map
+from numpy_nn.norm import TRAIN
+from numpy_nn.tree import cast, leaves
+
+# The hand-written functions that multiply matrices, and the modules that they stand in.
+MULTIPLYING = {
+    "linear_forward": "numpy_nn.layers",
+    "conv2d_forward": "numpy_nn.conv",
+    "rnn_forward": "numpy_nn.recurrent",
+    "lstm_forward": "numpy_nn.recurrent",
+    "scaled_dot_product_attention_forward": "numpy_nn.attention",
+}
 
 
-class Counted(np.ndarray):
-    """An array that adds the operations of its matrix products to ``Counted.flops``."""
-
-    flops = 0
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        """Do what NumPy does, and count if it was a matrix product."""
-        plain = [np.asarray(value) if isinstance(value, Counted) else value for value in inputs]
-        if "out" in kwargs:
-            kwargs["out"] = tuple(value.view(np.ndarray) for value in kwargs["out"])
-        result = getattr(ufunc, method)(*plain, **kwargs)
-        if ufunc is np.matmul and plain[0].ndim > 1:  # a row times a matrix is a sum, cleverly written
-            Counted.flops += 2 * math.prod(result.shape) * plain[0].shape[-1]
-        return result.view(Counted) if isinstance(result, np.ndarray) else result
+def forward_flops(name: str, values: Mapping[str, Any], y: np.ndarray) -> int:
+    """FLOPs of the matmuls in one call of a function of ``MULTIPLYING``, from the shapes of its variables."""
+    if name == "scaled_dot_product_attention_forward":
+        return 2 * 2 * y.size * values["k"].shape[2]  # q kᵀ and P v
+    if name in ("rnn_forward", "lstm_forward"):  # x Wᵢ and h Wₕ at every step
+        n, t, _ = y.shape
+        return 2 * n * t * sum(layer["kernel"].size for layer in values["params"].values())
+    return 2 * y.size * math.prod(values["kernel"].shape[:-1])
 
 
 def training_flops(config: Config) -> int:
-    """Operations of the forward and backward pass per image in training."""
+    """FLOPs of the forward and backward pass per image in training."""
     network = MODELS[config.model](**config.model_args)
-    variables = tree_map(lambda leaf: leaf.view(Counted), network.init(np.random.default_rng(0)))
-    images = _two_images(config).view(Counted)
-    Counted.flops = 0
-    fast, conv.PAIRS = conv.PAIRS, False
-    try:
-        logits, _, cache = network.forward(variables["params"], variables["stats"], images, train=True)
-        network.backward(np.ones_like(logits), cache)
-    finally:
-        conv.PAIRS = fast
-    return Counted.flops // len(images)
+    variables = network.init(np.random.default_rng(0))
+    images = _two_images(config)
+    forward: list[tuple[str, int]] = []
+
+    def note(name: str, values: Mapping[str, Any], answer: Any) -> None:
+        forward.append((name, forward_flops(name, values, answer[0])))
+
+    with watching(MULTIPLYING, note):
+        network.forward(variables["params"], variables["stats"], images, TRAIN)
+    # Two matmuls of the same size in backward, for dx and dW; the first layer needs no dx, but a recurrent one has it.
+    total = 3 * sum(flops for _, flops in forward)
+    first, flops = forward[0]
+    if first in ("linear_forward", "conv2d_forward"):
+        total -= flops
+    return total // len(images)
 
 
 def training_bytes(config: Config) -> int:
     """Bytes that a step of ``batch_size`` images moves, in float32.
 
     What forward keeps is written once and read once. A parameter is read forward, backward and by the update, which
-    writes it; its gradient is written and read, and so is each of the optimizer's moments.
+    writes it; its gradient is written and read, and so is each of the optimizer's slots.
     """
     network = MODELS[config.model](**config.model_args)
     variables = cast(network.init(np.random.default_rng(0)), "float32")
     images = _two_images(config).astype("float32")
-    _, _, cache = network.forward(variables["params"], variables["stats"], images, train=True)
+    _, _, cache = network.forward(variables["params"], variables["stats"], images, TRAIN)
     params = leaves(variables["params"]).values()
     kept = _arrays(cache)
     for param in params:
         kept.pop(id(_owner(param)), None)
     activations = sum(array.nbytes for array in kept.values()) * config.batch_size // len(images)
-    memory = leaves(optim.init(variables["params"], config.optimizer)).values()
-    moments = sum(array.nbytes for array in memory if array.ndim)  # without the counter
-    return 2 * activations + 6 * sum(param.nbytes for param in params) + 2 * moments
+    opt = leaves(optim.init(variables["params"], config.optimizer)).values()
+    slots = sum(array.nbytes for array in opt if array.ndim)  # without the counter
+    return 2 * activations + 6 * sum(param.nbytes for param in params) + 2 * slots
 
 
 def _two_images(config: Config) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""A small convolutional network, the descendant of LeNet."""
+"""A small convolutional network, after LeNet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -25,19 +24,18 @@ from numpy_nn.layers import (
     relu_backward,
     relu_forward,
 )
-from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
+from numpy_nn.norm import EVAL, Mode, batch_norm_backward, batch_norm_forward, norm_init, stats_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
 
 class CNN:
-    """x (n, h, w, c) -> [conv -> max pool -> norm -> relu]s, one a channel count -> linear -> relu -> linear -> logits.
+    """x (n, h, w, c) -> [conv -> max pool -> norm -> relu] per channel count -> linear -> relu -> linear -> logits.
 
-    The plan of LeCun et al. 1998, "Gradient-based learning applied to document
-    recognition", with relu and max pooling; sizes are arguments. ``pools`` is the
-    window of each pool: 1 is none, and 2 is meant where nothing is said. The larger
-    of two relus is the relu of the larger: behind the pool it has a quarter to do.
-    With ``batch_norm`` the convolutions have no bias: the norm would take it out again.
+    After LeCun et al. 1998, "Gradient-based learning applied to document recognition", with relu and max pooling.
+    ``pools`` is the window of each pool, 2 by default; 1 is no pool. max(relu(a), relu(b)) = relu(max(a, b)), so
+    pooling first needs a quarter of the ReLUs. With ``batch_norm`` the convolutions have no bias, which the norm would
+    subtract.
     """
 
     def __init__(
@@ -58,7 +56,7 @@ class CNN:
         self.padding = padding
         self.pools = tuple(pools) or (2,) * len(channels)
         if len(self.pools) != len(channels):
-            raise ValueError(f"channels {channels} and pools {pools}: one number each per convolution")
+            raise ValueError(f"channels {channels} and pools {pools}: give one number of each per convolution")
         for pool in self.pools:
             h, w = (out_size(out_size(size, kernel, 1, padding), pool, pool, 0) for size in (h, w))
         self.batch_norm = batch_norm
@@ -67,7 +65,7 @@ class CNN:
         self.classes = classes
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters in float64: He before a relu, Glorot for the output."""
+        """Initial parameters in float64: He before a relu, Glorot for the output."""
         sizes, bias = pairwise(self.channels), not self.batch_norm
         convs = {str(k): conv2d_init(rng, self.kernel, i, o, bias=bias) for k, (i, o) in enumerate(sizes)}
         hidden = linear_init(rng, self.features, self.hidden)
@@ -80,16 +78,9 @@ class CNN:
         return {"params": params | {"norms": norms}, "stats": {"norms": stats}}
 
     def forward(
-        self,
-        params: Tree,
-        stats: Tree,
-        x: Float[Array, "n h w c"],
-        *,
-        train: bool = False,
-        all_mean: Callable[[Array], Array] = same,
-        shards: int = 1,
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
-        """Return logits, running statistics and what backward needs."""
+        """Return logits, new running statistics and the cache of backward."""
         new: Tree = {"norms": {}} if self.batch_norm else {}
         caches = []
         for (k, conv), pool in zip(params["convs"].items(), self.pools, strict=True):
@@ -99,9 +90,7 @@ class CNN:
                 x, pool_cache = max_pool_forward(x, window=pool)
             if self.batch_norm:
                 norm, old = params["norms"][k], stats["norms"][k]
-                x, new["norms"][k], norm_cache = batch_norm_forward(
-                    x, **norm, stats=old, train=train, all_mean=all_mean, shards=shards
-                )
+                x, new["norms"][k], norm_cache = batch_norm_forward(x, **norm, stats=old, mode=mode)
             x, relu_cache = relu_forward(x)
             caches.append((conv_cache, pool_cache, norm_cache, relu_cache))
         h, flat_cache = flatten_forward(x)
@@ -111,7 +100,7 @@ class CNN:
         return logits, new, (caches, flat_cache, hidden_cache, relu_cache, output_cache)
 
     def backward(self, dlogits: Float[Array, "n v"], cache: Any) -> Tree:
-        """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
+        """The lines of forward in reverse order; returns the gradients, a tree like ``params``."""
         caches, flat_cache, hidden_cache, relu_cache, output_cache = cache
         grads: Tree = {"convs": {}, "norms": {}}
         dh, dkernel, dbias = linear_backward(dlogits, output_cache)

@@ -1,8 +1,7 @@
-"""DenseNet: each layer sees the outputs of all layers before it."""
+"""DenseNet: the input of each layer is the outputs of all earlier layers of its block, concatenated."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from numpy_nn.layers import (
     relu_backward,
     relu_forward,
 )
-from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
+from numpy_nn.norm import EVAL, Mode, batch_norm_backward, batch_norm_forward, norm_init, stats_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -42,7 +41,7 @@ class DenseLayer:
         self.i, self.wide, self.o = i, wide, o
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters and running statistics; a convolution before a norm needs no bias."""
+        """Initial parameters and running statistics; a convolution before a norm needs no bias."""
         params = {
             "norm1": norm_init(self.i),
             "conv1": conv2d_init(rng, 1, self.i, self.wide, bias=False),
@@ -52,21 +51,21 @@ class DenseLayer:
         return {"params": params, "stats": {"norm1": stats_init(self.i), "norm2": stats_init(self.wide)}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], **mode: Any
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], mode: Mode
     ) -> tuple[Float[Array, "n h w o"], Tree, Cache]:
         """x (n, h, w, i) -> (n, h, w, i + o); ``mode`` is that of the norms."""
         new = {}
-        h, new["norm1"], norm1_cache = batch_norm_forward(x, **params["norm1"], stats=stats["norm1"], **mode)
+        h, new["norm1"], norm1_cache = batch_norm_forward(x, **params["norm1"], stats=stats["norm1"], mode=mode)
         h, relu1_cache = relu_forward(h)
         h, conv1_cache = conv2d_forward(h, **params["conv1"])
-        h, new["norm2"], norm2_cache = batch_norm_forward(h, **params["norm2"], stats=stats["norm2"], **mode)
+        h, new["norm2"], norm2_cache = batch_norm_forward(h, **params["norm2"], stats=stats["norm2"], mode=mode)
         h, relu2_cache = relu_forward(h)
         h, conv2_cache = conv2d_forward(h, **params["conv2"], padding=1)
         y, join_cache = concatenate_forward(x, h)
         return y, new, (norm1_cache, relu1_cache, conv1_cache, norm2_cache, relu2_cache, conv2_cache, join_cache)
 
     def backward(self, dy: Float[Array, "n h w o"], cache: Cache) -> tuple[Float[Array, "n h w i"], Tree]:
-        """x was handed on as it is and also used: dx = its part of dy + what comes back through ``new``."""
+        """x is a part of y and the input of ``new``: dx = its part of dy + the gradient through ``new``."""
         norm1_cache, relu1_cache, conv1_cache, norm2_cache, relu2_cache, conv2_cache, join_cache = cache
         grads: Tree = {}
         dx_kept, dh = concatenate_backward(dy, join_cache)
@@ -90,22 +89,22 @@ class Transition:
         self.i, self.o = i, o
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters and running statistics."""
+        """Initial parameters and running statistics."""
         params = {"norm": norm_init(self.i), "conv": conv2d_init(rng, 1, self.i, self.o, bias=False)}
         return {"params": params, "stats": {"norm": stats_init(self.i)}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], **mode: Any
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], mode: Mode
     ) -> tuple[Float[Array, "n _ _ o"], Tree, Cache]:
         """x (n, h, w, i) -> (n, h/2, w/2, o); ``mode`` is that of the norm."""
-        x, new, norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], **mode)
+        x, new, norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], mode=mode)
         x, relu_cache = relu_forward(x)
         x, conv_cache = conv2d_forward(x, **params["conv"])
         x, pool_cache = avg_pool_forward(x, window=2)
         return x, {"norm": new}, (norm_cache, relu_cache, conv_cache, pool_cache)
 
     def backward(self, dy: Float[Array, "n _ _ o"], cache: Cache) -> tuple[Float[Array, "n h w i"], Tree]:
-        """Forward, upside down."""
+        """The lines of forward in reverse order."""
         norm_cache, relu_cache, conv_cache, pool_cache = cache
         dx = avg_pool_backward(dy, pool_cache)
         dx, dkernel, _ = conv2d_backward(dx, conv_cache)
@@ -117,7 +116,7 @@ class Transition:
 class DenseNet:
     """x (n, h, w, c) -> conv -> blocks of dense layers, transitions between them -> norm -> relu -> mean -> linear.
 
-    Huang, Liu, van der Maaten & Weinberger 2017, arXiv:1608.06993, in its form BC: every layer adds ``growth``
+    Huang, Liu, van der Maaten & Weinberger 2017, arXiv:1608.06993, variant BC: every layer adds ``growth``
     channels through a bottleneck of ``bottleneck · growth``, a transition keeps ``compression`` of them.
     ``blocks`` counts the layers of each block. The paper's DenseNet-BC-100 for 32 pixels has ``blocks=(16, 16, 16)``;
     DenseNet-121 is ``input_shape=(224, 224, 3), blocks=(6, 12, 24, 16), growth=32, stem="large", classes=1000``.
@@ -135,11 +134,11 @@ class DenseNet:
         classes: int = 10,
     ):
         if not blocks or min(blocks) < 1:
-            raise ValueError(f"blocks {blocks}: the number of layers in each block, from 1 up")
+            raise ValueError(f"blocks {blocks}: give the number of layers of each block, at least 1")
         if stem not in ("small", "large"):
             raise ValueError(f"unknown stem {stem!r}; known: small (3x3), large (7x7 and pooling)")
         if not 0 < compression <= 1:
-            raise ValueError(f"compression {compression}: a transition keeps more than 0 and at most all (1) channels")
+            raise ValueError(f"compression {compression}: it must be above 0 and at most 1")
         self.stem, self.classes = stem, classes
         h, w, self.c = input_shape
         if stem == "large":
@@ -157,7 +156,7 @@ class DenseNet:
         self.last = i
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters in float64: He before a relu, Glorot for the output."""
+        """Initial parameters in float64: He before a relu, Glorot for the output."""
         params = {"conv": conv2d_init(rng, 7 if self.stem == "large" else 3, self.c, self.first, bias=False)}
         layers = {str(k): layer.init(rng) for k, layer in enumerate(self.layers)}
         params |= {"layers": {k: layer["params"] for k, layer in layers.items()}, "final_norm": norm_init(self.last)}
@@ -168,34 +167,24 @@ class DenseNet:
         return {"params": params, "stats": stats}
 
     def forward(
-        self,
-        params: Tree,
-        stats: Tree,
-        x: Float[Array, "n h w c"],
-        *,
-        train: bool = False,
-        all_mean: Callable[[Array], Array] = same,
-        shards: int = 1,
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
-        """Return logits, running statistics and what backward needs."""
-        mode: dict[str, Any] = {"train": train, "all_mean": all_mean, "shards": shards}
+        """Return logits, new running statistics and the cache of backward."""
         new: Tree = {"layers": {}}
         stride, padding = (2, 3) if self.stem == "large" else (1, 1)
         x, conv_cache = conv2d_forward(x, **params["conv"], stride=stride, padding=padding)
         stem_cache = None
         if self.stem == "large":
-            x, new["norm"], norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], **mode)
+            x, new["norm"], norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], mode=mode)
             x, relu_cache = relu_forward(x)
             x, pool_cache = max_pool_forward(x, window=3, stride=2, padding=1)
             stem_cache = norm_cache, relu_cache, pool_cache
         caches = []
         for k, layer in enumerate(self.layers):
-            x, new["layers"][str(k)], cache = layer.forward(
-                params["layers"][str(k)], stats["layers"][str(k)], x, **mode
-            )
+            x, new["layers"][str(k)], cache = layer.forward(params["layers"][str(k)], stats["layers"][str(k)], x, mode)
             caches.append(cache)
         x, new["final_norm"], norm_cache = batch_norm_forward(
-            x, **params["final_norm"], stats=stats["final_norm"], **mode
+            x, **params["final_norm"], stats=stats["final_norm"], mode=mode
         )
         x, relu_cache = relu_forward(x)
         h, mean_cache = global_avg_pool_forward(x)
@@ -203,7 +192,7 @@ class DenseNet:
         return logits, new, (conv_cache, stem_cache, caches, norm_cache, relu_cache, mean_cache, output_cache)
 
     def backward(self, dlogits: Float[Array, "n v"], cache: Any) -> Tree:
-        """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
+        """The lines of forward in reverse order; returns the gradients, a tree like ``params``."""
         conv_cache, stem_cache, caches, norm_cache, relu_cache, mean_cache, output_cache = cache
         grads: Tree = {"layers": {}}
         dh, dkernel, dbias = linear_backward(dlogits, output_cache)

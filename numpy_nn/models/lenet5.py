@@ -1,4 +1,4 @@
-"""LeNet-5: the network that read America's cheques."""
+"""LeNet-5, the network that read bank cheques in the 1990s."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from numpy_nn.layers import (
     tanh_backward,
     tanh_forward,
 )
+from numpy_nn.norm import EVAL, Mode
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -31,9 +32,9 @@ class LeNet5:
     """x (n, h, w, c) -> C1 -> S2 -> C3 -> S4 -> C5 -> F6 -> logits, by the paper's names.
 
     LeCun, Bottou, Bengio & Haffner 1998, "Gradient-based learning applied to document
-    recognition", figure 2, with four choices of today: plain tanh for 1.7159 tanh(⅔ x), plain
-    averages for trained subsampling, every map of C3 sees every map of S2, a linear output
-    with softmax for radial basis functions. ``padding`` 2 makes 28 pixels the paper's 32.
+    recognition", figure 2, with four modern choices: tanh instead of 1.7159 tanh(⅔ x), average
+    pooling instead of trained subsampling, a full convolution in C3, a linear output with softmax
+    instead of radial basis functions. ``padding`` 2 turns 28 pixels into the paper's 32.
     """
 
     def __init__(self, *, input_shape: tuple[int, ...] = (28, 28, 1), padding: int = 2, classes: int = 10):
@@ -45,7 +46,7 @@ class LeNet5:
         self.classes = classes
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters in float64: Glorot, which is made for tanh."""
+        """Initial parameters in float64: Glorot, derived for tanh."""
         params = {
             "c1": conv2d_init(rng, 5, self.c, 6, "glorot_uniform"),
             "c3": conv2d_init(rng, 5, 6, 16, "glorot_uniform"),
@@ -56,9 +57,9 @@ class LeNet5:
         return {"params": params, "stats": {}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], *, train: bool = False
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
-        """Return logits, running statistics (none here) and what backward needs."""
+        """Return logits, running statistics (none here) and the cache of backward."""
         x, c1_cache = conv2d_forward(x, **params["c1"], padding=self.padding)
         x, tanh1_cache = tanh_forward(x)
         x, s2_cache = avg_pool_forward(x, window=2)
@@ -76,7 +77,7 @@ class LeNet5:
         return logits, stats, (convs, linears)
 
     def backward(self, dlogits: Float[Array, "n v"], cache: Any) -> Tree:
-        """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
+        """The lines of forward in reverse order; returns the gradients, a tree like ``params``."""
         convs, linears = cache
         c1_cache, tanh1_cache, s2_cache, c3_cache, tanh3_cache, s4_cache = convs
         flat_cache, c5_cache, tanh5_cache, f6_cache, tanh6_cache, output_cache = linears

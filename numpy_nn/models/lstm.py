@@ -1,4 +1,4 @@
-"""LSTM: an image read row by row, by a network that can keep what it has seen."""
+"""LSTM: an image as a sequence of rows."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from numpy_nn.layers import linear_backward, linear_forward, linear_init
+from numpy_nn.norm import EVAL, Mode
 from numpy_nn.recurrent import lstm_backward, lstm_forward, lstm_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
@@ -28,15 +29,15 @@ class LSTM:
         self.classes = classes
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters in float64: what ``lstm_init`` says, Glorot for the output."""
+        """Initial parameters in float64: see ``lstm_init``; Glorot for the output."""
         lstm = lstm_init(rng, self.features, self.hidden)
         output = linear_init(rng, self.hidden, self.classes, "glorot_uniform")
         return {"params": {"lstm": lstm, "output": output}, "stats": {}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], *, train: bool = False
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
-        """Return logits, running statistics (none here) and what backward needs."""
+        """Return logits, running statistics (none here) and the cache of backward."""
         n, t, w, c = x.shape
         x = x.reshape(n, t, w * c)
         _, h, _, lstm_cache = lstm_forward(x, params["lstm"])
@@ -44,7 +45,7 @@ class LSTM:
         return logits, stats, (lstm_cache, output_cache)
 
     def backward(self, dlogits: Float[Array, "n v"], cache: Any) -> Tree:
-        """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
+        """The lines of forward in reverse order; returns the gradients, a tree like ``params``."""
         lstm_cache, output_cache = cache
         dh, dkernel, dbias = linear_backward(dlogits, output_cache)
         doutput = {"kernel": dkernel, "bias": dbias}

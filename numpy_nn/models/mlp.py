@@ -1,4 +1,4 @@
-"""Multi-layer perceptron: linear maps with a nonlinearity between them."""
+"""Multi-layer perceptron: linear maps with an activation between them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from numpy_nn.layers import activation, flatten_forward, linear_backward, linear_forward, linear_init
+from numpy_nn.norm import EVAL, Mode
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -32,15 +33,15 @@ class MLP:
         self.activation = activation
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters in float64: He for the hidden layers, Glorot for the output."""
+        """Initial parameters in float64: He for the hidden layers, Glorot for the output."""
         hidden = {str(k): linear_init(rng, i, o) for k, (i, o) in enumerate(pairwise(self.sizes))}
         output = linear_init(rng, self.sizes[-1], self.classes, "glorot_uniform")
         return {"params": {"hidden": hidden, "output": output}, "stats": {}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], *, train: bool = False
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
-        """Return logits, running statistics (none here) and what backward needs."""
+        """Return logits, running statistics (none here) and the cache of backward."""
         act_forward, _ = activation(self.activation)
         h, _ = flatten_forward(x)
         caches = []
@@ -52,7 +53,7 @@ class MLP:
         return logits, stats, (caches, output_cache)
 
     def backward(self, dlogits: Float[Array, "n v"], cache: Any) -> Tree:
-        """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
+        """The lines of forward in reverse order; returns the gradients, a tree like ``params``."""
         _, act_backward = activation(self.activation)
         caches, output_cache = cache
         dh, dkernel, dbias = linear_backward(dlogits, output_cache)

@@ -1,8 +1,7 @@
-"""ResNet: each block adds to what it is given, so that the gradient has a way past it."""
+"""ResNet: each block adds its branch to its input, so that the gradient also flows past the branch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from numpy_nn.conv import (
     max_pool_forward,
 )
 from numpy_nn.layers import linear_backward, linear_forward, linear_init, relu_backward, relu_forward
-from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
+from numpy_nn.norm import EVAL, Mode, batch_norm_backward, batch_norm_forward, norm_init, stats_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -25,13 +24,13 @@ Cache = Any
 
 
 def pad_shortcut_forward(x: Float[Array, "n h w i"], stride: int, extra: int) -> tuple[Float[Array, "n _ _ o"], Cache]:
-    """Every ``stride``-th pixel, and ``extra`` channels of zeros before and behind the old ones."""
+    """Every ``stride``-th pixel, with ``extra`` channels of zeros before and after its own."""
     y = np.pad(x[:, ::stride, ::stride], [(0, 0), (0, 0), (0, 0), (extra, extra)])
     return y, (x.shape, stride, extra)
 
 
 def pad_shortcut_backward(dy: Float[Array, "n _ _ o"], cache: Cache) -> Float[Array, "n h w i"]:
-    """The pixels that were taken get their gradient, the others 0."""
+    """The selected pixels get their gradient, the others 0."""
     shape, stride, extra = cache
     dx = np.zeros(shape, dy.dtype)
     dx[:, ::stride, ::stride] = dy[..., extra : extra + shape[-1]]
@@ -41,20 +40,21 @@ def pad_shortcut_backward(dy: Float[Array, "n _ _ o"], cache: Cache) -> Float[Ar
 class ResidualBlock:
     """y = relu(branch(x) + shortcut(x)),  branch = conv -> norm -> relu -> conv -> norm.
 
-    The shortcut is the identity wherever the shapes allow. Where they do not: every other
-    pixel, and zeros for the new channels ("pad", option A of the paper, no parameters); or
-    a 1x1 convolution and a norm ("project", option B).
+    The shortcut is the identity if the shapes allow it. If not, it is every other pixel with zeros for the new
+    channels ("pad", option A of the paper, without parameters), or a 1x1 convolution and a norm ("project", option B).
     """
 
     def __init__(self, i: int, o: int, *, stride: int, shortcut: str):
         self.i, self.o, self.stride = i, o, stride
-        self.extra = (o - i) // 2  # new channels, half of them before and half after the old
+        self.extra = (o - i) // 2  # channels of zeros on each side
         self.kind = "identity" if stride == 1 and i == o else shortcut
         if self.kind == "pad" and (o < i or (o - i) % 2):
-            raise ValueError(f"zeros cannot make {o} channels of {i}: the difference must be even and not negative")
+            raise ValueError(
+                f"shortcut pad cannot turn {i} channels into {o}: the difference must be even and not negative"
+            )
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters and running statistics; a convolution before a norm has no bias."""
+        """Initial parameters and running statistics; a convolution before a norm has no bias."""
         i, o = self.i, self.o
         params = {
             "conv1": conv2d_init(rng, 3, i, o, bias=False),
@@ -69,15 +69,15 @@ class ResidualBlock:
         return {"params": params, "stats": stats}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], **mode: Any
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w i"], mode: Mode
     ) -> tuple[Float[Array, "n _ _ o"], Tree, Cache]:
         """x (n, h, w, i) -> (n, h/stride, w/stride, o); ``mode`` is that of the norms."""
         new = {}
         h, conv1_cache = conv2d_forward(x, **params["conv1"], stride=self.stride, padding=1)
-        h, new["norm1"], norm1_cache = batch_norm_forward(h, **params["norm1"], stats=stats["norm1"], **mode)
+        h, new["norm1"], norm1_cache = batch_norm_forward(h, **params["norm1"], stats=stats["norm1"], mode=mode)
         h, relu1_cache = relu_forward(h)
         h, conv2_cache = conv2d_forward(h, **params["conv2"], padding=1)
-        branch, new["norm2"], norm2_cache = batch_norm_forward(h, **params["norm2"], stats=stats["norm2"], **mode)
+        branch, new["norm2"], norm2_cache = batch_norm_forward(h, **params["norm2"], stats=stats["norm2"], mode=mode)
 
         shortcut, shortcut_cache = x, None
         if self.kind == "pad":
@@ -85,7 +85,7 @@ class ResidualBlock:
         if self.kind == "project":
             h, project_cache = conv2d_forward(x, **params["project"], stride=self.stride)
             shortcut, new["project_norm"], norm_cache = batch_norm_forward(
-                h, **params["project_norm"], stats=stats["project_norm"], **mode
+                h, **params["project_norm"], stats=stats["project_norm"], mode=mode
             )
             shortcut_cache = project_cache, norm_cache
 
@@ -94,10 +94,7 @@ class ResidualBlock:
         return y, new, (branch_cache, shortcut_cache, relu2_cache)
 
     def backward(self, dy: Float[Array, "n _ _ o"], cache: Cache) -> tuple[Float[Array, "n h w i"], Tree]:
-        """A sum hands its gradient to both summands, and x, which went both ways, adds what comes back:
-
-        dx = dx of the branch + dx of the shortcut.
-        """
+        """dx = dx of the branch + dx of the shortcut: x is used by both, and a sum passes dy on to both summands."""
         branch_cache, shortcut_cache, relu2_cache = cache
         conv1_cache, norm1_cache, relu1_cache, conv2_cache, norm2_cache = branch_cache
         grads: Tree = {}
@@ -129,7 +126,7 @@ class ResidualBlock:
 class ResNet:
     """x (n, h, w, c) -> conv -> norm -> relu -> blocks -> mean over the image -> linear -> logits.
 
-    He, Zhang, Ren & Sun 2015, arXiv:1512.03385. Each stage has as many blocks as ``stages`` says;
+    He, Zhang, Ren & Sun 2015, arXiv:1512.03385. ``stages`` is the number of blocks of each stage;
     every stage but the first halves the image. The default is ResNet-20 for 32 pixels; 32, 44 and 56
     have ``stages`` (5, 5, 5), (7, 7, 7), (9, 9, 9). ResNet-18 for ImageNet is ``input_shape=(224, 224, 3),
     stages=(2, 2, 2, 2), channels=(64, 128, 256, 512), stem="large", shortcut="project", classes=1000``,
@@ -147,7 +144,7 @@ class ResNet:
         classes: int = 10,
     ):
         if not stages or len(stages) != len(channels) or min(stages) < 1:
-            raise ValueError(f"stages {stages} and channels {channels}: one number each for every stage, from 1 up")
+            raise ValueError(f"stages {stages} and channels {channels}: give one number of each per stage, at least 1")
         if stem not in ("small", "large"):
             raise ValueError(f"unknown stem {stem!r}; known: small (3x3), large (7x7 and pooling)")
         if shortcut not in ("pad", "project"):
@@ -163,7 +160,7 @@ class ResNet:
                 i = o
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters in float64: He before a relu, Glorot for the output."""
+        """Initial parameters in float64: He before a relu, Glorot for the output."""
         conv = conv2d_init(rng, 7 if self.stem == "large" else 3, self.c, self.first, bias=False)
         blocks = {str(k): block.init(rng) for k, block in enumerate(self.blocks)}
         params = {
@@ -176,37 +173,27 @@ class ResNet:
         return {"params": params, "stats": stats}
 
     def forward(
-        self,
-        params: Tree,
-        stats: Tree,
-        x: Float[Array, "n h w c"],
-        *,
-        train: bool = False,
-        all_mean: Callable[[Array], Array] = same,
-        shards: int = 1,
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
-        """Return logits, running statistics and what backward needs."""
-        mode: dict[str, Any] = {"train": train, "all_mean": all_mean, "shards": shards}
+        """Return logits, new running statistics and the cache of backward."""
         new: Tree = {"blocks": {}}
         stride, padding = (2, 3) if self.stem == "large" else (1, 1)
         x, conv_cache = conv2d_forward(x, **params["conv"], stride=stride, padding=padding)
-        x, new["norm"], norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], **mode)
+        x, new["norm"], norm_cache = batch_norm_forward(x, **params["norm"], stats=stats["norm"], mode=mode)
         x, relu_cache = relu_forward(x)
         pool_cache = None
         if self.stem == "large":
             x, pool_cache = max_pool_forward(x, window=3, stride=2, padding=1)
         caches = []
         for k, block in enumerate(self.blocks):
-            x, new["blocks"][str(k)], cache = block.forward(
-                params["blocks"][str(k)], stats["blocks"][str(k)], x, **mode
-            )
+            x, new["blocks"][str(k)], cache = block.forward(params["blocks"][str(k)], stats["blocks"][str(k)], x, mode)
             caches.append(cache)
         h, mean_cache = global_avg_pool_forward(x)
         logits, output_cache = linear_forward(h, **params["output"])
         return logits, new, (conv_cache, norm_cache, relu_cache, pool_cache, caches, mean_cache, output_cache)
 
     def backward(self, dlogits: Float[Array, "n v"], cache: Any) -> Tree:
-        """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
+        """The lines of forward in reverse order; returns the gradients, a tree like ``params``."""
         conv_cache, norm_cache, relu_cache, pool_cache, caches, mean_cache, output_cache = cache
         grads: Tree = {"blocks": {}}
         dh, dkernel, dbias = linear_backward(dlogits, output_cache)

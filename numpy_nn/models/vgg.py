@@ -1,9 +1,8 @@
-"""VGG: nothing but 3x3 convolutions, one after the other."""
+"""VGG: a plain stack of 3x3 convolutions."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from numpy_nn.layers import (
     relu_backward,
     relu_forward,
 )
-from numpy_nn.norm import batch_norm_backward, batch_norm_forward, norm_init, same, stats_init
+from numpy_nn.norm import EVAL, Mode, batch_norm_backward, batch_norm_forward, norm_init, stats_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -35,12 +34,11 @@ from numpy_nn.tree import Tree
 class VGG:
     """x (n, h, w, c) -> stages of [conv -> norm -> relu] and a max pool -> average pool -> linears -> logits.
 
-    Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. Each stage has as many
-    convolutions as ``stages`` says. One before a norm has no bias: the norm would take it out again. The pool comes
-    before the relu, which then has a quarter to do: the larger of two relus is the relu of the larger. The default
-    is a narrow VGG-11 for 32 pixels; 13, 16 and 19 have ``stages`` (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4).
-    VGG-11 for ImageNet is ``input_shape=(224, 224, 3), channels=(64, 128, 256, 512, 512), pool=7,
-    hidden=(4096, 4096), classes=1000``.
+    Simonyan & Zisserman 2014, arXiv:1409.1556, with batch norm and without dropout. ``stages`` is the number of
+    convolutions of each stage; one before a norm has no bias, which the norm would subtract. max(relu(a), relu(b)) =
+    relu(max(a, b)), so pooling first needs a quarter of the ReLUs. The default is a narrow VGG-11 for 32 pixels;
+    VGG-13, 16 and 19 have ``stages`` (2, 2, 2, 2, 2), (2, 2, 3, 3, 3), (2, 2, 4, 4, 4). VGG-11 for ImageNet is
+    ``input_shape=(224, 224, 3), channels=(64, 128, 256, 512, 512), pool=7, hidden=(4096, 4096), classes=1000``.
     """
 
     def __init__(
@@ -56,19 +54,19 @@ class VGG:
     ):
         h, w, c = input_shape
         if not stages or len(stages) != len(channels) or min(stages) < 1:
-            raise ValueError(f"stages {stages} and channels {channels}: one number each for every stage, from 1 up")
+            raise ValueError(f"stages {stages} and channels {channels}: give one number of each per stage, at least 1")
         for _ in stages:
             h, w = (out_size(size, 2, 2, 0) for size in (h, w))
         outs = [o for count, o in zip(stages, channels, strict=True) for _ in range(count)]
         self.channels = [c, *outs]
         self.batch_norm = batch_norm
-        self.ends = tuple(itertools.accumulate(stages))  # a stage ends after so many convolutions
+        self.ends = tuple(itertools.accumulate(stages))  # numbers of convolutions after which a stage ends
         self.pool = pool
         self.units = [pool * pool * outs[-1], *hidden]
         self.classes = classes
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters in float64: He before a relu, Glorot for the output."""
+        """Initial parameters in float64: He before a relu, Glorot for the output."""
         sizes, units = itertools.pairwise(self.channels), itertools.pairwise(self.units)
         convs = {str(k): conv2d_init(rng, 3, i, o, bias=not self.batch_norm) for k, (i, o) in enumerate(sizes)}
         hidden = {str(k): linear_init(rng, i, o) for k, (i, o) in enumerate(units)}
@@ -81,16 +79,9 @@ class VGG:
         return {"params": params | {"norms": norms}, "stats": {"norms": stats}}
 
     def forward(
-        self,
-        params: Tree,
-        stats: Tree,
-        x: Float[Array, "n h w c"],
-        *,
-        train: bool = False,
-        all_mean: Callable[[Array], Array] = same,
-        shards: int = 1,
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Any]:
-        """Return logits, running statistics and what backward needs."""
+        """Return logits, new running statistics and the cache of backward."""
         new: Tree = {"norms": {}} if self.batch_norm else {}
         caches, hidden_caches = [], []
         for k, conv in enumerate(params["convs"].values()):
@@ -98,9 +89,7 @@ class VGG:
             x, conv_cache = conv2d_forward(x, **conv, padding=1)
             if self.batch_norm:
                 norm, old = params["norms"][str(k)], stats["norms"][str(k)]
-                x, new["norms"][str(k)], norm_cache = batch_norm_forward(
-                    x, **norm, stats=old, train=train, all_mean=all_mean, shards=shards
-                )
+                x, new["norms"][str(k)], norm_cache = batch_norm_forward(x, **norm, stats=old, mode=mode)
             if k + 1 in self.ends:
                 x, pool_cache = max_pool_forward(x, window=2)
             x, relu_cache = relu_forward(x)
@@ -115,7 +104,7 @@ class VGG:
         return logits, new, (caches, mean_cache, flat_cache, hidden_caches, output_cache)
 
     def backward(self, dlogits: Float[Array, "n v"], cache: Any) -> Tree:
-        """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
+        """The lines of forward in reverse order; returns the gradients, a tree like ``params``."""
         caches, mean_cache, flat_cache, hidden_caches, output_cache = cache
         grads: Tree = {"convs": {}, "norms": {}, "hidden": {}}
         dh, dkernel, dbias = linear_backward(dlogits, output_cache)

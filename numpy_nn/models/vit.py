@@ -1,4 +1,4 @@
-"""ViT: an image is a sequence of patches, and attention decides which of them speak to each other."""
+"""ViT: an image as a sequence of patches, which exchange information by attention."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy_nn.attention import (
 )
 from numpy_nn.conv import conv2d_backward, conv2d_forward, conv2d_init
 from numpy_nn.layers import gelu_backward, gelu_forward, linear_backward, linear_forward, linear_init
-from numpy_nn.norm import EPS, layer_norm_backward, layer_norm_forward, norm_init
+from numpy_nn.norm import EPS, EVAL, Mode, layer_norm_backward, layer_norm_forward, norm_init
 from numpy_nn.shapes import Array, Float
 from numpy_nn.tree import Tree
 
@@ -26,14 +26,14 @@ Cache = Any
 class EncoderBlock:
     """x ← x + attention(norm(x)),  x ← x + contract(gelu(expand(norm(x)))): pre-norm, as in the paper.
 
-    Nothing stands in the way of x itself, so that the gradient reaches the first block as it left the last.
+    The sum passes x on unchanged, so the gradient of the last block reaches the first unchanged, too.
     """
 
     def __init__(self, dim: int, *, heads: int, mlp_dim: int, eps: float):
         self.dim, self.heads, self.mlp_dim, self.eps = dim, heads, mlp_dim, eps
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters: Glorot for every matrix."""
+        """Initial parameters: Glorot for every matrix."""
         return {
             "norm1": norm_init(self.dim),
             "attention": attention_init(rng, self.dim),
@@ -55,7 +55,7 @@ class EncoderBlock:
         return x, (norm1_cache, attention_cache, norm2_cache, expand_cache, gelu_cache, contract_cache)
 
     def backward(self, dx: Float[Array, "n t d"], cache: Cache) -> tuple[Float[Array, "n t d"], Tree]:
-        """Forward, upside down: where x went two ways, dx is what comes back by both."""
+        """The lines of forward in reverse order; where x is used twice, dx is the sum of two gradients."""
         norm1_cache, attention_cache, norm2_cache, expand_cache, gelu_cache, contract_cache = cache
         dh, dkernel, dbias = linear_backward(dx, contract_cache)
         dcontract = {"kernel": dkernel, "bias": dbias}
@@ -74,10 +74,10 @@ class EncoderBlock:
 
 
 class ViT:
-    """x (n, h, w, c) -> patches -> class token, places -> blocks -> the class token -> norm -> linear -> logits.
+    """x (n, h, w, c) -> patches -> class token, positions -> blocks -> class token -> norm -> linear -> logits.
 
     Dosovitskiy et al. 2021, "An image is worth 16x16 words", arXiv:2010.11929. A patch becomes
-    a vector by a convolution whose stride is its size. torchvision's networks and the paper's own
+    a vector by a convolution whose stride is the size of its kernel. torchvision's networks and the paper's own
     have ``eps=1e-6``; ViT-B/16 is ``input_shape=(224, 224, 3), patch=16, dim=768, depth=12,
     heads=12, mlp_dim=3072, eps=1e-6, classes=1000``.
     """
@@ -100,7 +100,7 @@ class ViT:
         if heads < 1 or dim < 1 or dim % heads:
             raise ValueError(f"heads is {heads}: it must divide the number of features, {dim}")
         if depth < 1 or mlp_dim < 1:
-            raise ValueError(f"depth is {depth} and mlp_dim {mlp_dim}: at least 1 block of at least 1 hidden number")
+            raise ValueError(f"depth is {depth} and mlp_dim {mlp_dim}: both must be at least 1")
         self.c, self.patch, self.patches = c, patch, (h // patch) * (w // patch)
         self.dim = dim
         self.classes = classes
@@ -108,7 +108,7 @@ class ViT:
         self.blocks = [EncoderBlock(dim, heads=heads, mlp_dim=mlp_dim, eps=eps) for _ in range(depth)]
 
     def init(self, rng: np.random.Generator) -> Tree:
-        """First parameters in float64: Glorot for every matrix, 1/fan-in for the patches."""
+        """Initial parameters in float64: Glorot for every matrix, LeCun for the patches."""
         params = {
             "patches": conv2d_init(rng, self.patch, self.c, self.dim, "lecun_normal"),
             "tokens": tokens_init(rng, self.patches, self.dim),
@@ -119,9 +119,9 @@ class ViT:
         return {"params": params, "stats": {}}
 
     def forward(
-        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], *, train: bool = False
+        self, params: Tree, stats: Tree, x: Float[Array, "n h w c"], mode: Mode = EVAL
     ) -> tuple[Float[Array, "n v"], Tree, Cache]:
-        """Return logits, running statistics (none here) and what backward needs."""
+        """Return logits, running statistics (none here) and the cache of backward."""
         x, patches_cache = conv2d_forward(x, **params["patches"], stride=self.patch)
         grid_shape = x.shape
         x = x.reshape(len(x), self.patches, self.dim)
@@ -136,14 +136,14 @@ class ViT:
         return logits, stats, (patches_cache, grid_shape, caches, tokens_shape, norm_cache, output_cache)
 
     def backward(self, dlogits: Float[Array, "n v"], cache: Cache) -> Tree:
-        """Forward, upside down: the gradient of every parameter, in a tree like ``params``."""
+        """The lines of forward in reverse order; returns the gradients, a tree like ``params``."""
         patches_cache, grid_shape, caches, tokens_shape, norm_cache, output_cache = cache
         dh, dkernel, dbias = linear_backward(dlogits, output_cache)
         doutput = {"kernel": dkernel, "bias": dbias}
         dh, dscale, dbias = layer_norm_backward(dh, norm_cache)
         dnorm = {"scale": dscale, "bias": dbias}
         dx = np.zeros(tokens_shape, dh.dtype)
-        dx[:, 0] = dh  # of all tokens only the first was read
+        dx[:, 0] = dh  # only the class token was read
         dblocks: Tree = {}
         for k, block in reversed(list(enumerate(self.blocks))):
             dx, dblocks[str(k)] = block.backward(dx, caches[k])

@@ -128,10 +128,10 @@ def test_a_norm_is_frozen_when_all_of_it_is():
 @pytest.mark.parametrize(
     ("lr_scale", "message"),
     [
-        ({"conv": 0.0}, "'conv': no parameter is called so; known: hidden, output"),
+        ({"conv": 0.0}, "'conv': no parameter has this prefix; known: hidden, output"),
         ({"hidden/2": 0.1}, "'hidden/2': no parameter"),
-        ({"hidden": -1.0}, "'hidden': -1.0 is no factor"),
-        ({"hidden": float("nan")}, "'hidden': nan is no factor"),
+        ({"hidden": -1.0}, "'hidden': -1.0 is not a valid factor"),
+        ({"hidden": float("nan")}, "'hidden': nan is not a valid factor"),
         ({"": 0.0}, "freezes every parameter"),
     ],
 )

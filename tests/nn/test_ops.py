@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -26,7 +27,7 @@ from support.gradcheck import (
 from support.op_cases import CASES, LABELS, PADDED, TOKENS
 from support.op_cases_deep import CASES as DEEP_CASES
 
-from numpy_nn import attention, conv, layers, losses, norm, recurrent
+from numpy_nn import attention, conv, conv_tiled, layers, losses, norm, recurrent
 from numpy_nn.initializers import INITIALIZERS
 
 # Tolerances: a decade above the largest gap seen over all rows (gap: see gradcheck), which is given here.
@@ -130,24 +131,45 @@ def test_dropout_keeps_the_mean_and_drops_at_its_rate() -> None:
     assert layers.dropout_mask(RNG, (100,), 0.0).all()
 
 
-def test_a_convolution_in_pieces_is_the_whole_convolution(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, w, b = RNG.normal(size=(5, 4, 6, 2)), RNG.normal(size=(3, 2, 1, 4)), RNG.normal(size=4)
-    y, cache = conv.conv2d_forward(x, w, b, padding=1, groups=2)
-    want = y, conv.conv2d_backward(y, cache)
-    monkeypatch.setattr(conv, "PIECE", 2 * 4 * 7 * 3 * 2 * 2)  # two images of 4x7 windows of 3x2 pixels, 2 channels
-    y, cache = conv.conv2d_forward(x, w, b, padding=1, groups=2)
-    assert_close((y, conv.conv2d_backward(y, cache)), want, 1e-14, "conv2d ")
+CONVOLUTIONS = [  # kernel size, stride
+    ((1, 1), 1), ((2, 2), 2), ((3, 3), 1), ((5, 5), 1), ((3, 2), 1), ((3, 4), 1), ((3, 1), 1), ((3, 3), 2), ((2, 3), 3),
+]  # fmt: skip
+ROUNDING = 1e-13  # 1.4e-15
 
 
-@pytest.mark.parametrize("kw", [2, 3, 4, 5])
-@pytest.mark.parametrize("wide", [7, 8, 9])
+@pytest.mark.parametrize(("size", "stride"), CONVOLUTIONS)
+@pytest.mark.parametrize("width", [7, 8, 9])
 @pytest.mark.parametrize("need_dx", [True, False])
-def test_pixels_in_pairs_are_the_same_convolution(kw: int, wide: int, need_dx: bool) -> None:
-    padded, kernel = RNG.normal(size=(2, 6, wide, 3)), RNG.normal(size=(3, kw, 3, 4))
-    y = conv.products(padded, kernel, 1, 1)
+def test_every_algorithm_of_a_convolution_equals_the_formula(
+    size: tuple[int, int], stride: int, width: int, need_dx: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, kernel = RNG.normal(size=(5, 6, width, 3)), RNG.normal(size=(*size, 3, 4))
+    y = conv.im2col_forward(x, kernel, stride=stride)
     dy = RNG.normal(size=y.shape)
-    found = conv.products_of_pairs(padded, kernel), *conv.products_of_pairs_backward(dy, padded, kernel, need_dx)
-    assert_close(found, (y, *conv.products_backward(dy, padded, kernel, 1, 1, need_dx)), 1e-14, "pairs ")
+    want = y, *conv.im2col_backward(dy, x, kernel, need_dx, stride=stride)
+    monkeypatch.setattr(conv_tiled, "TILE", 2 * y[0].size * 3 * size[0] * size[1])  # about two images in a tile
+    algorithms = {"chosen": conv.algorithm(kernel, stride, 1)}
+    options = {"stride": stride, "groups": 1}
+    algorithms["tiled"] = partial(conv_tiled.tiled_forward, **options), partial(conv_tiled.tiled_backward, **options)
+    if stride == 1:
+        algorithms["packed"] = conv_tiled.packed_forward, conv_tiled.packed_backward
+    for name, (forward, backward) in algorithms.items():
+        found = forward(x, kernel), *backward(dy, x, kernel, need_dx)
+        assert_close(found if need_dx else found[::2], want if need_dx else want[::2], ROUNDING, f"{name} ")
+
+
+@pytest.mark.parametrize(("groups", "stride"), [(2, 1), (2, 2), (4, 1)])
+def test_a_grouped_convolution_equals_the_formula_of_each_group(groups: int, stride: int) -> None:
+    x, kernel = RNG.normal(size=(3, 6, 7, 4)), RNG.normal(size=(3, 2, 4 // groups, 8))
+    y, cache = conv.conv2d_forward(x, kernel, stride=stride, groups=groups)
+    dy = RNG.normal(size=y.shape)
+    split = (np.split(array, groups, axis=-1) for array in (x, kernel, dy))
+    wants = [
+        (conv.im2col_forward(xg, kg, stride=stride), *conv.im2col_backward(dyg, xg, kg, True, stride=stride))
+        for xg, kg, dyg in zip(*split, strict=True)
+    ]
+    found = y, *conv.conv2d_backward(dy, cache)[:2]
+    assert_close(found, [np.concatenate(each, axis=-1) for each in zip(*wants, strict=True)], ROUNDING, "grouped ")
 
 
 # --- batch norm: what is kept from step to step, and batches in parts ------------------------------------------------
@@ -158,20 +180,20 @@ def test_running_statistics_follow_those_of_pytorch() -> None:
     stats, scale, bias = norm.stats_init(3), *norm.norm_init(3).values()
     for _ in range(4):
         x = RNG.normal(2.0, 3.0, (2, 3, 2, 3))
-        y, stats, _ = norm.batch_norm_forward(x, scale, bias, stats, train=True)
+        y, stats, _ = norm.batch_norm_forward(x, scale, bias, stats, norm.TRAIN)
         module(torch.tensor(x).permute(0, 3, 1, 2))
     want = {"mean": module.running_mean.numpy(), "var": module.running_var.numpy()}
     assert_close(stats, want, 1e-14, "running ")  # 8.9e-16
-    y, same, _ = norm.batch_norm_forward(x, scale, bias, stats, train=False)
+    y, kept, _ = norm.batch_norm_forward(x, scale, bias, stats)
     want_y = module.eval()(torch.tensor(x).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).detach().numpy()
     assert_close(y, want_y, 1e-14, "y")
-    assert same is stats
+    assert kept is stats
 
 
 def test_a_batch_in_two_parts_is_normalised_as_one() -> None:
     x, dy = RNG.normal(1.0, 2.0, (2, 6, 3, 2, 4))
     params, stats = norm.norm_init(4), norm.stats_init(4)
-    y, new_stats, cache = norm.batch_norm_forward(x, **params, stats=stats, train=True)
+    y, new_stats, cache = norm.batch_norm_forward(x, **params, stats=stats, mode=norm.TRAIN)
     dx, *dparams = norm.batch_norm_backward(dy, cache)
 
     meeting, brought = threading.Barrier(2), {}
@@ -185,9 +207,8 @@ def test_a_batch_in_two_parts_is_normalised_as_one() -> None:
 
     def part(half: int) -> Any:
         mine = slice(3 * half, 3 * half + 3)
-        y, new_stats, cache = norm.batch_norm_forward(
-            x[mine], **params, stats=stats, train=True, all_mean=all_mean, shards=2
-        )
+        mode = norm.Mode(train=True, shards=2, all_mean=all_mean)
+        y, new_stats, cache = norm.batch_norm_forward(x[mine], **params, stats=stats, mode=mode)
         return y, new_stats, norm.batch_norm_backward(dy[mine], cache)
 
     with ThreadPoolExecutor(2) as pool:
@@ -254,7 +275,7 @@ REFUSED = {
         np.eye(4), LABELS, label_smoothing=1.5
     ),
     "at least two values per channel": lambda: norm.batch_norm_forward(
-        np.zeros((1, 3)), **norm.norm_init(3), stats=norm.stats_init(3), train=True
+        np.zeros((1, 3)), **norm.norm_init(3), stats=norm.stats_init(3), mode=norm.TRAIN
     ),
     "sequence 1 has length 0: it must lie between 1 and 3": lambda: recurrent.rnn_forward(
         ROWS, RNN, lengths=np.array([3, 0])

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import time
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,8 @@ import pytest
 from compare.parity.check import EXAMPLES
 from numpy_nn import parallel, train
 from numpy_nn.models import MODELS
-from numpy_nn.tree import leaves
+from numpy_nn.parallel.barrier import PipeBarrier, SpinBarrier
+from numpy_nn.tree import leaves, tree_map
 
 TOLERANCE = 1e-12  # of the largest number in a leaf; observed: 1.6e-15, and 6e-14 where adamw divides by a small √ν
 
@@ -48,12 +50,20 @@ def assert_the_same(several: Any, one: Any) -> None:
     assert max(gaps.values()) <= TOLERANCE, max(gaps, key=lambda path: gaps[path])
 
 
+@pytest.fixture(params=["as chosen", "pipes"])
+def barrier(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The barrier of this machine's processor, then the one for any other."""
+    if request.param == "pipes":
+        monkeypatch.setattr("numpy_nn.parallel.group.can_spin", lambda: False)
+
+
 OPTIMIZERS: list[dict[str, Any]] = [
     {"optimizer": "adamw", "optimizer_args": {"weight_decay": 0.1, "clip_norm": 0.5}, "ema": 0.9},
     {"optimizer": "momentum", "accumulate": 2, "lr_scale": {"output": 0.5}},
 ]
 
 
+@pytest.mark.usefixtures("barrier")
 @pytest.mark.parametrize(("model", "threads"), [("resnet", 2), ("cnn", 3)])
 def test_several_processes_do_what_one_does(model: str, threads: int) -> None:
     for how in OPTIMIZERS:
@@ -78,6 +88,12 @@ def test_two_devices_take_ten_steps_like_one(model: str) -> None:
     assert_the_same(two, one)
 
 
+def test_a_processor_that_was_not_tried_gets_pipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for machine, barrier in {"x86_64": SpinBarrier, "aarch64": PipeBarrier}.items():
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        assert isinstance(begin("cnn", threads=2).group.barrier, barrier)
+
+
 def test_devices_are_processes_that_must_get_equal_shards() -> None:
     state = begin("cnn", devices=2)
     assert state.group.size == 2
@@ -88,7 +104,8 @@ def test_devices_are_processes_that_must_get_equal_shards() -> None:
         begin("cnn", devices=0)
 
 
-def test_a_failure_ends_the_waiting_of_all_and_is_no_end_of_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("barrier")
+def test_a_failure_stops_every_process_and_the_group_can_be_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     state = begin("cnn", threads=2)
     x, y = batches("cnn", 8)
     wrong = y.copy()
@@ -100,13 +117,14 @@ def test_a_failure_ends_the_waiting_of_all_and_is_no_end_of_the_group(monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "take_steps", ctrl_c)
+        patch.setattr(train, "loss_and_grads", ctrl_c)
         with pytest.raises(KeyboardInterrupt):
             train.train_steps(state, x, y)
     assert np.isfinite(train.train_steps(state, x, y)[1]["loss"]).all()
 
 
-def test_a_process_that_is_killed_is_named_and_none_stays_behind() -> None:
+@pytest.mark.usefixtures("barrier")
+def test_a_killed_worker_is_reported_and_the_others_end() -> None:
     state = begin("cnn", threads=3)
     x, y = batches("cnn", 9)
     train.train_steps(state, x, y)
@@ -128,7 +146,34 @@ def test_shards_are_as_equal_as_can_be_or_one() -> None:
     assert [len(shard) for shard in parallel.shards(np.zeros(3), 4)] == [3]
 
 
-def test_alone_nothing_is_shared() -> None:
-    state = begin("cnn")
-    assert state.group.part(state.params) is state.params
-    assert replace(state).group.workers == []
+def test_on_one_core_the_wrappers_return_what_they_are_given() -> None:
+    group = begin("cnn").group
+    for wrapper, function in {
+        parallel.sharded: train.loss_and_grads,
+        parallel.all_reduced: train.loss_and_grads,
+        parallel.sharded_update: train.update,
+        parallel.summed: train.evaluate,
+    }.items():
+        assert wrapper(function, group) is function
+    assert train.accumulated(train.loss_and_grads, 1) is train.loss_and_grads
+
+
+def test_four_functions_lead_from_train_steps_to_the_first_matmul() -> None:
+    """``train_steps``, ``loss_and_grads``, ``forward``, ``linear_forward``: a learner can follow them on one screen."""
+    found: list[list[str]] = []
+
+    class Watched(np.ndarray):
+        def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+            if ufunc is np.matmul:
+                found.append(
+                    [frame.name for frame in traceback.extract_stack() if f"{os.sep}numpy_nn{os.sep}" in frame.filename]
+                )
+            plain = [np.asarray(each) for each in inputs]
+            return getattr(ufunc, method)(*plain, **{name: tuple(map(np.asarray, v)) for name, v in kwargs.items()})
+
+    state = train.init_state(
+        MODELS["mlp"]().init(np.random.default_rng(0)), model="mlp", schedule_args={"lr": 0.1, "steps": 1}
+    )
+    state = replace(state, params=tree_map(lambda leaf: leaf.view(Watched), state.params))
+    train.train_steps(state, np.zeros((1, 2, 28, 28, 1), np.uint8), np.zeros((1, 2), np.int32))
+    assert found[0] == ["train_steps", "loss_and_grads", "forward", "linear_forward"]

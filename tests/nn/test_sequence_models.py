@@ -28,6 +28,7 @@ from jax_nn import optim as jax_optim
 from numpy_nn import optim as numpy_optim
 from numpy_nn import recurrent
 from numpy_nn.layers import embedding_forward
+from numpy_nn.norm import TRAIN
 from numpy_nn.tree import Tree, from_leaves, leaves
 from torch_nn import interop as torch_interop
 from torch_nn import optim as torch_optim
@@ -130,7 +131,7 @@ def canonical(model: str, named: Named) -> Tree:
 
 def numpy_answer(model: str, args: dict, params: Tree, x: np.ndarray, dlogits: np.ndarray) -> tuple[Any, Tree]:
     network = numpy_nn.models.MODELS[model](**args)
-    logits, _, cache = network.forward(params, {}, x, train=True)
+    logits, _, cache = network.forward(params, {}, x, TRAIN)
     return logits, network.backward(dlogits, cache)
 
 

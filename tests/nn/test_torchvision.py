@@ -27,6 +27,7 @@ import torch_nn.interop
 import torch_nn.models
 from compare.weights.architectures import ARCHITECTURES
 from compare.weights.torch_files import convert
+from numpy_nn.norm import Mode
 from numpy_nn.tree import Tree, leaves, tree_map
 
 # Of the gap that gradcheck defines. Observed: 2.1e-13, 2.1e-5.
@@ -161,7 +162,7 @@ def of_numpy(name: str, precision: str, seed: int, weights: Tree) -> Answers:
     ours = network.ours(numpy_nn)
     x, dlogits = question(network, precision, seed)
     for train in (True, False):
-        logits, stats, cache = ours.forward(weights["params"], stats, x, train=train)
+        logits, stats, cache = ours.forward(weights["params"], stats, x, Mode(train))
         answers[train] = Answer(logits, ours.backward(dlogits, cache), stats)
     return answers
 

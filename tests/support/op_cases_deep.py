@@ -26,7 +26,7 @@ SCALE, BIAS = RNG.normal(size=3) + 1, RNG.normal(size=3)
 
 
 def batch_norm(train: bool) -> Any:
-    return lambda x, scale, bias: norm.batch_norm_forward(x, scale, bias, cast(STATS, x.dtype), train=train)
+    return lambda x, scale, bias: norm.batch_norm_forward(x, scale, bias, cast(STATS, x.dtype), norm.Mode(train))
 
 
 def jax_norm(axes: tuple[int, ...], stats: Any = None) -> Any:

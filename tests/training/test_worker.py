@@ -66,6 +66,11 @@ def test_operations_are_those_on_paper():
     conv1, conv2 = 2 * 24 * 24 * 25 * 16, 2 * 8 * 8 * 25 * 16 * 32
     linear = 2 * (512 * 128 + 128 * 10)
     assert training_flops(dataclasses.replace(CONFIG, model="cnn")) == 3 * (conv1 + conv2 + linear) - conv1
+    normed = {"batch_norm": True}
+    assert (
+        training_flops(dataclasses.replace(CONFIG, model="cnn", model_args=normed))
+        == 3 * (conv1 + conv2 + linear) - conv1
+    )
 
 
 def test_bytes_are_those_on_paper():

@@ -10,6 +10,6 @@ from compare.data.stream import Data
 
 
 def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
-    """`tfds.data_source`; images in memory are written to a file first, once. A thread reads one chunk ahead."""
+    """TFDS's data source; images in memory are written to a file first, once. A thread reads one chunk ahead."""
     records = images if isinstance(images, Records) else Records(prepared(images, "array_record"))
     return ahead(records.__getitem__, order)
