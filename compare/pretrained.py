@@ -77,7 +77,7 @@ def metadata(path: Path, architecture: str, args: Mapping[str, Any], dataset: st
         model=known.model,
         model_args=known.args | dict(args),
         dataset=dataset,
-        promise=f"imported from {path.name}",
+        expected=f"imported from {path.name}",
     )
     meta: dict[str, Any] = {"config": config.to_json(), "track": "torch", "step": 0}
     if dataset == "elsewhere" and known.args:

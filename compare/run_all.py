@@ -84,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/DATE_TIME)")
     options.add_argument("--no-proof", action="store_true", help="skip the parity proof; speeds are then not shown")
     options.add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")
-    options.add_argument("--list", action="store_true", help="list the presets and their promises, and exit")
+    options.add_argument(
+        "--list", action="store_true", help="list the presets with their expected accuracy and time, and exit"
+    )
     return options
 
 
@@ -97,12 +99,10 @@ def configs(options: argparse.Namespace) -> list[Config]:
         ).split()
         if (value := getattr(options, name)) is not None
     }
+    if options.augment is not None:
+        given["augment"] = tuple(options.augment)
     if options.patience:
         given["keep_best"] = True
-    if options.augment:
-        from compare.data.augment import parse
-
-        parse(options.augment)  # a wrong name is said now
     if options.loader:
         from compare.data.loaders import require
 
@@ -117,9 +117,11 @@ def configs(options: argparse.Namespace) -> list[Config]:
         wanted = [dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in seeds]
     if options.set:
         wanted = [with_settings(config, options.set) for config in wanted]
+    from compare import overrides
     from compare.tracks import that_have
 
     for config in wanted:
+        overrides.require_arguments(config)
         tracks.require_devices(config, that_have(config.precision, options.tracks))
     return wanted
 
@@ -146,17 +148,17 @@ def from_checkpoint(options: argparse.Namespace, given: dict[str, Any]) -> Confi
 
 
 def listing() -> str:
-    """Every preset with what it trains and what it promises."""
+    """Every preset with what it trains and the accuracy and time to expect."""
     rows = [
         (
             config.preset,
             f"{config.model} on {config.dataset}, {config.epochs:g} epochs in batches of {config.batch_size}",
-            config.promise,
+            config.expected,
         )
         for config in presets.PRESETS.values()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"{name:<{widths[0]}}  {what:<{widths[1]}}  {promise}" for name, what, promise in rows)
+    return "\n".join(f"{name:<{widths[0]}}  {what:<{widths[1]}}  {expected}" for name, what, expected in rows)
 
 
 def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:

@@ -29,7 +29,7 @@ from numpy_nn.tree import count
 CONFIGS = {
     "mlp-mnist": replace(
         presets.get("mlp-mnist"),
-        promise="99.1 %, about a minute in PyTorch",
+        expected="99.1 %, about a minute in PyTorch",
         model_args={"hidden": (256, 128)},
         augment=("affine:10:2",),
         epochs=20,
@@ -37,7 +37,7 @@ CONFIGS = {
         lr=0.1,
     ),
     "cnn-mnist": replace(
-        presets.get("cnn-mnist"), promise="99.4 %, about two minutes in PyTorch", augment=("affine:10:2",), epochs=10
+        presets.get("cnn-mnist"), expected="99.4 %, about two minutes in PyTorch", augment=("affine:10:2",), epochs=10
     ),
 }
 TITLES = {"mlp-mnist": "A multi-layer perceptron for digits", "cnn-mnist": "A convolutional network for digits"}

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = parser().parse_args(arguments)
     if options.json is not None:
-        configs = [Config(**config) for config in json.loads(options.json)]
+        configs = [Config.from_json(config) for config in json.loads(options.json)]
         rows = [row for config in configs for row, _ in prove(config, options.tracks, steps=options.steps)]
         print(json.dumps(rows))
         return 0
@@ -71,7 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 preset=f"{model} {optimizer}",
                 model=model,
                 dataset="random images",
-                promise="",
                 model_args=EXAMPLES.get(model, {}),
                 optimizer=optimizer,
                 optimizer_args={"weight_decay": 5e-4},

@@ -108,7 +108,7 @@ def worker(job: Event, *, cache: Path, log: Path) -> Worker:
 
     JAX keeps what it compiled in the folder ``cache``: the five seeds run the same programs.
     """
-    config = Config(preset="", model="", dataset="", promise="")
+    config = Config(preset="", model="", dataset="")
     variables = environment(job["track"], config, threads=job["threads"]) | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

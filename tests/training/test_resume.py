@@ -39,7 +39,6 @@ CONFIG = Config(
     model="mlp",
     model_args={"hidden": (16,), "input_shape": (8, 8, 1), "classes": 3},
     dataset="mnist",
-    promise="",
     augment=("crop:1", "flip"),
     steps=60,
     batch_size=20,
@@ -189,7 +188,7 @@ def test_an_interval_is_steps_or_seconds(text):
     assert Interval.parse("60s").passed(steps=0, seconds=60)
     assert not Interval.parse("500").passed(steps=499, seconds=1e9)
     assert str(Interval.parse(str(Interval.parse("2000000")))) == "2000000"
-    with pytest.raises(UserError, match="neither a number of steps, like 500, nor of seconds, like 60s"):
+    with pytest.raises(UserError, match=r"invalid interval .*: expected a number of steps, like 500, or of seconds"):
         Interval.parse(text)
 
 

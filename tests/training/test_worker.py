@@ -16,7 +16,7 @@ from compare.errors import UserError
 from compare.training.clocks import Stopwatch, Timings
 from compare.training.flops import training_bytes, training_flops
 
-CONFIG = Config(preset="test", model="mlp", dataset="mnist", promise="")
+CONFIG = Config(preset="test", model="mlp", dataset="mnist")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 101, 431, 4290])
