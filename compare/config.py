@@ -15,6 +15,7 @@ from compare.errors import LARGEST, UserError, Valid, base_of, require_valid, sh
 
 
 ANY = Valid()
+TRAINING, DATA, DEVICES = "what to train", "data", "devices"  # groups of flags
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Setting:
 
     help: str
     valid: Valid = ANY
-    flag: bool = False  # the command line has --name-of-the-field
+    group: str = ""  # of the command line's flag, --name-of-the-field; "" where there is none
     metavar: str = ""
     search: bool = False  # a search may vary it
     resume: Literal["state", "run", "free"] = "run"
@@ -84,7 +85,7 @@ class Config:
     dataset: str = field(
         metadata=setting(
             "other images of the same size, e.g. fashion-mnist, tfds:kmnist or folder:PATH",
-            flag=True, metavar="NAME", resume="state",
+            group=DATA, metavar="NAME", resume="state",
         )
     )  # fmt: skip
     expected: str = field(default="", metadata=setting("expected accuracy and time, as measured", resume="free"))
@@ -96,38 +97,40 @@ class Config:
         default=None,
         metadata=setting(
             "folder of the datasets that do not ship (default: NN_DATA_DIR, or ~/.cache/nn-three-ways)",
-            flag=True, metavar="DIR", resume="free",
+            group=DATA, metavar="DIR", resume="free",
         ),
     )  # fmt: skip
     loader: str = field(
         default="memory",
         metadata=setting(
             "library that reads the training images; all give the same batches",
-            valid=Valid(choices=("memory", "torch", "tfds", "tfdata", "grain")), flag=True,
+            valid=Valid(choices=("memory", "torch", "tfds", "tfdata", "grain")), group=DATA,
         ),
     )  # fmt: skip
     augment: tuple[str, ...] = field(
         default=(),
         metadata=setting(
             "augmentations in their order, e.g. crop:2 flip; none at all turns the preset's off",
-            flag=True, metavar="NAME", search=True,
+            group=DATA, metavar="NAME", search=True,
         ),
     )  # fmt: skip
     epochs: float = field(
         default=10.0,
-        metadata=setting("passes over the training images", valid=Valid(0, 10**4, above=True), flag=True, metavar="N"),
+        metadata=setting(
+            "passes over the training images", valid=Valid(0, 10**4, above=True), group=TRAINING, metavar="N"
+        ),
     )
     steps: int | None = field(
         default=None,
         metadata=setting(
-            "exact number of updates, instead of epochs", valid=Valid(1, MAX_STEPS), flag=True, metavar="N"
+            "exact number of updates, instead of epochs", valid=Valid(1, MAX_STEPS), group=TRAINING, metavar="N"
         ),
     )
     batch_size: int = field(
         default=128,
         metadata=setting(
             "images per update, on all devices together",
-            valid=SIZE, flag=True, metavar="N", search=True, resume="state",
+            valid=SIZE, group=TRAINING, metavar="N", search=True, resume="state",
         ),
     )  # fmt: skip
     accumulate: int = field(
@@ -159,13 +162,13 @@ class Config:
     )
     lr: float = field(
         default=0.1,
-        metadata=setting("peak learning rate", valid=Valid(0, above=True), flag=True, metavar="X", search=True),
+        metadata=setting("peak learning rate", valid=Valid(0, above=True), group=TRAINING, metavar="X", search=True),
     )
     patience: int | None = field(
         default=None,
         metadata=setting(
             "stop after N evaluations without a better validation accuracy, and keep the best state",
-            valid=SIZE, flag=True, metavar="N", search=True,
+            valid=SIZE, group=TRAINING, metavar="N", search=True,
         ),
     )  # fmt: skip
     keep_best: bool = field(
@@ -191,7 +194,7 @@ class Config:
         default="float32",
         metadata=setting(
             "arithmetic; bfloat16 is that of the matmuls, and not in NumPy",
-            valid=Valid(choices=("float32", "float64", "bfloat16")), flag=True, search=True,
+            valid=Valid(choices=("float32", "float64", "bfloat16")), group=DEVICES, search=True,
         ),
     )  # fmt: skip
     device: str = field(
@@ -199,14 +202,14 @@ class Config:
         metadata=setting(
             "where JAX and PyTorch compute; NumPy computes on the CPU, and auto takes a GPU if there is one",
             valid=Valid(pattern=r"auto|cpu|gpu(:\d{1,4})?", shown="auto, cpu, gpu or gpu:N"),
-            flag=True, metavar="auto|cpu|gpu[:N]", resume="free",
+            group=DEVICES, metavar="auto|cpu|gpu[:N]", resume="free",
         ),
     )  # fmt: skip
     devices: int = field(
         default=1,
         metadata=setting(
             "devices that share each batch; those of a CPU are its cores",
-            valid=Valid(1, 4096), flag=True, metavar="N", resume="free",
+            valid=Valid(1, 4096), group=DEVICES, metavar="N", resume="free",
         ),
     )  # fmt: skip
     seed: int = field(

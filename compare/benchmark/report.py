@@ -1,4 +1,4 @@
-"""What a benchmark found: benchmark.md, its pictures, and what is said in the terminal, from benchmark.json alone.
+"""Write benchmark.md and its plots again, and the summary that the terminal shows, from benchmark.json alone.
 
 python -m compare.benchmark.report DIR...      writes them again
 """
@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from compare import machine
+from compare import cli, machine
 from compare.benchmark import tables
 from compare.benchmark.results import KINKED, SHOWN, Results, read, rows
 from compare.benchmark.statistics import false_alarms, times_as_fast
@@ -223,12 +223,17 @@ def _machine(results: Results) -> str:
     return tables.table(("", ""), [[name, str(value)] for name, value in facts.items()])
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.benchmark.report``."""
+    options = cli.parser("benchmark.report", "Write the report of a benchmark and its plots again.")
+    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a benchmark.json")
+    return options
+
+
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m compare.benchmark.report DIR...`"""
-    parser = argparse.ArgumentParser(prog="python -m compare.benchmark.report", description="Write the report again.")
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a folder with a benchmark.json")
-    for directory in parser.parse_args(arguments).directories:
+    """Return 0 if all files were written, 2 for invalid arguments."""
+    for directory in parser().parse_args(arguments).directories:
         results = read(directory)
         for path in write(results, directory if directory.is_dir() else directory.parent):
             print(path)

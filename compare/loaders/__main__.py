@@ -1,11 +1,11 @@
-"""The loaders side by side: the same batches, in fresh processes that take turns.
+"""Measure the data loaders: the same batches, in fresh processes that take turns.
 
-python -m compare.loaders                                 MNIST, all five, three repeats
-python -m compare.loaders cifar10 --loaders memory torch  others, fewer
-python -m compare.loaders --track jax --repeats 5         what a step waits for its images in another track
+    python -m compare.loaders                                 MNIST, all five, three repeats
+    python -m compare.loaders cifar10 --loaders memory torch  another dataset, two of them
+    python -m compare.loaders --tracks jax --repeats 5        how long a step of another track waits for its images
 
-Every loader delivers one epoch as fast as it can, and then feeds the training of the MLP of mlp-mnist. Whose
-checksum is not that of all the others has no figures, and the exit status is 1.
+Every loader delivers one epoch as fast as it can, and then the training batches of mlp-mnist's MLP. No figures are
+shown for a loader whose checksum differs from the others', and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ import shlex
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from compare import machine, presets
-from compare.cli import LOADERS, TRACKS, command_line
-from compare.errors import UserError
+from compare import cli, machine, presets
+from compare.cli import LOADERS, command_line
 
 K, BATCH_SIZE = 32, 128  # steps of a chunk, images of a step
 CHUNKS = 12  # timed ones, with the images of about an epoch of MNIST
@@ -33,15 +31,20 @@ Results = dict[str, Any]
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.loaders", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = cli.parser("loaders", __doc__, what="data")
+    options.add_argument(
+        "dataset", nargs="?", type=cli.dataset, default="mnist", metavar="DATASET", help="default: mnist"
     )
-    options.add_argument("dataset", nargs="?", default="mnist", metavar="DATASET", help="default: mnist")
-    options.add_argument("--loaders", nargs="+", choices=LOADERS, default=list(LOADERS), metavar="NAME")
-    options.add_argument("--repeats", type=int, default=3, metavar="N", help="fresh processes for each (default: 3)")
-    options.add_argument("--track", choices=TRACKS, default="numpy", help="what trains (default: numpy)")
-    options.add_argument("--data-dir", metavar="DIR", help="where datasets are that do not ship (or set NN_DATA_DIR)")
-    options.add_argument("--out", type=Path, metavar="DIR", help="where loaders.json goes (default: runs/loaders-DATE)")
+    options.add_argument(
+        "--loaders", nargs="+", type=cli.each(cli.one_of("loader", LOADERS)), action=cli.Several, default=list(LOADERS),
+        metavar="NAME", help=f"{', '.join(LOADERS)} (default: all)",
+    )  # fmt: skip
+    cli.add_settings(options, "data_dir")
+    cli.add_track(options, default="numpy")
+    cli.group(options, "what to train").add_argument(
+        "--repeats", type=cli.number(int), default=3, metavar="N", help="fresh processes for each (default: 3)"
+    )
+    cli.add_output(options, default="loaders-")
     return options
 
 
@@ -126,20 +129,17 @@ def table(results: Results) -> Any:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all loaders gave the same batches, 1 if one did not, 2 for a wrong question."""
+    """Return 0 if all loaders gave the same batches, 1 if one did not, 2 for invalid arguments."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats}: at least 1")
     from rich.console import Console
 
     from compare.data import load, loaders
 
     for loader in options.loaders:
         loaders.require(loader)
-    options.data_dir = str(Path(options.data_dir).resolve()) if options.data_dir else None
-    options.out = options.out or Path("runs", f"loaders-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.out = cli.output_folder(options.out, "loaders-")
+    cli.require_writable(options.out)
     print(load(options.dataset, data_dir=options.data_dir).describe())
     for loader in WRITES & set(options.loaders):
         delivered(loader, options, chunks=2)

@@ -1,25 +1,23 @@
-"""Many trainings in search of good settings, each in a process of its own, judged by its validation accuracy.
+"""Search for good settings: many trainings, each in a process of its own, ranked by their validation accuracy.
 
-python -m compare.search mlp-mnist --track torch --trials 20 --epochs 2 --space lr=1e-3:1:log batch_size=32,64,128
-python -m compare.search mlp-mnist cnn-mnist --track jax --grid --seeds 0 1 --space optimizer=nesterov,adamw lr=0.01,0.1
+    python -m compare.search mlp-mnist --tracks torch --trials 20 --epochs 2 --space lr=1e-3:1:log batch_size=32,64,128
+    python -m compare.search mlp-mnist cnn-mnist --tracks jax --grid --seeds 0 1 --space optimizer=sgd,adamw lr=0.01,0.1
 
-The test images have no say and are not shown. The same command again goes on, to as many trials; at the same time, in
-another terminal, it helps. A trial whose process was killed is done again.
+The test set is not used. The same command again resumes the search, up to as many trials; run at the same time in
+another terminal, it shares the trials. A trial whose process was killed is done again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from compare import cli, machine, overrides, presets, tracks
-from compare.cli import TRACKS, command_line, positive
+from compare import cli, machine, overrides, presets
+from compare.cli import command_line
 from compare.config import Config
 from compare.errors import UserError
 from compare.search import report, study
@@ -27,32 +25,28 @@ from compare.search import report, study
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("presets", nargs="+", metavar="PRESET", help="what to begin with; of several, one is chosen")
-    options.add_argument("--track", choices=TRACKS, default="torch", help="numpy, jax or torch (default)")
-    options.add_argument(
+    options = cli.parser("search", __doc__)
+    training = cli.group(options, "what to train")
+    training.add_argument("presets", nargs="+", metavar="PRESET", help="what to begin with; of several, one is chosen")
+    cli.add_track(options, default="torch")
+    cli.add_seeds(options, default=[0], what="trainings of each trial, whose mean counts")
+    cli.add_settings(options, "epochs", "steps", "data_dir", "device")
+    search = cli.group(options, "search")
+    search.add_argument(
         "--space", nargs="+", metavar="NAME=VALUES", default=[],
         help="what to vary: lr=1e-3:1:log (a range), batch_size=32,64,128 (choices), model_args.hidden=[256],[512,512]",
     )  # fmt: skip
-    options.add_argument(
-        "--trials", type=positive(int), metavar="N", help="how many in all (default: 20, or the whole grid)"
+    search.add_argument(
+        "--trials", type=cli.number(int), metavar="N", help="how many in all (default: 20, or the whole grid)"
     )
-    options.add_argument("--grid", action="store_true", help="every combination once, instead of Optuna's choice")
-    options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="the mean counts (default: 0)")
-    length = options.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=positive(float), metavar="N", help="passes over the training images")
-    length.add_argument("--steps", type=positive(int), metavar="N", help="exact number of updates instead")
-    options.add_argument(
-        "--pruner", choices=study.PRUNERS, default="median",
-        help="median: cut off who is below the median of the others at the same evaluation (default); or none",
+    search.add_argument("--grid", action="store_true", help="every combination once, instead of Optuna's choice")
+    search.add_argument(
+        "--pruner", type=cli.one_of("pruner", study.PRUNERS), default="median", metavar="|".join(study.PRUNERS),
+        help="median: stop a trial below the median of the others at the same evaluation (default); or none",
     )  # fmt: skip
-    options.add_argument("--storage", metavar="URL", help="Optuna's database (default: DIR/study.db)")
-    options.add_argument("--device", type=tracks.parse_device, metavar="auto|cpu|gpu[:i]")
-    options.add_argument("--data-dir", metavar="DIR", help="where datasets are that do not ship (or set NN_DATA_DIR)")
-    options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/search-DATE_TIME)")
-    options.add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")
+    search.add_argument("--storage", type=cli.database, metavar="URL|FILE", help="database (default: DIR/study.db)")
+    cli.add_output(options, default="search-")
+    cli.add_mlflow(options)
     return options
 
 
@@ -68,12 +62,10 @@ def asked_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def configs_of(options: argparse.Namespace, fields: dict[str, overrides.Field]) -> dict[str, Config]:
     """The config of each preset, the command line's wishes over it; UserError for a field that it has not."""
-    given = {name: value for name in ("epochs", "steps", "device") if (value := getattr(options, name)) is not None}
-    if options.data_dir:
-        given["data_dir"] = str(Path(options.data_dir).resolve())
     found = {}
     for name in dict.fromkeys(options.presets):
-        config = dataclasses.replace(presets.get(name), **given)
+        config = dataclasses.replace(presets.get(name), **cli.given(options))
+        overrides.require_arguments(config)
         overrides.require_known(fields, config)
         found[name] = config
     return found
@@ -81,7 +73,7 @@ def configs_of(options: argparse.Namespace, fields: dict[str, overrides.Field]) 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if there is a best trial, 1 if none came to anything, 2 for a wrong question, 130 after Ctrl-C."""
+    """Return 0 if there is a best trial, 1 if none came to anything, 2 for invalid arguments, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(given)
     fields = overrides.parse(options.space)
@@ -93,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trials = options.trials or (study.grid_size(fields) if options.grid else 20)
     if options.grid:
         trials = min(trials, study.grid_size(fields))
-    directory = options.out or Path("runs", f"search-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    directory = cli.output_folder(options.out, "search-")
     cli.require_writable(directory)
     asked = asked_of(options)
-    url = options.storage or f"sqlite:///{directory.absolute() / 'study.db'}"
+    url = options.storage or cli.sqlite_url(directory / "study.db")
     found = study.opened(url, directory, asked)
     command = shlex.join(
         ["python", "-m", "compare.search", *given, *([] if options.out else ["--out", str(directory)])]

@@ -291,7 +291,7 @@ def test_what_a_killed_comparison_left_is_taken_up(tmp_path):
 def test_a_comparison_that_is_killed_as_a_whole_ends_as_if_nothing_had_been(tmp_path):
     command = [sys.executable, "compare/run_all.py"]
     length = ["mlp-mnist", "--tracks", "numpy", "torch", "--steps", "640", "--save-every", "1", "--no-mlflow"]
-    begun = [*command, *length, "--no-proof", "--out", str(tmp_path / "run")]
+    begun = [*command, *length, "--skip-parity", "--out", str(tmp_path / "run")]
     generator = random.Random(0)
     for number in range(4):
         again = [*command, "--resume", str(tmp_path / "run")]
