@@ -20,8 +20,9 @@ if __name__ == "__main__":  # so that `python compare/run_all.py` finds the pack
 
 from compare import cli, presets, tracks
 from compare.cli import TRACKS, command_line
-from compare.config import SETTINGS, Config, short_chunks
+from compare.config import SETTINGS, Config
 from compare.errors import UserError
+from compare.training.steps import short_chunks
 
 FLAGS = tuple(name for name, setting in SETTINGS.items() if setting.group)
 

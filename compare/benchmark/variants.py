@@ -77,7 +77,7 @@ def measure(config: Config, variant: Variant, *, threads: int, chunk: int | None
         config: what to train, for how long.
         variant: in which form.
         threads: cores to use, of those that this process may use.
-        chunk: steps per call, where the variant has no wish; None is as ``config.plan`` has it.
+        chunk: steps per call, where the variant has no wish; None is as ``training.steps.plan`` has it.
         folder: where the log goes, overwritten by the next trial.
         how: further arguments of ``trial.run``.
     """

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from compare import tracks
-from compare.config import Config, Plan
+from compare.config import Config
 from compare.data import Data, eval_batches, loaders
 from compare.errors import UserError
 from compare.training.clocks import Stopwatch, Timings
+from compare.training.steps import Plan
 from compare.workers.protocol import Event
 from numpy_nn import tree
 

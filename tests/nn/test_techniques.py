@@ -15,11 +15,12 @@ import jax_nn.losses
 import torch_nn.losses
 from compare import tracks
 from compare.checkpoint import store
-from compare.config import Config, plan
+from compare.config import Config
 from compare.data import Data
 from compare.errors import UserError
 from compare.parity import check
 from compare.training import loop, worker
+from compare.training.steps import plan
 from compare.workers.protocol import Job
 from numpy_nn.losses import LOSSES, correct
 from numpy_nn.models import MODELS

@@ -16,14 +16,15 @@ from support.paths import ROOT
 
 from compare import overrides, run_all
 from compare.checkpoint import store
-from compare.config import MAX_STEPS, SETTINGS, Config, Evaluations, kinds, short_chunks
-from compare.config import plan as step_plan
+from compare.config import MAX_STEPS, SETTINGS, Config, kinds
 from compare.data import Data, load
 from compare.errors import UserError, base_of
 from compare.experiment import plan
 from compare.presets import DEFAULT, PRESETS
 from compare.tracks import TRACKS
 from compare.training import worker
+from compare.training.steps import Evaluations, short_chunks
+from compare.training.steps import plan as step_plan
 from compare.workers.protocol import Job
 
 README = ROOT / "README.md"

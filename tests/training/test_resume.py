@@ -22,13 +22,13 @@ import pytest
 from compare.checkpoint import store
 from compare.checkpoint.store import Checkpoint
 from compare.config import Config, Interval
-from compare.config import plan as step_plan
 from compare.data import Data
 from compare.errors import UserError
 from compare.experiment import plan
 from compare.parity.check import distance
 from compare.tracks import TRACKS
 from compare.training import worker
+from compare.training.steps import plan as step_plan
 from compare.workers.process import ROOT, trainer
 from compare.workers.protocol import Job
 from numpy_nn.tree import leaves
