@@ -64,16 +64,22 @@ def database(text: str) -> str:
     """A database URL; a plain path, and the path of ``sqlite:///PATH``, are those of SQLite files."""
     if "://" not in text:
         return sqlite_url(path(text))
-    scheme, slashes, rest = text.partition(":///")
-    if not (slashes and scheme.startswith("sqlite") and rest):
+    scheme, _, rest = text.partition(":///")
+    if not scheme.startswith("sqlite") or rest in ("", ":memory:"):
         return text
     file, query, options = rest.partition("?")
-    return f"{scheme}:///{urllib.parse.quote(str(path(urllib.parse.unquote(file))))}{query}{options}"
+    return f"{sqlite_url(path(urllib.parse.unquote(file)))}{query}{options}"
 
 
 def sqlite_url(file: Path) -> str:
-    """The URL of a SQLite database, whatever its folder is called."""
-    return f"sqlite:///{urllib.parse.quote(str(file.absolute()))}"
+    """The URL of a SQLite database, whatever its folder is called.
+
+    Where characters have to be quoted, the driver is named, too: MLflow makes the folder of a ``sqlite:///`` URL
+    without unquoting its name.
+    """
+    plain = str(file.absolute())
+    quoted = plain.replace("%", "%25").replace("?", "%3F")
+    return f"sqlite{'' if quoted == plain else '+pysqlite'}:///{quoted}"
 
 
 def number(kind: type[int] | type[float], low: float = 1, high: float = LARGEST, *, above: bool = False) -> Any:

@@ -85,7 +85,7 @@ class Tracker:
         self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or cli.sqlite_url(store / "mlflow.db")
         self.error: Exception | None = None
         self.enabled = enabled
-        self._results_dir, self._warn = results_dir, warn
+        self._results_dir, self._warn, self._store = results_dir, warn, store
         self._client: Any = None
         self._experiment, self._parent = "", ""
         self._open: list[str] = []
@@ -107,6 +107,8 @@ class Tracker:
 
         ``parent`` is one of before to go on with, if it is in this store.
         """
+        if self.uri == cli.sqlite_url(self._store / "mlflow.db"):
+            self._store.mkdir(parents=True, exist_ok=True)
         self._client = _client(self.uri)
         self._experiment = self._experiment_id(experiment)
         self._parent = self._again(parent) or self._run(name, params or {}, tags or {})
@@ -190,9 +192,8 @@ class Tracker:
     def _experiment_id(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            database = unquote(self.uri.removeprefix("sqlite:///").partition("?")[0])
-            local = self.uri.startswith("sqlite:///")
-            beside = Path(database).absolute().with_name("mlartifacts").as_uri() if local else None
+            local = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", self.uri)
+            beside = Path(unquote(local[1])).absolute().with_name("mlartifacts").as_uri() if local else None
             return self._client.create_experiment(name, beside)  # a server has its own place for artifacts
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)

@@ -21,6 +21,7 @@ from compare import cli, predict, run_all
 from compare.__main__ import GROUPS, commands, listing
 from compare.cli import command_line
 from compare.config import SETTINGS
+from compare.tracking import Tracker
 from compare.transfer import __main__ as transfer
 
 FRAMEWORKS = {
@@ -144,7 +145,7 @@ def test_every_path_is_relative_to_where_the_user_stands_with_the_home_expanded(
     assert cli.pretrained("torchvision:resnet18") == "torchvision:resnet18"
     assert cli.dataset("tfds:kmnist") == "tfds:kmnist"
     assert cli.output_folder(None, "search-").parent == tmp_path / "runs"
-    assert cli.database("a b.db") == f"sqlite:///{tmp_path}/a%20b.db"
+    assert cli.database("a b.db") == f"sqlite:///{tmp_path}/a b.db"
     assert cli.database("sqlite:///~/s.db?timeout=9") == "sqlite:////home/user/s.db?timeout=9"
     assert cli.database("postgresql://host/db") == "postgresql://host/db"
 
@@ -190,6 +191,19 @@ def test_a_database_lies_in_the_folder_that_was_named(name, tmp_path):
     engine.dispose()
     assert [path.name for path in folder.iterdir()] == ["study.db"]
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_mlflow_logs_into_the_folder_that_was_named(tmp_path):
+    folder, warnings = tmp_path / "100%25?", []
+    folder.mkdir()
+    (folder / "report.md").write_text("a report")
+    with Tracker(results_dir=folder, warn=warnings.append, store=folder / "runs") as tracker:
+        tracker.start("compare", "name")
+        tracker.finish("finished", artifacts=[folder / "report.md"])
+    assert not warnings
+    assert (folder / "runs" / "mlflow.db").is_file()
+    assert [path.read_text() for path in (folder / "runs").rglob("report.md")] == ["a report"]
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_an_output_folder_that_is_not_utf8_is_refused_before_any_work(tmp_path):
