@@ -39,6 +39,12 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"invalid path {text!r}: {error}") from error
 
 
+def shown(file: Path) -> str:
+    """A path for the terminal: relative to where the user stands, if it is below that."""
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+
+
 def output(text: str) -> Path:
     """A :func:`path` to write to; one that is not UTF-8 could not be named in results, reports and databases."""
     found = path(text)
@@ -290,12 +296,15 @@ def output_folder(out: Path | None, default: str = "") -> Path:
         raise UserError(f"{error}; choose a folder with --out") from error
 
 
+RESULTS = ("results.json", "benchmark.json", "loaders.json", "transfer.json")  # a search is resumed in its folder
+
+
 def require_writable(directory: Path) -> None:
-    """Make the folder and try it, before hours of training find out; never write over another comparison."""
-    if (directory / "results.json").exists():
-        raise UserError(
-            f"{directory} holds a comparison already; choose another folder with --out, or go on with --resume"
-        )
+    """Make the folder and try it, before hours of training find out; UserError if it cannot be, or holds results."""
+    for name in RESULTS:
+        if (directory / name).exists():
+            resume = ", or finish it with python -m compare.run_all --resume" if name == "results.json" else ""
+            raise UserError(f"{directory} holds results already ({name}): choose another folder with --out{resume}")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):

@@ -94,7 +94,7 @@ def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int)
         answers = {name: predictor.probabilities(image, track=name) for name in track_names}
     except images.ImageError as error:
         raise images.ImageError(f"{path} {error}") from error
-    lines = [str(path)]
+    lines = [cli.shown(path)]
     for name, probabilities in answers.items():
         best = ranked(probabilities, predictor.network.classes)[:top]
         lines.append(

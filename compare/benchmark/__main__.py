@@ -35,7 +35,11 @@ def parser() -> argparse.ArgumentParser:
     options = cli.parser("benchmark", __doc__, what="what to measure")
     options.add_argument("presets", nargs="*", metavar="PRESET", help=f"default: {' '.join(presets.DEFAULT)}")
     cli.add_tracks(options)
-    cli.add_settings(options, "batch_size", "data_dir", "precision", "device")
+    cli.add_settings(options, "batch_size", "data_dir", "device")
+    cli.group(options, "devices").add_argument(
+        "--precision", type=cli.one_of("precision", ("float32", "bfloat16")), metavar="float32|bfloat16",
+        help="of the matmuls (default: the preset's)",
+    )  # fmt: skip
     measured = cli.group(options, "what to measure")
     measured.add_argument(
         "--repeats", type=cli.number(int), default=5, metavar="N", help="fresh processes for each (default: 5)"

@@ -43,11 +43,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_output(options, required=True)
     processes = cli.group(options, "processes")
     processes.add_argument(
-        "--timeout",
-        type=cli.number(int),
-        default=60,
-        metavar="SECONDS",
-        help="how long to wait for the others (60)",
+        "--timeout", type=cli.number(int), default=60, metavar="SECONDS", help="to wait for the others (default: 60)"
     )
     jax = cli.group(options, "processes of JAX, where neither Slurm, MPI nor Kubernetes tells")
     jax.add_argument("--coordinator", metavar="HOST:PORT", help="an address of process 0")

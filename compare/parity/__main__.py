@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from compare import cli
 from compare.cli import command_line
 from compare.config import Config
+from compare.errors import look_up
 from compare.parity.check import EXAMPLES, TOLERANCES, Details, Row, prove
 
 
@@ -42,7 +43,6 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "models",
         nargs="*",
-        type=cli.one_of("model", list(MODELS)),
         metavar="MODEL",
         help=f"{', '.join(MODELS)} (default: all)",
     )
@@ -76,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [row for config in configs for row, _ in prove(config, options.tracks, steps=options.steps)]
         print(json.dumps(rows))
         return 0
+    for model in options.models:
+        look_up("model", model, MODELS)
     passed = True
     for model in options.models or MODELS:
         for optimizer in options.optimizer:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -139,6 +140,25 @@ def test_a_run_goes_from_track_to_track_on_one_curve(data, tmp_path):
         assert distance(leaf, leaves(whole.snapshot)[path])[1] < 1e-11, path
     assert [row["step"] for row in handed_on.progress["history"]] == [row["step"] for row in whole.progress["history"]]
     assert [each["step"] for each in handed_on.progress["resumed"]] == [12, 36]
+
+
+@pytest.mark.parametrize(
+    ("changes", "jump"),
+    [
+        ({}, ""),
+        (
+            {"steps": 120},
+            r"now of 120 steps, of 60 before: the learning rate goes from 0\.0\d+ to 0\.0\d+; --set schedule=",
+        ),
+        ({"schedule": "constant", "lr": 1e-3}, r"to 0\.001; --set schedule=constant --lr 0\.0\d+ would keep it"),
+    ],
+)
+def test_resuming_with_another_schedule_says_how_the_learning_rate_jumps(changes, jump, data, tmp_path):
+    train(tmp_path / "run", "numpy", stop_after=24)
+    *notes, end = train(tmp_path / "next", "numpy", resume_from=tmp_path / "run", **changes)
+    assert end["status"] == "finished"
+    texts = [event["text"] for event in notes if event["event"] == "note"]
+    assert [bool(re.search(jump, text)) for text in texts] == ([True] if jump else [])
 
 
 def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch):

@@ -186,7 +186,7 @@ def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared, run_here)
     before = (out / "results.json").read_bytes()
     code, printed = run_here("mlp-mnist", "--steps", 1, "--out", out)
     assert code == 2
-    assert "holds a comparison already" in printed
+    assert "holds results already (results.json)" in printed
     assert (out / "results.json").read_bytes() == before
 
 
