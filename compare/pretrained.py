@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from compare import cli
+from compare import cli, overrides
 from compare.cli import command_line
 from compare.config import Config
 from compare.weights.network import CLASSES, describe
@@ -42,7 +42,6 @@ def import_file(
     ``architecture`` of None takes the file's own word for what it is; ``dataset`` names what the images were.
     """
     from compare.checkpoint import store
-    from compare.weights.torch_files import convert, read
 
     if architecture is None:
         try:
@@ -51,7 +50,10 @@ def import_file(
         except WeightsError as error:
             raise WeightsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     else:
-        snapshot, meta = convert(read(path), architecture, args), metadata(path, architecture, args or {}, dataset)
+        from compare.weights.torch_files import convert, read
+
+        meta = metadata(path, architecture, args or {}, dataset)
+        snapshot = convert(read(path), architecture, args)
     step = int(meta.get("step") or 0)
     if (out / str(step)).exists():
         raise WeightsError(f"{out / str(step)} exists: remove it or choose another folder")
@@ -73,6 +75,7 @@ def metadata(path: Path, architecture: str, args: Mapping[str, Any], dataset: st
         dataset=dataset,
         expected=f"imported from {path.name}",
     )
+    overrides.require_arguments(config)
     meta: dict[str, Any] = {"config": config.to_json(), "track": "torch", "step": 0}
     if dataset == "elsewhere" and known.args:
         meta |= PREPARED | {"classes": class_names(config.model_args["classes"])}

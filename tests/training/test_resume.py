@@ -148,7 +148,7 @@ def test_a_run_goes_from_track_to_track_on_one_curve(data, tmp_path):
         ({}, ""),
         (
             {"steps": 120},
-            r"now of 120 steps, of 60 before: the learning rate goes from 0\.0\d+ to 0\.0\d+; --set schedule=",
+            r"now of 120 steps, of 60 before: the learning rate goes from 0\.0\d+ to 0\.0\d+; --set",
         ),
         ({"schedule": "constant", "lr": 1e-3}, r"to 0\.001; --set schedule=constant --lr 0\.0\d+ would keep it"),
     ],
