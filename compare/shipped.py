@@ -66,8 +66,8 @@ def train(directory: Path) -> None:
 # --- cards ------------------------------------------------------------------------------------------------------------
 
 
-def answers(network: Network, x: np.ndarray, track: str = "numpy") -> np.ndarray:
-    """The class that a track sees in each image: x uint8 (n, h, w, c) -> int (n,)."""
+def predictions(network: Network, x: np.ndarray, track: str = "numpy") -> np.ndarray:
+    """The class that a track predicts for each image: x uint8 (n, h, w, c) -> int (n,)."""
     return np.concatenate([network.logits(x[at : at + BATCH], track).argmax(axis=1) for at in range(0, len(x), BATCH)])
 
 
@@ -84,34 +84,34 @@ python -m compare.predict IMAGE --checkpoint checkpoints/shipped/{name}.npz --tr
 ## What it was trained on
 
 MNIST (LeCun, Cortes and Burges): 55,000 training images, with 5,000 more for validation; the 10,000 test
-images had no say in anything. While it learned, the images were rotated by up to 10° and moved by up to 2
-pixels (`{augment}`). {epochs:g} epochs in batches of {batch_size}, {optimizer} with {settings}, learning
+images were used for the figures below only. During training, images were rotated by up to 10° and shifted by up
+to 2 pixels (`{augment}`). {epochs:g} epochs in batches of {batch_size}, {optimizer} with {settings}, learning
 rate `{schedule}` up to {lr:g}. Made by
 
 ```
 python -m compare.shipped
 ```
 
-## How good it is
+## Accuracy
 
-**{accuracy}** of the {count:,} test images are recognised, {wrong:,} are taken for another digit.
+**{accuracy}** of the {count:,} test images are classified correctly, {wrong:,} are not.
 
-| digit | test images | recognised | right when it says so |
+| digit | test images | recall | precision |
 | --- | --- | --- | --- |
 {digits}
 
-Its most frequent mistakes:
+Most frequent confusions:
 
-| digit | taken for | times |
+| digit | predicted as | count |
 | --- | --- | --- |
 {mistakes}
 
-## Its limits
+## Limits
 
-- It knows ten digits and nothing else: a letter, a face or a blot is one of the ten to it, often with high
-  probability.
+- It has ten classes and no other: a letter, a face or a blot is classified as one of the ten digits, often with
+  high probability.
 - It expects one digit, upright, on a plain background. Two digits in a picture, lined paper or a shadow
-  across it are strokes to it.
+  across it are read as strokes.
 - MNIST was written by employees of the US Census Bureau and American high-school students around 1990.
   The continental 1 with a long upstroke and the crossed 7 are rare in it; printed digits are not in it.
 - Its probabilities are not calibrated: an answer given with 99 % may be wrong more often than once in a hundred.
@@ -121,12 +121,12 @@ Its most frequent mistakes:
 
 def card(name: str, network: Network, x: np.ndarray, y: np.ndarray) -> str:
     """The model card in Markdown, its figures counted on the test images x (n, h, w, c) with labels y (n,)."""
-    config, seen = CONFIGS[name], answers(network, x)
+    config, predicted = CONFIGS[name], predictions(network, x)
     digits = [
-        f"| {label} | {(y == k).sum():,} | {percent((seen == y)[y == k])} | {percent((y == k)[seen == k])} |"
+        f"| {label} | {(y == k).sum():,} | {percent((predicted == y)[y == k])} | {percent((y == k)[predicted == k])} |"
         for k, label in enumerate(network.classes)
     ]
-    wrong = Counter(zip(y[seen != y].tolist(), seen[seen != y].tolist(), strict=True))
+    wrong = Counter(zip(y[predicted != y].tolist(), predicted[predicted != y].tolist(), strict=True))
     mistakes = [
         f"| {network.classes[true]} | {network.classes[taken]} | {times} |"
         for (true, taken), times in sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:CONFUSIONS]
@@ -146,9 +146,9 @@ def card(name: str, network: Network, x: np.ndarray, y: np.ndarray) -> str:
         settings=", ".join(f"{key} {value:g}" for key, value in config.optimizer_args.items()),
         schedule=config.schedule,
         lr=config.lr,
-        accuracy=percent(seen == y),
+        accuracy=percent(predicted == y),
         count=len(y),
-        wrong=(seen != y).sum(),
+        wrong=(predicted != y).sum(),
         digits="\n".join(digits),
         mistakes="\n".join(mistakes),
     )

@@ -94,7 +94,7 @@ def distort(x: np.ndarray, how: str) -> Image.Image:
 def test_pictures_of_digits_are_recognised(how: str) -> None:
     test, predictor = data.load("mnist"), load()
     x = np.stack([predictor.prepare(distort(image, how)) for image in test.test_x[:40]])
-    right = (shipped.answers(predictor.network, x) == test.test_y[:40]).sum()
+    right = (shipped.predictions(predictor.network, x) == test.test_y[:40]).sum()
     assert right >= 39  # 40
 
 

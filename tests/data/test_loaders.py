@@ -321,16 +321,19 @@ def test_other_batches_are_no_figures(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(command, "measured", measured)
     monkeypatch.setattr(command, "delivered", lambda *_, **__: {})
-    arguments = ["--loaders", *checksums, "--repeats", "2", "--out", str(tmp_path / "out")]
-    assert command.main(arguments) == 0
+    arguments = ["--loaders", *checksums, "--repeats", "2"]
+    assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert "10.0%" in capsys.readouterr().out
     results = json.loads((tmp_path / "out" / "loaders.json").read_text())
     assert (results["schema"], len(results["trials"])) == (1, 6)
     checksums["grain"] = "b"
-    assert command.main(arguments) == 1
+    assert command.main([*arguments, "--out", str(tmp_path / "other")]) == 1
     assert "its batches are not those of memory" in capsys.readouterr().out
-    assert command.main(["--repeats", "0"]) == 2
-    assert command.main(["mnits", "--out", str(tmp_path / "out")]) == 2
+    assert command.main([*arguments, "--out", str(tmp_path / "other")]) == 2
+    assert "holds results already (loaders.json)" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--repeats", "0"])
+    assert command.main(["mnits", "--out", str(tmp_path / "third")]) == 2
 
 
 @pytest.mark.slow
