@@ -18,7 +18,7 @@ import pytest
 from PIL import Image, ImageOps
 from support.paths import ROOT
 
-from compare import data, shipped
+from compare import cli, data, shipped
 from compare.predict import DEFAULT, SHIPPED, Predictor, load, load_image, main
 from compare.tracks import TRACKS
 from compare.weights.npz import WeightsError, read_npz, write_npz
@@ -169,7 +169,7 @@ def test_the_first_answer_comes_within_a_second_and_without_a_framework() -> Non
 def test_all_tracks_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(SEVEN), "--track", "all", "--top", "2"]) == 0
     name, *answers, difference = capsys.readouterr().out.splitlines()
-    assert name == str(SEVEN)
+    assert name == cli.shown(SEVEN)
     assert [re.fullmatch(r" +(\w+) +7 +\d+\.\d+% +\d +\d+\.\d+%", line)[1] for line in answers] == list(TRACKS)  # type: ignore[index]
     assert float(difference.split()[-1]) < 1e-5
 
@@ -182,7 +182,7 @@ def test_one_bad_picture_does_not_keep_the_others_from_an_answer(
     files = [str(tmp_path / name) for name in ("absent.png", "black.png", "text.png")]
     assert main([*files, str(SEVEN)]) == 2
     output = capsys.readouterr()
-    assert output.out.startswith(f"{SEVEN}\n")
+    assert output.out.startswith(f"{cli.shown(SEVEN)}\n")
     for file, problem in zip(
         files, ("there is no such file", "shows no digit", "is not a readable image"), strict=True
     ):
