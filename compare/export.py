@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from compare.cli import command_line
 from compare.errors import UserError
+from compare.files import write_atomically
 from compare.weights.architectures import ARCHITECTURES, published_name, to_published
 from compare.weights.network import Network
-from compare.weights.npz import WeightsError, write_npz, write_whole
+from compare.weights.npz import WeightsError, write_npz
 from compare.weights.open import open_network
 from compare.weights.torch_files import HEADER
 from numpy_nn.tree import leaves
@@ -152,15 +153,11 @@ def export(checkpoint: Path, how: str, out: Path | None = None, names: str = "ou
     out = out or Path(f"{network.meta['config'].get('preset') or network.model}{SUFFIXES[how]}")
     if out.exists():
         raise WeightsError(f"{out} exists: remove it or choose another with --out")
-    try:
-        if how == "npz":
-            if names != "ours":
-                raise WeightsError("npz has our own names only: leave out --names, or choose safetensors or torch")
-            write_npz(out, {"params": network.params, "stats": network.stats}, description(network))
-        else:
-            write_whole(out, FORMATS[how](network, names))
-    except OSError as error:
-        raise WeightsError(f"{out} cannot be written: {error.strerror or error}") from error
+    if how != "npz":
+        return write_atomically(out, FORMATS[how](network, names))
+    if names != "ours":
+        raise WeightsError("npz has our own names only: leave out --names, or choose safetensors or torch")
+    write_npz(out, {"params": network.params, "stats": network.stats}, description(network))
     return out
 
 
