@@ -1,15 +1,17 @@
-"""The benchmark: every track in its plain and in its fast form, in fresh processes that take turns.
+"""Time every track in its plain and its fast variant, in fresh processes that take turns.
 
 python -m compare.benchmark                               the MLP and the CNN, all tracks
 python -m compare.benchmark cnn-mnist --tracks jax torch --repeats 9 --threads 1
+python -m compare.benchmark mlp-mnist --quick             one short repeat: speeds, not ranked
 python -m compare.benchmark mlp-mnist --target 0.98       also the cold time to a validation accuracy
 python -m compare.benchmark mlp-mnist --sweep             also how cost grows with batch, width and steps
 python -m compare.benchmark mlp-mnist --tensorflow        also a plain Keras script on the same batches
 python -m compare.benchmark cnn-mnist --device gpu --precision bfloat16
-python -m compare.benchmark mlp-mnist --against OLD.json  what became slower, beyond noise
+python -m compare.benchmark mlp-mnist --against OLD.json  which variants became significantly slower
 
-No speed is measured before the tracks are proven to be one model, and none is shown of a process whose first losses
-are not those of all the others. python -m compare.benchmark.report DIR writes the report and its pictures again.
+Tracks are timed only after they pass the parity check, and no speed is shown for a process whose first losses differ
+from the others'. Ctrl-C stops the benchmark and reports the processes that have ended.
+python -m compare.benchmark.report DIR writes the report and its plots again.
 """
 
 from __future__ import annotations
@@ -18,20 +20,20 @@ import argparse
 import dataclasses
 import datetime
 import importlib.util
+import math
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from compare import machine, presets, tracks
-from compare.benchmark.session import Benchmark, begin
-from compare.cli import command_line
+from compare.benchmark.results import Benchmark
+from compare.benchmark.session import Session, begin
+from compare.cli import TRACKS, command_line, positive
 from compare.config import Config
 from compare.errors import UserError
-
-TRACKS = ("numpy", "jax", "torch")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,42 +45,81 @@ def parser() -> argparse.ArgumentParser:
     )
     options.add_argument("presets", nargs="*", metavar="PRESET", help=f"default: {' '.join(presets.DEFAULT)}")
     options.add_argument("--tracks", nargs="+", choices=TRACKS, default=list(TRACKS), metavar="TRACK")
-    options.add_argument("--repeats", type=int, default=5, metavar="N", help="fresh processes for each (default: 5)")
-    options.add_argument("--batch-size", type=int, metavar="N", help="instead of the preset's")
-    options.add_argument("--precision", choices=("float32", "bfloat16"), help="of the products (default: the preset's)")
+    length = options.add_mutually_exclusive_group()
+    length.add_argument(
+        "--repeats", type=positive(int), default=5, metavar="N", help="fresh processes for each variant (default: 5)"
+    )
+    length.add_argument("--quick", action="store_true", help="one repeat of the fewest steps; speeds are not ranked")
+    options.add_argument(
+        "--min-time", type=seconds, default=5.0, metavar="5s", help="steps to time in each process (default: 5s)"
+    )
+    options.add_argument("--batch-size", type=positive(int), metavar="N", help="instead of the preset's")
+    options.add_argument("--precision", choices=("float32", "bfloat16"), help="of matmuls (default: the preset's)")
     options.add_argument("--device", type=tracks.parse_device, metavar="auto|cpu|gpu[:i]", help="of JAX and PyTorch")
     options.add_argument("--threads", choices=("1", "all"), default="all", help="cores to use (default: all)")
-    options.add_argument("--target", type=float, metavar="X", help="also the cold time to this validation accuracy")
+    options.add_argument("--target", type=accuracy, metavar="X", help="also the cold time to this validation accuracy")
     options.add_argument("--sweep", action="store_true", help="also how cost grows with batch, width and steps")
-    options.add_argument("--tensorflow", action="store_true", help="also a plain Keras script, as a second yardstick")
-    options.add_argument("--no-layers", action="store_true", help="no layers one by one, no roofline")
+    options.add_argument("--tensorflow", action="store_true", help="also a plain Keras script, as a second baseline")
+    options.add_argument("--no-layers", action="store_true", help="leave out the roofline of single layers")
     options.add_argument("--against", type=Path, metavar="OLD", help="an earlier benchmark.json to compare with")
     options.add_argument("--data-dir", metavar="DIR", help="where datasets are that do not ship (or set NN_DATA_DIR)")
     options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/benchmark-DATE_TIME)")
     return options
 
 
-def run(options: argparse.Namespace, configs: list[Config], command: str) -> dict[str, Any]:
-    """Measure all that was asked for, in fresh processes on the same cores; each stage is saved as it ends."""
+def seconds(text: str) -> float:
+    """``"5s"`` or ``"5"``; argparse names the flag if it is neither."""
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, like 5s")
+    return value
+
+
+def accuracy(text: str) -> float:
+    """A share above 0 and below 1, like 0.98."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an accuracy between 0 and 1, like 0.98")
+    return value
+
+
+def run(options: argparse.Namespace, configs: list[Config], command: str) -> Benchmark:
+    """Measure all that was asked for, on the same cores; after Ctrl-C or SIGTERM, return what has been measured."""
     from compare.benchmark import variants
 
     start = time.perf_counter()
     threads = machine.cores() if options.threads == "all" else 1
+    repeats, min_seconds = (1, 0.0) if options.quick else (options.repeats, options.min_time)
     with variants.on_cores(threads):
-        started = begin(configs, repeats=options.repeats, target=options.target, threads=threads, command=command)
+        started = begin(
+            configs, repeats=repeats, target=options.target, min_seconds=min_seconds, threads=threads, command=command
+        )
         names = tracks.that_have(configs[0].precision, options.tracks)
-        benchmark = Benchmark(configs, names, options.tensorflow, threads, options.out, _say, started)
-        benchmark.prove()
-        for number in range(options.repeats):
-            benchmark.repeat(number, options.target)
-            benchmark.save()
-        if not options.no_layers and all(config.device == "cpu" for config in configs):  # a roofline of one core
-            benchmark.layers()
-        if options.sweep:
-            benchmark.sweep()
-        benchmark.results["seconds"] = round(time.perf_counter() - start)
-        benchmark.save()
-    return benchmark.results
+        session = Session(configs, names, options.tensorflow, threads, options.out, _say, started)
+        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
+        try:
+            session.check_parity()
+            for number in range(repeats):
+                session.repeat(number, options.target)
+            if not options.no_layers and all(config.device == "cpu" for config in configs):  # a roofline of one core
+                session.layers()
+            if options.sweep:
+                session.sweep()
+            session.results["status"] = "finished"
+        except KeyboardInterrupt:
+            _say("\nStopped; the processes that have ended are reported.")
+            session.results["status"] = "interrupted"
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+            session.results["seconds"] = round(time.perf_counter() - start)
+            session.save()
+    return session.results
 
 
 def _say(text: str) -> None:
@@ -87,13 +128,9 @@ def _say(text: str) -> None:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all went well, 1 if a speed cannot be shown or became slower, 2 for a wrong question."""
+    """Return 0 if all went well, 1 if a speed cannot be shown or became slower, 2 for a usage error, 130 if stopped."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
-    if options.repeats < 1:
-        raise UserError(f"--repeats {options.repeats}: at least 1")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise UserError(f"--batch-size {options.batch_size}: at least 1")
     if options.tensorflow and not importlib.util.find_spec("tensorflow"):
         raise UserError("--tensorflow: TensorFlow is not installed; pip install 'nn-three-ways[tensorflow]' brings it")
     folder = str(Path(options.data_dir).resolve()) if options.data_dir else None
@@ -110,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n" + report.summary(found, before))
     for path in report.write(found, options.out, before):
         print(path)
-    return report.status(found, before)
+    return 130 if found["status"] == "interrupted" else report.status(found, before)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def measured(loader: str, number: int, options: argparse.Namespace) -> Results:
         lr=0.1,
     )
     usual = variants.Variant(options.track, "as in run_all")
-    how = {"threads": machine.cores(), "chunk": K, "evaluate": False, "split": False}
+    how = {"threads": machine.cores(), "chunk": K, "evaluate": False, "breakdown": False}
     trained = variants.measure(config, usual, folder=options.out, **how)
     if "error" in trained:
         return {"loader": loader, "repeat": number, "error": trained["error"]}

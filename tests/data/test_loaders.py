@@ -117,7 +117,7 @@ def test_training_sees_the_same_whatever_loads(tmp_path: Path) -> None:
 
     def losses(loader: str) -> list[float]:
         job = Job(dataclasses.replace(config, loader=loader), "numpy", threads=1, folder=tmp_path, chunk=2)
-        answer = trial.run(job, split=False, evaluate=False)
+        answer = trial.run(job, breakdown=False, evaluate=False)
         assert 0 < answer["input_share"] < 1
         return answer["losses"]
 
