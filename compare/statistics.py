@@ -72,8 +72,9 @@ def ratio_of_medians(a: Sequence[float], b: Sequence[float]) -> ConfidenceInterv
         mean(log a) - mean(log b) ± t √(var(log a) / n_a + var(log b) / n_b),   min(n_a, n_b) - 1 degrees of freedom
 
     Welch's (1947) degrees of freedom lie between min(n_a, n_b) - 1 and n_a + n_b - 2. The smallest is used: with
-    Welch's own, the interval is too short where the noisier sample is also skewed; a percentile bootstrap of the medians is too
-    short for three or four runs. How often each holds the true ratio, in percent of 40,000 (bootstrap: 6,000) pairs:
+    Welch's own, the interval is too short where the noisier sample is also skewed; a percentile bootstrap of the
+    medians is too short for three or four runs. How often each holds the true ratio, in percent of 40,000 pairs
+    (bootstrap: 6,000):
 
         noise of log a and log b (its scale)      n = 3                n = 4                n = 5
                                           used Welch boot.    used Welch boot.    used Welch boot.

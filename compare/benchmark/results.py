@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from compare.errors import UserError
+from compare.files import read_json, require_kind
 from compare.results import proof_problem, proofs
 
 KIND, SCHEMA = "benchmark", 2
@@ -172,22 +171,11 @@ class Row:
 
 def read(path: Path) -> Benchmark:
     """Load a benchmark.json, or the one in a folder; UserError for a damaged file or one of another kind."""
-    path = path / "benchmark.json" if path.is_dir() else path
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a benchmark.json or its folder") from error
-    kind, schema = (results.get("kind"), results.get("schema")) if isinstance(results, dict) else (None, None)
-    if kind != KIND:
-        raise UserError(f"{path} is not a benchmark (kind {kind!r}): give a benchmark.json or its folder")
-    if schema == 1:
-        results = _lifted(results)
-    elif schema != SCHEMA:
-        raise UserError(f"{path} has schema {schema!r}; this version reads 1 and {SCHEMA}: run the benchmark again")
-    missing = sorted(Benchmark.__required_keys__ - results.keys())
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: it is damaged; run the benchmark again")
-    return cast(Benchmark, results)
+    found = read_json(path, "benchmark.json")
+    if (found.get("kind"), found.get("schema")) == (KIND, 1):
+        found = _lifted(found)
+    require_kind(found, path, kind=KIND, schema=SCHEMA, keys=Benchmark.__required_keys__)
+    return cast(Benchmark, found)
 
 
 def _lifted(old: dict[str, Any]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Many trainings in search of good settings, each in a process of its own, judged by its validation accuracy.
+"""Search for good settings: many trainings, each in its own process, ranked by validation accuracy.
 
 python -m compare.search mlp-mnist --track torch --trials 20 --epochs 2 --space lr=1e-3:1:log batch_size=32,64,128
 python -m compare.search mlp-mnist cnn-mnist --track jax --grid --seeds 0 1 --space optimizer=nesterov,adamw lr=0.01,0.1
 
-The test images have no say and are not shown. The same command again goes on, to as many trials; at the same time, in
-another terminal, it helps. A trial whose process was killed is done again.
+The test set is not used. Run the same command again to resume a search, or at the same time in another terminal to
+share its trials. A trial whose process was killed is run again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from compare import cli, machine, overrides, presets, tracks
 from compare.cli import TRACKS, command_line, positive
 from compare.config import Config
 from compare.errors import UserError
-from compare.search import report, study
+from compare.search import report, results, study
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,23 +30,34 @@ def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
         prog="python -m compare.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    options.add_argument("presets", nargs="+", metavar="PRESET", help="what to begin with; of several, one is chosen")
+    options.add_argument(
+        "presets", nargs="+", metavar="PRESET", help="where to start; of several presets, the search chooses one"
+    )
     options.add_argument("--track", choices=TRACKS, default="torch", help="numpy, jax or torch (default)")
     options.add_argument(
         "--space", nargs="+", metavar="NAME=VALUES", default=[],
         help="what to vary: lr=1e-3:1:log (a range), batch_size=32,64,128 (choices), model_args.hidden=[256],[512,512]",
     )  # fmt: skip
     options.add_argument(
-        "--trials", type=positive(int), metavar="N", help="how many in all (default: 20, or the whole grid)"
+        "--trials", type=positive(int), metavar="N", help="number of trials in all (default: 20, or the whole grid)"
     )
-    options.add_argument("--grid", action="store_true", help="every combination once, instead of Optuna's choice")
-    options.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="S", help="the mean counts (default: 0)")
+    options.add_argument(
+        "--grid", action="store_true", help="try every combination once, instead of those that Optuna suggests"
+    )
+    options.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="S",
+        help="seeds whose mean accuracy ranks a trial (default: 0)",
+    )
     length = options.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=positive(float), metavar="N", help="passes over the training images")
     length.add_argument("--steps", type=positive(int), metavar="N", help="exact number of updates instead")
     options.add_argument(
         "--pruner", choices=study.PRUNERS, default="median",
-        help="median: cut off who is below the median of the others at the same evaluation (default); or none",
+        help="median: stop a trial below the median of the others at the same evaluation (default); or none",
     )  # fmt: skip
     options.add_argument("--storage", metavar="URL", help="Optuna's database (default: DIR/study.db)")
     options.add_argument("--device", type=tracks.parse_device, metavar="auto|cpu|gpu[:i]")
@@ -56,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def asked_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What decides whether a command goes on with a search: plain JSON types."""
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What identifies a search, in plain JSON types: a command with the same settings resumes it."""
     names = ("presets", "track", "grid", "epochs", "steps", "pruner")
     return {
         **{name: getattr(options, name) for name in names},
@@ -67,7 +78,7 @@ def asked_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def configs_of(options: argparse.Namespace, fields: dict[str, overrides.Field]) -> dict[str, Config]:
-    """The config of each preset, the command line's wishes over it; UserError for a field that it has not."""
+    """The config of each preset with the command line's overrides; UserError for an unknown field."""
     given = {name: value for name in ("epochs", "steps", "device") if (value := getattr(options, name)) is not None}
     if options.data_dir:
         given["data_dir"] = str(Path(options.data_dir).resolve())
@@ -81,7 +92,7 @@ def configs_of(options: argparse.Namespace, fields: dict[str, overrides.Field]) 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if there is a best trial, 1 if none came to anything, 2 for a wrong question, 130 after Ctrl-C."""
+    """Return 0 if a trial finished, 1 if none did, 2 for a usage error, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(given)
     fields = overrides.parse(options.space)
@@ -89,15 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(configs) > 1:
         fields = {"preset": overrides.Choice("preset", tuple(configs)), **fields}
     if not fields:
-        raise UserError("nothing varies: say what with --space, like --space lr=1e-3:1:log, or name several presets")
+        raise UserError("nothing to search: name what varies, like --space lr=1e-3:1:log, or several presets")
     trials = options.trials or (study.grid_size(fields) if options.grid else 20)
     if options.grid:
         trials = min(trials, study.grid_size(fields))
     directory = options.out or Path("runs", f"search-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
     cli.require_writable(directory)
-    asked = asked_of(options)
+    settings = settings_of(options)
     url = options.storage or f"sqlite:///{directory.absolute() / 'study.db'}"
-    found = study.opened(url, directory, asked)
+    found = study.opened(url, directory, settings)
     command = shlex.join(
         ["python", "-m", "compare.search", *given, *([] if options.out else ["--out", str(directory)])]
     )
@@ -108,12 +119,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Progress() as progress:
         tracker = Tracker(results_dir=directory, warn=progress.note, enabled=not options.no_mlflow)
         tags = environment_tags(machine.facts(threads=machine.cores()))
-        search = Search(found, directory, configs, fields, asked, trials, progress, tracker, tags)
-        return carried_out(search, command)
+        search = Search(found, directory, configs, fields, settings, trials, progress, tracker, tags)
+        return run(search, command)
 
 
-def carried_out(search: Any, command: str) -> int:
-    """Search and report; what was done before Ctrl-C counts."""
+def run(search: Any, command: str) -> int:
+    """Search and report; after Ctrl-C, report the trials that have ended."""
     status, known = 0, search.study.user_attrs.get("mlflow", "")
     with search.tracker as tracker:
         params = {"command": command}
@@ -122,15 +133,15 @@ def carried_out(search: Any, command: str) -> int:
         try:
             search.run()
         except KeyboardInterrupt:
-            search.progress.note(f"Stopped; what is done is kept. Go on with: {command}")
+            search.progress.note(f"Stopped; the trials that have ended are kept. Resume with: {command}")
             status = 130
-        results = report.results(search.study, search.asked, search.fields)
-        written = [report.write(results, search.directory), *report.draw(results, search.directory)]
+        found = results.results(search.study, search.settings, search.fields)
+        written = [report.write(found, search.directory), *report.draw(found, search.directory)]
         tracker.finish("interrupted" if status else "finished", artifacts=written)
-    report.show(results, search.progress.console)
+    report.show(found, search.progress.console)
     for path in written:
         search.progress.note(str(path))
-    return status or int(results["best"] is None)
+    return status or int(found["best"] is None)
 
 
 if __name__ == "__main__":

@@ -173,10 +173,10 @@ def test_a_target_that_no_run_reached_is_said() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"schema": 1, "runs": []}', "is not a benchmark"),
-        ("[]", "is not a benchmark"),
+        ('{"schema": 1, "runs": []}', "is not of the kind 'benchmark'"),
+        ("[]", "holds no JSON object"),
         ("{", "cannot be read"),
-        ('{"kind": "benchmark", "schema": 3}', "has schema 3; this version reads 1 and 2"),
+        ('{"kind": "benchmark", "schema": 3}', "has schema 3, and this version reads 2"),
         ('{"kind": "benchmark", "schema": 2, "trials": []}', "lacks cold, command, created"),
     ],
 )
