@@ -42,11 +42,16 @@ class ConfidenceInterval(NamedTuple):
         return self.outcome in ("faster", "slower")
 
     @property
-    def evidence(self) -> str:
-        """``95 % CI 0.88–1.21, n = 3``; bounds that say nothing are not written out."""
+    def bounds(self) -> str:
+        """``0.88–1.21``; bounds that say nothing are not written out."""
         low = f"{self.low:.2f}" if self.low >= 0.01 else "<0.01"
         high = f"{self.high:.2f}" if self.high <= 100 else ">100"
-        return f"95 % CI {low}–{high}, n = {' and '.join(map(str, dict.fromkeys(self.counts)))}"
+        return f"{low}–{high}"
+
+    @property
+    def evidence(self) -> str:
+        """``95 % CI 0.88–1.21, n = 3``."""
+        return f"95 % CI {self.bounds}, n = {' and '.join(map(str, dict.fromkeys(self.counts)))}"
 
     def describe(self, *, add: str = "--seeds 0 1 2") -> str:
         """``1.98× (95 % CI 1.90–2.05, n = 3)``, or that no difference is shown, or which flag would ``add`` runs."""

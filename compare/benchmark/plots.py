@@ -84,14 +84,15 @@ def speeds(results: Benchmark) -> bytes:
 def _images(axes: Axes, results: Benchmark, preset: str, found: list[Row]) -> None:
     """Images per second: the median as a bar, a dot for each process; the CPU's GEMM peak as a line."""
     plan = results["presets"][preset]
-    farthest = 1.25 * max(1000 * plan["batch_size"] / min(row.times) for row in found)
+    farthest = 1.4 * max(1000 * plan["batch_size"] / min(row.times) for row in found)
     if all(machine.on_cpu(trial.get("hardware")) for row in found for trial in row.trials):
-        farthest = peak = results["environment"]["gemm_gflops"] * 1e9 / plan["flops_per_image"]
+        peak = results["environment"]["gemm_gflops"] * 1e9 / plan["flops_per_image"]
+        farthest = max(farthest, peak)
         axes.axvline(peak, color=FAINT, lw=1, ls=(0, (4, 3)))
         axes.text(peak, len(found) - 0.5, "GEMM peak ", color=FAINT, size=10, ha="right", va="bottom")
     for place, row in enumerate(found):
         values = [1000 * plan["batch_size"] / ms for ms in row.times]
-        value = 1000 * plan["batch_size"] / row.step_ms
+        value = row.images_per_second(plan)
         baseline = row.label == BASELINE
         color = KNOWN[row.track].color
         axes.barh(place, value, height=0.66, color="white" if baseline else color, edgecolor=color, linewidth=1.5)
@@ -102,7 +103,7 @@ def _images(axes: Axes, results: Benchmark, preset: str, found: list[Row]) -> No
     axes.set_xlim(0, 1.03 * farthest)
     axes.set_title(f"{preset}:  images/s, % of GEMM peak", weight="bold")
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.locator_params(axis="x", nbins=5)
+    axes.locator_params(axis="x", nbins=4)
     _rows(axes, found)
 
 

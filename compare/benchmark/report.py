@@ -136,10 +136,16 @@ def _figures(results: Benchmark, before: Benchmark | None) -> dict[str, Any]:
         "compared": COMPARED,
         "compared_kinked": COMPARED_KINKED,
         "agreement": table(*tables.agreement(results)),
-        "load": ", ".join(f"{value:.1f}" for value in environment["load"] if value is not None),
+        "load": _load([value for value in environment["load"] if value is not None]),
         "machine": table(("", ""), [[name, str(value)] for name, value in facts.items()]),
         "seconds_text": "an unknown time" if seconds is None else f"{seconds / 60:.1f} minutes",
     }
+
+
+def _load(values: list[float]) -> str:
+    if len(values) < 2:
+        return "unknown"
+    return f"{values[0]:.1f} before the first trial, {min(values[1:]):.1f} to {max(values[1:]):.1f} after each one"
 
 
 @command_line

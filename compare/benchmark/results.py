@@ -152,6 +152,10 @@ class Row:
         """Milliseconds of a step: the median over the processes."""
         return statistics.median(self.times)
 
+    def images_per_second(self, plan: Plan) -> float:
+        """The training speed at the median step time."""
+        return 1000 * plan["batch_size"] / self.step_ms
+
     def gemm_share(self, step_flops: float) -> float | None:
         """FLOP/s of a step as a share of the large matmuls' just before and after; the median over the processes."""
         pairs = [(ms, trial.get("gemm_gflops")) for ms, trial in zip(self.times, self.trials, strict=True)]

@@ -58,9 +58,9 @@ def digits(milliseconds: float) -> str:
     return ".1f" if milliseconds >= 10 else ".2f"
 
 
-def with_range(values: Sequence[float], form: str) -> str:
+def with_range(median: float, values: Sequence[float], form: str) -> str:
     """Median and range, ``4.10 [4.02–4.31]``; a single value stands alone."""
-    text = format(statistics.median(values), form)
+    text = format(median, form)
     return text if len(values) < 2 else f"{text} [{min(values):{form}}–{max(values):{form}}]"
 
 
@@ -101,8 +101,8 @@ def speed(results: Benchmark) -> Table:
             [
                 row.preset,
                 row.label,
-                with_range([1000 * images / ms for ms in row.times], ",.0f"),
-                with_range(row.times, form),
+                with_range(row.images_per_second(plan), [1000 * images / ms for ms in row.times], ",.0f"),
+                with_range(row.step_ms, row.times, form),
                 f"{p10:{form}}–{p90:{form}}",
                 number(flops / row.step_ms / 1e6),
                 number(row.gemm_share(flops), ".0%"),
@@ -117,7 +117,7 @@ def _against_baseline(row: Row, baseline: Row | None) -> str:
     if baseline is None or row is baseline:
         return "1" if baseline else "-"
     ratio = speedup(row, baseline)
-    return "not ranked" if ratio.outcome == "not ranked" else f"{ratio.value:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+    return "not ranked" if ratio.outcome == "not ranked" else f"{ratio.value:.2f} ({ratio.bounds})"
 
 
 def start(results: Benchmark) -> Table:
@@ -253,7 +253,8 @@ def targets(results: Benchmark) -> Table:
         if row.key not in valid:
             continue
         reached = [trial for trial in row.trials if trial["reached"]]
-        seconds = with_range([cold_seconds(trial) for trial in reached], ".1f") if reached else "-"
+        cold = [cold_seconds(trial) for trial in reached]
+        seconds = with_range(statistics.median(cold), cold, ".1f") if cold else "-"
         steps = number(statistics.median(trial["steps"] for trial in reached)) if reached else "-"
         accuracy = number(row.median("test_accuracy"), ".2%")
         body.append([row.preset, row.label, seconds, steps, f"{len(reached)} of {len(row.trials)}", accuracy])

@@ -18,7 +18,7 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from compare import machine, presets
 from compare.cli import LOADERS, TRACKS, command_line, positive
@@ -79,8 +79,8 @@ def measured(loader: str, number: int, options: argparse.Namespace) -> Trial:
     trained = variants.measure(config, usual, folder=options.out, **how)
     if "error" in trained:
         return {"loader": loader, "repeat": number, "error": trained["error"]}
-    figures: Any = {"step_ms": statistics.median(trained["step_ms"]), "input_share": trained["input_share"]}
-    return {"loader": loader, "repeat": number, **delivery, **figures}
+    figures = {"step_ms": statistics.median(trained["step_ms"]), "input_share": trained["input_share"]}
+    return cast(Trial, {"loader": loader, "repeat": number, **delivery, **figures})
 
 
 @command_line
