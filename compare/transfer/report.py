@@ -171,8 +171,12 @@ def _curves(axes: Axes, rows: Sequence[Row]) -> None:
         means = [statistics.fmean(at[step]) for step in sorted(at)]
         look = {"color": COLORS[method], "linewidth": style.width, "linestyle": style.dashes}
         axes.plot(sorted(at), means, marker="" if len(at) > 1 else "o", **look, label=f"{method}, {name_of(track)}")
-    axes.set(title="Accuracy during training, mean over the seeds", xlabel="step", ylabel="accuracy on the new task, %")
-    axes.legend(fontsize=9, frameon=False, ncols=len(METHODS), handlelength=3.2)
+    axes.set_title("Accuracy during training, mean over the seeds", pad=24)
+    axes.set(xlabel="step", ylabel="accuracy on the new task, %")
+    axes.set_xlim(left=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+    axes.legend(**below, fontsize=9, frameon=False, ncols=len(METHODS), handlelength=3.2)
 
 
 def _ends(axes: Axes, rows: Sequence[Row]) -> None:
