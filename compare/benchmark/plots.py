@@ -175,9 +175,9 @@ def _roof(axes: Axes, core: dict[str, float], preset: str, tracks: dict[str, lis
         axes.plot(places, speeds, ls="none", label=NAMES[track], zorder=4, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    low = min(layer["flops"] / layer["ms"] / 1e6 for layers in tracks.values() for layer in layers if layer["flops"])
-    bottom = min(low, core["memory"] * x[0]) / 8  # room for the names
-    axes.set_ylim(bottom, core["gemm_gflops"] * 1.6)
+    reached = [layer["flops"] / layer["ms"] / 1e6 for layers in tracks.values() for layer in layers if layer["flops"]]
+    bottom = min(*reached, core["memory"] * x[0]) / 8  # room for the names
+    axes.set_ylim(bottom, 1.6 * max(*reached, core["gemm_gflops"]))
     for names, at in _apart([layer["label"] for layer in multiplying], intensity):
         axes.axvline(at, color="#e8e8e8", lw=1, zorder=0)
         axes.text(at, bottom * 1.1, names, rotation=90, size=9.5, color=FAINT, ha="right", va="bottom")

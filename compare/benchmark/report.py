@@ -38,35 +38,32 @@ def verdict(results: Benchmark, before: Benchmark | None) -> list[str]:
 
 def against(results: Benchmark, before: Benchmark) -> list[tuple[str, bool]]:
     """For each row of both: a sentence, and whether it became slower. Nothing is compared across machines."""
-    here, there = _machine_of(results), _machine_of(before)
-    if different := [f"{name} {there[name]}, now {here[name]}" for name in here if here[name] != there[name]]:
-        return [
-            (f"Not compared with the earlier benchmark, which ran on another machine: {'; '.join(different)}.", False)
-        ]
+    if different := _other_machine(results, before):
+        return [(f"Not compared with the earlier benchmark, which ran on another machine: {different}.", False)]
     peaks = [found["environment"]["gemm_gflops"] for found in (before, results)]
     said = [(f"GEMM peak: {tables.number(peaks[0])} GFLOP/s before, {tables.number(peaks[1])} now.", False)]
     old = {row.key: row for row in tables.shown(before)}
-    for name in results["presets"].keys() & before["presets"].keys():
-        if _work(results, name) != _work(before, name):
-            said.append((f"{name}: not compared, since the network, the batch or the device has changed.", False))
-            old = {key: row for key, row in old.items() if key[0] != name}
-    for row in tables.shown(results):
-        if row.key in old:
+    for preset, found in tables.by_preset(row for row in tables.shown(results) if row.key in old):
+        if _work(results, preset) != _work(before, preset):
+            said.append((f"{preset}: not compared, since the network, the batch or the device has changed.", False))
+            continue
+        for row in found:
             ratio = tables.speedup(row, old[row.key])
-            words = (
-                f"{ratio.outcome} than before, {ratio.describe()}"
-                if ratio.significant
-                else (f"{ratio.describe(add=tables.MORE)}")
-            )
-            said.append((f"{row.preset}: {row.label}, now against before: {words}.", ratio.outcome == "slower"))
+            changed = f"{ratio.outcome} than before, " if ratio.significant else "against before: "
+            slower = ratio.outcome == "slower"
+            said.append((f"{preset}: {row.label}, {changed}{ratio.describe(add=tables.MORE)}.", slower))
     return said
 
 
-def _machine_of(results: Benchmark) -> dict[str, Any]:
-    """What makes two benchmarks comparable: processor, cores, and the accelerators that computed."""
-    hardware = {trial["hardware"] for trial in results["trials"] if "hardware" in trial}
-    facts = {name: results["environment"].get(name) for name in ("cpu", "threads")}
-    return facts | {"hardware": ", ".join(sorted(hardware))}
+def _other_machine(results: Benchmark, before: Benchmark) -> str:
+    """Where two benchmarks differ in processor, cores or the hardware of a track; "" if they do not."""
+    facts = []
+    for found in (before, results):
+        hardware = {f"hardware of {trial['track']}": trial.get("hardware") for trial in found["trials"]}
+        facts.append(hardware | {name: found["environment"].get(name) for name in ("cpu", "threads")})
+    then, now = facts
+    common = [name for name in now if name in then and now[name] != then[name] and None not in (now[name], then[name])]
+    return "; ".join(f"{name} {then[name]}, now {now[name]}" for name in common)
 
 
 def _work(results: Benchmark, preset: str) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compare import machine, tracks
-from compare.benchmark import results as form
 from compare.benchmark import sweep, variants
+from compare.benchmark.results import KIND, SCHEMA, TENSORFLOW, Benchmark, Plan, Trial, cold_seconds, parity_problem
 from compare.config import Config
 from compare.files import write_json
 from compare.workers import process
@@ -33,7 +33,7 @@ class Session:
     threads: int
     out: Path
     note: Callable[[str], None]
-    results: form.Benchmark
+    results: Benchmark
     matmul_gflops: list[float] = dataclasses.field(default_factory=list)  # of large ones, since the last trial
 
     def save(self) -> None:
@@ -53,7 +53,7 @@ class Session:
                 variables=tracks.device_variables(wanted[0]),
             )
         for config, track in itertools.product(self.configs, self.tracks):
-            problem = form.parity_problem(self.results, config.preset, track)
+            problem = parity_problem(self.results, config.preset, track)
             if problem:
                 self.note(f"{config.preset} {track}: not measured: {problem}")
 
@@ -61,9 +61,9 @@ class Session:
         """The variants of a preset that are measured: those of tracks at parity, and TensorFlow if asked for."""
         return [
             variant
-            for variant in variants.of_tracks([*self.tracks, *([form.TENSORFLOW] if self.tensorflow else [])])
+            for variant in variants.of_tracks([*self.tracks, *([TENSORFLOW] if self.tensorflow else [])])
             if variant.fits(config, threads=self.threads)
-            and not form.parity_problem(self.results, config.preset, variant.track)
+            and not parity_problem(self.results, config.preset, variant.track)
         ]
 
     def repeat(self, number: int, target: float | None) -> None:
@@ -132,12 +132,12 @@ def begin(
     min_seconds: float,
     threads: int,
     command: str,
-) -> form.Benchmark:
+) -> Benchmark:
     """The content of benchmark.json before anything has been measured."""
     environment = machine.describe(threads=threads)
     return {
-        "schema": form.SCHEMA,
-        "kind": form.KIND,
+        "schema": SCHEMA,
+        "kind": KIND,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "status": "running",
         "command": command,
@@ -155,7 +155,7 @@ def begin(
     }
 
 
-def plan(config: Config, gemm_gflops: float | None, min_seconds: float) -> form.Plan:
+def plan(config: Config, gemm_gflops: float | None, min_seconds: float) -> Plan:
     """Steps and chunks of a preset's trials, the same for all variants.
 
     The learning-rate schedule is long enough for ``min_seconds`` of timed steps at the speed of a large matmul, which
@@ -186,11 +186,11 @@ def plan(config: Config, gemm_gflops: float | None, min_seconds: float) -> form.
     }
 
 
-def describe(trial: form.Trial) -> str:
+def describe(trial: Trial) -> str:
     """One line about a trial."""
     if "error" in trial:
         return f"failed: {trial['error']}"
     if trial["reached"] is not None:
         accuracy = f"validation accuracy {trial['val_accuracy']:.2%}"
-        return f"{form.cold_seconds(trial):.1f} s, {accuracy}" + ("" if trial["reached"] else ": target not reached")
+        return f"{cold_seconds(trial):.1f} s, {accuracy}" + ("" if trial["reached"] else ": target not reached")
     return f"{statistics.median(trial['step_ms']):.2f} ms/step"

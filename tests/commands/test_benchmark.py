@@ -125,8 +125,8 @@ def test_only_a_significant_change_against_an_earlier_benchmark_is_slower() -> N
     now["presets"]["mlp-mnist"] |= {"steps": 1800}  # a longer schedule is the same work
     said = report.against(now, before)
     assert [slower for _, slower in said][1:] == [True, False]
-    assert "numpy plain, now against before: slower than before, 0.89× (95 % CI" in said[1][0]
-    assert "torch eager, now against before: no significant difference (1.00×" in said[2][0]
+    assert "numpy plain, slower than before, 0.89× (95 % CI" in said[1][0]
+    assert "torch eager, against before: no significant difference (1.00×" in said[2][0]
     assert (report.status(now, before), report.status(before, now)) == (1, 0)
 
 
