@@ -1,70 +1,267 @@
-"""What a run is: one frozen dataclass, and how its steps are cut into chunks."""
+"""The configuration of a run, and what is known of each of its settings."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+import typing
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from compare.errors import UserError
+from compare.errors import LARGEST, UserError, Valid, base_of, require_valid, short
+
+# --- the settings -----------------------------------------------------------------------------------------------------
+
+
+ANY = Valid()
+TRAINING, DATA, DEVICES = "what to train", "data", "devices"  # groups of flags
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of a field of the :class:`Config`, beside its type and its default.
+
+    ``resume`` says when another value is refused: ``state`` wherever a checkpoint is trained on, ``run`` where the same
+    run goes on, ``free`` never.
+    """
+
+    help: str
+    valid: Valid = ANY
+    group: str = ""  # of the command line's flag, --name-of-the-field; "" where there is none
+    metavar: str = ""
+    search: bool = False  # a search may vary it
+    resume: Literal["state", "run", "free"] = "run"
+    arguments: Mapping[str, Valid] | None = None  # of a field that holds arguments by name; any other name: ``valid``
+
+
+def setting(help: str, **known: Any) -> Mapping[str, Setting]:
+    """The metadata of a field of the Config: its :class:`Setting`."""
+    return {"setting": Setting(help, **known)}
+
+
+MAX_STEPS = 10**8  # a run keeps the loss of every step
+SIZE = Valid(1, 10**6)
+SHARE = Valid(0, 1, below=True)
+WIDTH = 2**16  # of a layer
+
+MODEL_ARGUMENTS = {
+    "input_shape": Valid(1, 4096, length=3),
+    "classes": Valid(1, 10**6),
+    "padding": Valid(0, 64),
+    "compression": Valid(0, 1, above=True),
+    "eps": Valid(0, 1, above=True),
+    "activation": Valid(choices=("relu", "leaky_relu", "elu", "sigmoid", "tanh", "softplus", "silu", "gelu")),
+}
+OPTIMIZER_ARGUMENTS = {
+    "weight_decay": Valid(0),
+    "clip_norm": Valid(0, above=True),
+    "decay": SHARE,
+    "beta1": SHARE,
+    "beta2": SHARE,
+    "eps": Valid(0, above=True),
+}
+LOSS_ARGUMENTS = {"label_smoothing": Valid(0, 1), "delta": Valid(0, above=True)}
+SCHEDULE_ARGUMENTS = {
+    "warmup": Valid(0, 1),
+    "end": Valid(0, 1),
+    "factor": Valid(0, 1, above=True),
+    "at": Valid(0, 1),
+    "div": Valid(1),
+    "final_div": Valid(1),
+}
 
 
 @dataclass(frozen=True)
 class Config:
-    """One training: everything that decides its result, the track and the thread count excepted."""
+    """One training: everything that decides its result, the track and the thread count excepted.
 
-    preset: str
-    model: str
-    dataset: str
-    promise: str  # expected test accuracy and time, measured
-    model_args: dict[str, Any] = field(default_factory=dict)
-    data_dir: str | None = None  # where datasets are that do not ship
-    loader: str = "memory"  # see compare.data.loaders; all give the same batches
-    augment: tuple[str, ...] = ()  # see compare.data.augment
-    epochs: float = 10.0
-    steps: int | None = None  # instead of epochs
-    batch_size: int = 128
-    accumulate: int = 1  # micro-batches whose gradients make one update
-    ema: float | None = None  # decay of an average of the weights, which evaluation then uses
-    loss: str = "cross_entropy"
-    loss_args: dict[str, Any] = field(default_factory=dict)
-    optimizer: str = "nesterov"
-    optimizer_args: dict[str, Any] = field(default_factory=dict)
-    schedule: str = "one_cycle"
-    schedule_args: dict[str, Any] = field(default_factory=dict)
-    lr: float = 0.1
-    patience: int | None = None  # stop after so many evaluations without a better validation accuracy
-    keep_best: bool = False  # the result is the state of the best validation accuracy, not the last
-    val_size: int | None = None  # 5,000, or a tenth of a small training set
-    eval_batch_size: int = 500
-    lr_scale: dict[str, float] | None = None  # path prefix -> factor of the learning rate, 0 freezes
-    precision: str = "float32"  # or float64, or bfloat16 for the products (not in NumPy)
-    device: str = "cpu"  # of JAX and PyTorch: cpu, gpu, gpu:1, or auto; NumPy has the CPU
-    devices: int = 1  # a shard of each batch on each
-    seed: int = 0
+    UserError where a value is not of the type or in the range that its field has. The arguments of the
+    network, the optimizer, the schedule and the loss are checked by ``overrides.require_arguments``.
+    """
+
+    preset: str = field(metadata=setting("name of the settings that this one began with"))
+    model: str = field(metadata=setting("network, a name in numpy_nn.models.MODELS", resume="state"))
+    dataset: str = field(
+        metadata=setting(
+            "other images of the same size, e.g. fashion-mnist, tfds:kmnist or folder:PATH",
+            group=DATA, metavar="NAME", resume="state",
+        )
+    )  # fmt: skip
+    expected: str = field(default="", metadata=setting("expected accuracy and time, as measured", resume="free"))
+    model_args: dict[str, Any] = field(
+        default_factory=dict,
+        metadata=setting("arguments of the network", valid=Valid(1, WIDTH), arguments=MODEL_ARGUMENTS, resume="state"),
+    )
+    data_dir: str | None = field(
+        default=None,
+        metadata=setting(
+            "folder of the datasets that do not ship (default: NN_DATA_DIR, or ~/.cache/nn-three-ways)",
+            group=DATA, metavar="DIR", resume="free",
+        ),
+    )  # fmt: skip
+    loader: str = field(
+        default="memory",
+        metadata=setting(
+            "library that reads the training images; all give the same batches",
+            valid=Valid(choices=("memory", "torch", "tfds", "tfdata", "grain")), group=DATA,
+        ),
+    )  # fmt: skip
+    augment: tuple[str, ...] = field(
+        default=(),
+        metadata=setting(
+            "augmentations in their order, e.g. crop:2 flip; none at all turns the preset's off",
+            group=DATA, metavar="NAME", search=True,
+        ),
+    )  # fmt: skip
+    epochs: float = field(
+        default=10.0,
+        metadata=setting(
+            "passes over the training images", valid=Valid(0, 10**4, above=True), group=TRAINING, metavar="N"
+        ),
+    )
+    steps: int | None = field(
+        default=None,
+        metadata=setting(
+            "exact number of updates, instead of epochs", valid=Valid(1, MAX_STEPS), group=TRAINING, metavar="N"
+        ),
+    )
+    batch_size: int = field(
+        default=128,
+        metadata=setting(
+            "images per update, on all devices together",
+            valid=SIZE, group=TRAINING, metavar="N", search=True, resume="state",
+        ),
+    )  # fmt: skip
+    accumulate: int = field(
+        default=1, metadata=setting("micro-batches whose gradients make one update", valid=SIZE, search=True)
+    )
+    ema: float | None = field(
+        default=None,
+        metadata=setting(
+            "decay of an average of the weights, which evaluation then uses", valid=SHARE, search=True, resume="state"
+        ),
+    )
+    loss: str = field(default="cross_entropy", metadata=setting("loss, a name in numpy_nn.losses.LOSSES", search=True))
+    loss_args: dict[str, Any] = field(
+        default_factory=dict, metadata=setting("arguments of the loss", arguments=LOSS_ARGUMENTS)
+    )
+    optimizer: str = field(
+        default="nesterov",
+        metadata=setting("optimizer, a name in numpy_nn.optim.OPTIMIZERS", search=True, resume="state"),
+    )
+    optimizer_args: dict[str, Any] = field(
+        default_factory=dict, metadata=setting("arguments of the optimizer", arguments=OPTIMIZER_ARGUMENTS)
+    )
+    schedule: str = field(
+        default="one_cycle",
+        metadata=setting("schedule of the learning rate, a name in numpy_nn.optim.SCHEDULES", search=True),
+    )
+    schedule_args: dict[str, Any] = field(
+        default_factory=dict, metadata=setting("arguments of the schedule", arguments=SCHEDULE_ARGUMENTS)
+    )
+    lr: float = field(
+        default=0.1,
+        metadata=setting("peak learning rate", valid=Valid(0, above=True), group=TRAINING, metavar="X", search=True),
+    )
+    patience: int | None = field(
+        default=None,
+        metadata=setting(
+            "stop after N evaluations without a better validation accuracy, and keep the best state",
+            valid=SIZE, group=TRAINING, metavar="N", search=True,
+        ),
+    )  # fmt: skip
+    keep_best: bool = field(
+        default=False,
+        metadata=setting("the result is the state of the best validation accuracy, not the last", search=True),
+    )
+    val_size: int | None = field(
+        default=None,
+        metadata=setting(
+            "validation images (default: 5,000, or a tenth of a small training set)",
+            valid=Valid(0, 10**9), resume="state",
+        ),
+    )  # fmt: skip
+    eval_batch_size: int = field(default=500, metadata=setting("images per batch of an evaluation", valid=SIZE))
+    lr_scale: dict[str, float] | None = field(
+        default=None,
+        metadata=setting(
+            "factor of the learning rate by prefix of the parameter's path; 0 freezes",
+            valid=Valid(0), resume="state",
+        ),
+    )  # fmt: skip
+    precision: str = field(
+        default="float32",
+        metadata=setting(
+            "arithmetic; bfloat16 is that of the matmuls, and not in NumPy",
+            valid=Valid(choices=("float32", "float64", "bfloat16")), group=DEVICES, search=True,
+        ),
+    )  # fmt: skip
+    device: str = field(
+        default="cpu",
+        metadata=setting(
+            "where JAX and PyTorch compute; NumPy computes on the CPU, and auto takes a GPU if there is one",
+            valid=Valid(pattern=r"auto|cpu|gpu(:\d{1,4})?", shown="auto, cpu, gpu or gpu:N"),
+            group=DEVICES, metavar="auto|cpu|gpu[:N]", resume="free",
+        ),
+    )  # fmt: skip
+    devices: int = field(
+        default=1,
+        metadata=setting(
+            "devices that share each batch; those of a CPU are its cores",
+            valid=Valid(1, 4096), group=DEVICES, metavar="N", resume="free",
+        ),
+    )  # fmt: skip
+    seed: int = field(
+        default=0,
+        metadata=setting(
+            "of the first weights, the batches and the augmentation", valid=Valid(0, 2**32 - 1), resume="state"
+        ),
+    )
+
+    def __post_init__(self) -> None:
+        for name, known in SETTINGS.items():
+            require_valid(name, getattr(self, name), kinds()[name], known.valid if known.arguments is None else ANY)
 
     def to_json(self) -> dict[str, Any]:
         """Every field, as plain JSON types."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Config:
+    def from_json(cls, values: Mapping[str, Any]) -> Config:
         """Undo :meth:`to_json`; what another version wrote may lack fields, but must not have unknown ones."""
+        if not isinstance(values, Mapping):
+            raise UserError(f"invalid configuration {short(values)}: expected the names and values of its settings")
+        lifted = {RENAMED.get(name, name): value for name, value in values.items() if name not in RETIRED}
+        if isinstance(lifted.get("augment"), list):
+            lifted["augment"] = tuple(lifted["augment"])
         try:
-            return cls(**{name: value for name, value in values.items() if name not in RETIRED})
+            return cls(**lifted)
         except TypeError as error:
             raise UserError(f"this configuration was written by another version of this project: {error}") from error
 
 
 RETIRED = ("numpy_threads",)  # fields of earlier versions that said nothing about the result
+RENAMED = {"promise": "expected"}
+
+SETTINGS: Mapping[str, Setting] = {each.name: each.metadata["setting"] for each in dataclasses.fields(Config)}
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How many steps a run takes, in chunks of how many, and after which steps it is evaluated."""
+@functools.cache
+def kinds() -> dict[str, Any]:
+    """The type hint of each field of the Config."""
+    return typing.get_type_hints(Config)
 
-    steps: int
-    chunk: int
-    evaluations: frozenset[int]
+
+def parse(name: str, text: str) -> Any:
+    """The value of a field that a flag gives, as text; UserError if it has no such value."""
+    kind, valid = kinds()[name], SETTINGS[name].valid
+    try:
+        value = base_of(kind)(text) if base_of(kind) in (int, float) else text
+    except ValueError:
+        value = text
+    require_valid(name, value, kind, valid, given=text)
+    return value
 
 
 @dataclass(frozen=True)
@@ -82,8 +279,8 @@ class Interval:
             every = float(number) if unit else int(number)
         except ValueError:
             every = 0
-        if not 0 < every < float("inf"):
-            raise UserError(f"{text!r} is neither a number of steps, like 500, nor of seconds, like 60s")
+        if not 0 < every < LARGEST:
+            raise UserError(f"invalid interval {text!r}: expected a number of steps, like 500, or of seconds, like 60s")
         return cls(every, unit)
 
     def passed(self, *, steps: int, seconds: float) -> bool:
@@ -92,42 +289,3 @@ class Interval:
 
     def __str__(self) -> str:
         return f"{self.every}{self.unit}"
-
-
-CHUNK = 64  # steps per call at most: long enough to hide the call, short enough for progress to move
-
-
-def plan(config: Config, train_size: int, *, first: int = 0) -> Plan:
-    """Cut a run into chunks of one length, so that one compiled program serves all of them.
-
-    ``steps`` is kept exactly, its chunk being a divisor; ``epochs`` gives up to
-    half a chunk at its end. Evaluated after each epoch, at a chunk's end, and at last.
-    What goes on from step ``first`` keeps the chunks of the whole, or, if that step is
-    no chunk's end, has its rest cut anew.
-    """
-    if config.accumulate < 1 or config.batch_size % config.accumulate:
-        raise UserError(
-            f"accumulate {config.accumulate}: it is the number of equal micro-batches of a batch of "
-            f"{config.batch_size:,}, and must divide it"
-        )
-    per_epoch = max(train_size // config.batch_size, 1)
-    total = config.steps or max(round(config.epochs * per_epoch), 1)
-    longest = min(max(total // 5, 1), CHUNK)  # five chunks at least: the first is warm-up, the others are timed
-    chunk, planned = _cut(total, longest, exactly=bool(config.steps))
-    start = 0
-    if first % chunk and first < planned:
-        start = first
-        chunk, planned = _cut(total - first, min(longest, total - first), exactly=bool(config.steps))
-        planned += first
-    epochs = range(per_epoch, planned, per_epoch)
-    at_chunk_ends = {min(start - (start - step) // chunk * chunk, planned) for step in epochs if step > start}
-    return Plan(steps=planned, chunk=chunk, evaluations=frozenset(at_chunk_ends | {planned}))
-
-
-def _cut(steps: int, longest: int, *, exactly: bool) -> tuple[int, int]:
-    """Length of the chunks, and how many steps they are together."""
-    if exactly:
-        chunk = max(k for k in range(1, longest + 1) if steps % k == 0)
-    else:
-        chunk = max(range((longest + 1) // 2, longest + 1), key=lambda k: (steps // k * k, k))
-    return chunk, steps // chunk * chunk

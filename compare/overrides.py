@@ -16,16 +16,14 @@ import dataclasses
 import inspect
 import json
 import math
+import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compare.config import Config
-from compare.errors import UserError
+from compare.config import SETTINGS, Config, kinds
+from compare.errors import UserError, look_up, require_valid, suggestion
 
-ARGUMENTS = ("model_args", "optimizer_args", "schedule_args", "loss_args")  # fields that hold arguments by name
-NAMES = (  # the others decide what is asked, not how well it is answered
-    "augment batch_size accumulate ema loss optimizer schedule lr patience keep_best precision"
-).split()
+HOLDERS = tuple(name for name, setting in SETTINGS.items() if setting.arguments is not None)  # model_args, ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,10 +131,12 @@ def _choice(name: str, words: str) -> Choice:
             raise UserError(
                 f"{name}={words}: {error.msg}; values have commas between them, lists have [brackets]"
             ) from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
+        raise UserError(f"invalid {name} {words[:20]}...: {error}") from error
     return Choice(name, tuple(values))
 
 
-# --- what is known, and what follows ----------------------------------------------------------------------------------
+# --- what a config may hold -------------------------------------------------------------------------------------------
 
 
 def replaced(config: Config, values: Mapping[str, Any]) -> Config:
@@ -146,7 +146,7 @@ def replaced(config: Config, values: Mapping[str, Any]) -> Config:
         if "." in name:
             field, argument = name.split(".")
             whole[field] = {**whole.get(field, getattr(config, field)), argument: value}
-    if "augment" in whole:
+    if isinstance(whole.get("augment"), list):
         whole["augment"] = tuple(whole["augment"])
     return dataclasses.replace(config, **whole)
 
@@ -157,47 +157,72 @@ def require_known(fields: Mapping[str, Field], config: Config) -> None:
     An argument of the optimizer has to be one of every optimizer that is tried; so for schedule and loss.
     """
     for name, field in fields.items():
+        values = (field.low, field.high) if isinstance(field, Range) else field.values
         group, dot, argument = name.partition(".")
-        if dot and group in ARGUMENTS and "." not in argument:
+        if dot and group in HOLDERS and "." not in argument:
             taker = group.removesuffix("_args")
             varied = fields.get(taker)
             for each in varied.values if isinstance(varied, Choice) else [getattr(config, taker)]:
-                _require(argument, _arguments_of(taker, each), f"argument of {each}")
+                for value in values:
+                    _require_argument(taker, each, argument, value)
             continue
-        _require(name, [*NAMES, *(f"{each}.NAME" for each in ARGUMENTS)], "field")
-        for value in (field.low, field.high) if isinstance(field, Range) else field.values:
-            _require_fit(name, value, getattr(config, name))
+        known = [each for each, setting in SETTINGS.items() if setting.search]
+        if name not in known:
+            close = suggestion(name, known)
+            raise UserError(
+                f"unknown field {name!r}.{close} Known: {', '.join([*known, *(f'{h}.NAME' for h in HOLDERS)])}"
+            )
+        for value in values:
+            require_valid(name, value, kinds()[name], SETTINGS[name].valid)
+            if f"{name}_args" in HOLDERS:
+                look_up(name, value, _table(name))
 
 
-def _arguments_of(taker: str, name: str) -> list[str]:
-    """What a model, optimizer, schedule or loss of this name may be given; for an unknown name nothing is known."""
+def require_arguments(config: Config) -> None:
+    """Raise UserError unless network, optimizer, schedule, loss and augmentations exist and take their arguments.
+
+    The Config itself checks every other field when it is made.
+    """
+    from compare.data.augment import parse
+
+    for holder in HOLDERS:
+        taker = holder.removesuffix("_args")
+        name = getattr(config, taker)
+        look_up(taker, name, _table(taker))
+        for argument, value in getattr(config, holder).items():
+            _require_argument(taker, name, argument, value)
+    try:
+        _table("model")[config.model](
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in config.model_args.items()}
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"invalid model_args of {config.model}: {error}") from error
+    parse(config.augment)
+
+
+def _table(taker: str) -> Mapping[str, Any]:
+    """The models, optimizers, schedules or losses by name."""
     from numpy_nn import losses, models, optim
 
-    if taker == "model":
-        return list(inspect.signature(models.MODELS[name]).parameters)
-    tables: dict[str, Any] = {"optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES, "loss": losses.LOSSES}
-    _require(name, list(tables[taker]), taker)
-    found = tables[taker][name]
-    parameters = inspect.signature(found[0] if isinstance(found, tuple) else found).parameters.values()
-    constants = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
-    common = ["weight_decay", "clip_norm"] if taker == "optimizer" else []
-    return common + [each for each in constants if each not in ("lr", "steps", "t")]
+    tables = {"model": models.MODELS, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES, "loss": losses.LOSSES}
+    return tables[taker]
 
 
-def _require_fit(name: str, value: Any, now: Any) -> None:
-    """Could the value stand where ``now`` does? Where nothing stands, anything could."""
-    from numpy_nn import losses, optim
-
-    tables = {"optimizer": list(optim.OPTIMIZERS), "schedule": list(optim.SCHEDULES), "loss": list(losses.LOSSES)}
-    kinds: dict[type, Any] = {float: int | float, tuple: list}
-    if name in tables:
-        _require(value, tables[name], name)
-    elif now is not None and not (
-        isinstance(value, kinds.get(type(now), type(now))) and isinstance(value, bool) == isinstance(now, bool)
-    ):
-        raise UserError(f"{name}={value!r}: it is {type(value).__name__}, and should be like {now!r}")
+def _require_argument(taker: str, name: str, argument: str, value: Any) -> None:
+    """Raise UserError unless the model, optimizer, ... of this name has such an argument, which may have this value."""
+    kinds, setting = _arguments_of(taker, name), SETTINGS[f"{taker}_args"]
+    if argument not in kinds:
+        known = f"Known: {', '.join(kinds)}" if kinds else "It has none"
+        raise UserError(f"unknown argument {argument!r} of {name}.{suggestion(argument, kinds)} {known}")
+    assert setting.arguments is not None
+    require_valid(f"{taker}_args.{argument}", value, kinds[argument], setting.arguments.get(argument, setting.valid))
 
 
-def _require(name: Any, known: Sequence[str], what: str) -> None:
-    if name not in known:
-        raise UserError(f"unknown {what} {name!r}; known: {', '.join(known)}")
+def _arguments_of(taker: str, name: str) -> dict[str, Any]:
+    """The arguments that a model, optimizer, schedule or loss of this name may be given, with their type hints."""
+    found = look_up(taker, name, _table(taker))
+    function = found.__init__ if taker == "model" else found[0] if isinstance(found, tuple) else found
+    hints = typing.get_type_hints(function)
+    names = [each.name for each in inspect.signature(function).parameters.values() if each.kind is each.KEYWORD_ONLY]
+    common = {"weight_decay": float, "clip_norm": float | None} if taker == "optimizer" else {}
+    return common | {each: hints[each] for each in names if each not in ("lr", "steps", "t")}

@@ -1,7 +1,7 @@
-"""What does a trained network see in this picture?
+"""Classify pictures with a trained network.
 
     python -m compare.predict seven.png
-    python -m compare.predict *.jpg --checkpoint runs/first/checkpoints/cnn-mnist-jax-seed0 --track all
+    python -m compare.predict *.jpg --checkpoint runs/first/checkpoints/cnn-mnist-jax-seed0 --tracks all
 
 The same from Python:
 
@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from compare import tracks
-from compare.cli import command_line, told
+from compare import cli, tracks
+from compare.cli import command_line
 from compare.data import images
 from compare.errors import UserError
 from compare.weights.network import Network
@@ -94,7 +94,7 @@ def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int)
         answers = {name: predictor.probabilities(image, track=name) for name in track_names}
     except images.ImageError as error:
         raise images.ImageError(f"{path} {error}") from error
-    lines = [str(path)]
+    lines = [cli.shown(path)]
     for name, probabilities in answers.items():
         best = ranked(probabilities, predictor.network.classes)[:top]
         lines.append(
@@ -107,34 +107,32 @@ def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int)
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m compare.predict``."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.predict", description="Ask a trained network what it sees in pictures."
-    )
-    options.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="PNG or JPEG, any size and colours")
-    options.add_argument(
-        "--checkpoint", type=Path, default=DEFAULT, metavar="C", help="checkpoint folder or exported file (the CNN)"
-    )
-    options.add_argument("--track", default="numpy", choices=[*tracks.TRACKS, "all"])
-    options.add_argument("--top", type=int, default=3, metavar="N", help="how many classes to print (3)")
+    """The command line."""
+    options = cli.parser("predict", __doc__, what="pictures")
+    options.add_argument("images", nargs="+", type=cli.path, metavar="IMAGE", help="PNG or JPEG, any size and colours")
+    pictures = cli.group(options, "pictures")
+    pictures.add_argument(
+        "--checkpoint", type=cli.path, default=DEFAULT, metavar="PATH",
+        help="checkpoint folder or exported file (default: the CNN that ships)",
+    )  # fmt: skip
+    cli.add_tracks(options, where="pictures", default=["numpy"], extra=["all"])
+    pictures.add_argument("--top", type=cli.number(int), default=3, metavar="N", help="classes to print (default: 3)")
     return options
 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if every picture was answered, 2 if a file or the question is wrong; the others are answered still."""
+    """Return 0 if every picture was answered, 2 if a file or an argument is wrong; the others are answered still."""
     options = parser().parse_args(arguments)
-    if options.top < 1:
-        parser().error(f"--top {options.top}: at least 1 class")
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    names = list(tracks.TRACKS) if options.track == "all" else [options.track]
+    names = list(tracks.TRACKS) if "all" in options.tracks else options.tracks
     status = 0
     predictor = load(options.checkpoint)
     for path in options.images:
         try:
             print(tell(predictor, path, names, options.top))
         except UserError as error:
-            status = told(error)
+            status = cli.report(error)
     return status
 
 

@@ -1,4 +1,4 @@
-"""Weights trained elsewhere: a state dict of PyTorch becomes a checkpoint that every track reads.
+"""Import weights that were trained elsewhere: a PyTorch state dict becomes a checkpoint that every track reads.
 
     python -m compare.pretrained import resnet20.th --model resnet20 --out checkpoints/resnet20
     python -m compare.pretrained import cnn-mnist.safetensors --out checkpoints/cnn
@@ -20,23 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from compare import cli, overrides
 from compare.cli import command_line
 from compare.config import Config
-from compare.weights.architectures import ARCHITECTURES, PREPARED
 from compare.weights.network import CLASSES, describe
 from compare.weights.npz import WeightsError
 from compare.weights.open import read as read_network
-from compare.weights.torch_files import (
-    architecture_of,
-    convert,
-    read,
-)
 from numpy_nn.tree import count
-
-# --- file -> state dict -> tree ---------------------------------------------------------------------------------------
-
-
-# --- command line -----------------------------------------------------------------------------------------------------
 
 
 def import_file(
@@ -60,7 +50,10 @@ def import_file(
         except WeightsError as error:
             raise WeightsError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     else:
-        snapshot, meta = convert(read(path), architecture, args), metadata(path, architecture, args or {}, dataset)
+        from compare.weights.torch_files import convert, read
+
+        meta = metadata(path, architecture, args or {}, dataset)
+        snapshot = convert(read(path), architecture, args)
     step = int(meta.get("step") or 0)
     if (out / str(step)).exists():
         raise WeightsError(f"{out / str(step)} exists: remove it or choose another folder")
@@ -71,14 +64,18 @@ def import_file(
 
 def metadata(path: Path, architecture: str, args: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     """What a checkpoint says of weights from elsewhere."""
+    from compare.weights.architectures import PREPARED
+    from compare.weights.torch_files import architecture_of
+
     known = architecture_of(architecture)
     config = Config(
         preset=architecture,
         model=known.model,
         model_args=known.args | dict(args),
         dataset=dataset,
-        promise=f"imported from {path.name}",
+        expected=f"imported from {path.name}",
     )
+    overrides.require_arguments(config)
     meta: dict[str, Any] = {"config": config.to_json(), "track": "torch", "step": 0}
     if dataset == "elsewhere" and known.args:
         meta |= PREPARED | {"classes": class_names(config.model_args["classes"])}
@@ -99,7 +96,7 @@ def class_names(count: int) -> Sequence[str]:
 def _object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
@@ -107,28 +104,30 @@ def _object(text: str) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m compare.pretrained``."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.pretrained", description="Take over weights that were trained elsewhere."
-    )
-    command = options.add_subparsers(dest="command", required=True).add_parser("import", help="file -> checkpoint")
-    command.add_argument("file", type=Path, help="pickled state dict (.pt, .pth, .th), .safetensors, or exported .npz")
+    """The command line."""
+    options = cli.parser("pretrained", __doc__)
+    text = "file -> checkpoint"
+    command = options.add_subparsers(dest="command", required=True).add_parser("import", help=text, description=text)
     command.add_argument(
-        "--model", metavar="NAME", help=f"if the file does not say it: one of {', '.join(ARCHITECTURES)}"
+        "file", type=cli.path, help="pickled state dict (.pt, .pth, .th), .safetensors, or exported .npz"
     )
-    command.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder of the new checkpoint")
+    command.add_argument(
+        "--model", metavar="NAME", help="if the file does not say it: resnet20, vgg11_bn, ..., or one of ours, like cnn"
+    )
+    command.add_argument("--out", required=True, type=cli.output, metavar="DIR", help="folder of the new checkpoint")
     command.add_argument(
         "--args", type=_object, default={}, metavar="JSON", help='changed arguments of the network: {"classes": 100}'
     )
     command.add_argument(
-        "--dataset", default="elsewhere", metavar="NAME", help="what the images were: sets their scaling and classes"
-    )
+        "--dataset", type=cli.dataset, default="elsewhere", metavar="NAME",
+        help="what the images were: sets their scaling and classes",
+    )  # fmt: skip
     return options
 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if the checkpoint was written, 2 if the file or the question is wrong."""
+    """Return 0 if the checkpoint was written, 2 if the file or an argument is wrong."""
     options = parser().parse_args(arguments)
     saved = import_file(options.file, options.model, options.out, options.args, dataset=options.dataset)
     print(f"saved {saved}")

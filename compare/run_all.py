@@ -1,126 +1,89 @@
 """Train the same networks in NumPy, JAX and PyTorch and compare them.
 
-python compare/run_all.py                                 an MLP and a CNN on MNIST, all tracks
-python compare/run_all.py mlp-mnist --epochs 1            one preset, one epoch
-python compare/run_all.py cnn-mnist --tracks jax torch --seeds 0 1 2
-python compare/run_all.py --resume runs/today             what was killed or stopped goes on
+python -m compare.run_all                                 an MLP and a CNN on MNIST, all tracks
+python -m compare.run_all mlp-mnist --epochs 1            one preset, one epoch
+python -m compare.run_all cnn-mnist --tracks jax torch --seeds 0 1 2
+python -m compare.run_all --resume runs/today             finish what was killed or stopped
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from compare.cli import LOADERS, TRACKS, add_saving, positive
-
 if __name__ == "__main__":  # so that `python compare/run_all.py` finds the packages beside compare/
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from compare import presets, tracks
-from compare.cli import command_line
-from compare.config import Config
+from compare import cli, presets, tracks
+from compare.cli import TRACKS, command_line
+from compare.config import SETTINGS, Config
 from compare.errors import UserError
+from compare.training.steps import short_chunks
+
+FLAGS = tuple(name for name, setting in SETTINGS.items() if setting.group)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="run_all.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    names = ", ".join(presets.PRESETS)
-    default = " ".join(presets.DEFAULT)
-    options.add_argument("presets", nargs="*", metavar="PRESET", help=f"what to train: {names} (default: {default})")
-    options.add_argument("--tracks", nargs="+", choices=TRACKS, default=TRACKS, metavar="TRACK", help="numpy jax torch")
-    length = options.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=positive(float), metavar="N", help="passes over the training images")
-    length.add_argument("--steps", type=positive(int), metavar="N", help="exact number of updates instead")
-    options.add_argument("--batch-size", type=positive(int), metavar="N")
-    options.add_argument("--lr", type=positive(float), metavar="X", help="peak learning rate")
-    options.add_argument(
-        "--patience",
-        type=positive(int),
-        metavar="N",
-        help="stop after N evaluations without a better validation accuracy, and keep the best state",
-    )
-    options.add_argument(
-        "--dataset", metavar="NAME", help="other images of the same size, e.g. fashion-mnist or tfds:kmnist"
-    )
-    options.add_argument("--augment", nargs="*", metavar="WHAT", help="e.g. crop:2 flip; nothing turns it off")
-    options.add_argument(
-        "--loader",
-        choices=LOADERS,
-        metavar="NAME",
-        help=f"what reads the training images, in the same order: {' '.join(LOADERS)} (default: memory)",
-    )
-    options.add_argument("--data-dir", metavar="DIR", help="where Fashion-MNIST and CIFAR-10 are (or set NN_DATA_DIR)")
-    options.add_argument(
+    options = cli.parser("run_all", __doc__)
+    training = cli.group(options, "what to train")
+    names, default = ", ".join(presets.PRESETS), " ".join(presets.DEFAULT)
+    training.add_argument("presets", nargs="*", metavar="PRESET", help=f"{names} (default: {default})")
+    cli.add_tracks(options)
+    cli.add_seeds(options, default=None, what="one training each")
+    cli.add_settings(options, *FLAGS)
+    training.add_argument(
         "--set",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="any other field of a preset, as compare.search finds them: optimizer=adamw model_args.hidden=[256]",
+        help="any other setting, as compare.search finds it: optimizer=adamw model_args.hidden=[256]",
     )
-    options.add_argument("--seeds", type=int, nargs="+", metavar="S", help="one run each (default: 0)")
-    options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
-    options.add_argument(
-        "--device",
-        type=tracks.parse_device,
-        metavar="auto|cpu|gpu[:i]",
-        help="where JAX and PyTorch compute (default: cpu, where NumPy does); auto is a GPU if there is one",
+    cli.add_saving(options)
+    saving = cli.group(options, "saving and resuming")
+    saving.add_argument("--resume", type=cli.path, metavar="DIR", help="finish every unfinished run of a comparison")
+    saving.add_argument(
+        "--resume-from",
+        type=cli.path,
+        metavar="CHECKPOINT",
+        help="start every track from this, whatever track wrote it",
     )
-    options.add_argument(
-        "--devices", type=positive(int), metavar="N", help="split each batch over N devices; a CPU's are its cores"
+    cli.add_output(options)
+    cli.add_mlflow(options)
+    output = cli.group(options, "output")
+    output.add_argument("--skip-parity", action="store_true", help="skip the parity check; no speeds are shown then")
+    output.add_argument("--no-proof", dest="skip_parity", action="store_true", help=argparse.SUPPRESS)  # its old name
+    output.add_argument(
+        "--list", action="store_true", help="list the presets, with expected accuracy and time, and exit"
     )
-    add_saving(options)
-    options.add_argument("--resume", type=Path, metavar="DIR", help="go on with every unfinished run of a comparison")
-    options.add_argument(
-        "--resume-from", type=Path, metavar="CHECKPOINT", help="start every track from this, whatever track wrote it"
-    )
-    options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/DATE_TIME)")
-    options.add_argument("--no-proof", action="store_true", help="skip the parity proof; speeds are then not shown")
-    options.add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")
-    options.add_argument("--list", action="store_true", help="list the presets and their promises, and exit")
     return options
 
 
 def configs(options: argparse.Namespace) -> list[Config]:
-    """One Config per preset and seed, the command line's wishes over the preset's."""
-    given = {
-        name: value
-        for name in (
-            "epochs steps batch_size lr dataset loader augment data_dir precision patience device devices"
-        ).split()
-        if (value := getattr(options, name)) is not None
-    }
+    """One Config per preset and seed, the flags over the preset's settings; UserError for what cannot be trained."""
+    from compare import overrides
+
+    given = cli.given(options)
     if options.patience:
         given["keep_best"] = True
-    if options.augment:
-        from compare.data.augment import parse
-
-        parse(options.augment)  # a wrong name is said now
     if options.loader:
         from compare.data.loaders import require
 
-        require(options.loader)  # so is a package that is absent
-    if options.data_dir:
-        options.data_dir = str(Path(options.data_dir).resolve())
+        require(options.loader)  # its package may be absent
     if options.resume_from:
         wanted = [from_checkpoint(options, given)]
     else:
         chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
-        seeds = dict.fromkeys(options.seeds or [0])
-        wanted = [dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in seeds]
+        wanted = [dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in options.seeds or [0]]
     if options.set:
         wanted = [with_settings(config, options.set) for config in wanted]
-    from compare.tracks import that_have
-
     for config in wanted:
-        tracks.require_devices(config, that_have(config.precision, options.tracks))
+        overrides.require_arguments(config)
+        tracks.require_devices(config, tracks.that_have(config.precision, options.tracks))
     return wanted
 
 
@@ -146,17 +109,17 @@ def from_checkpoint(options: argparse.Namespace, given: dict[str, Any]) -> Confi
 
 
 def listing() -> str:
-    """Every preset with what it trains and what it promises."""
+    """Every preset with what it trains and the accuracy and time to expect."""
     rows = [
         (
             config.preset,
             f"{config.model} on {config.dataset}, {config.epochs:g} epochs in batches of {config.batch_size}",
-            config.promise,
+            config.expected,
         )
         for config in presets.PRESETS.values()
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"{name:<{widths[0]}}  {what:<{widths[1]}}  {promise}" for name, what, promise in rows)
+    return "\n".join(f"{name:<{widths[0]}}  {what:<{widths[1]}}  {expected}" for name, what, expected in rows)
 
 
 def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
@@ -166,26 +129,28 @@ def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from compare.experiment.comparison import Comparison
     from compare.progress import Progress
 
-    directory = options.out or Path("runs", f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    directory = cli.output_folder(options.out)
     results = plan.plan(
         directory,
         wanted,
         [track for track in TRACKS if track in options.tracks],
-        command=["python", "compare/run_all.py", *arguments],
+        command=["python", "-m", "compare.run_all", *arguments],
         save_every=str(options.save_every),
         keep=options.keep,
         resume_from=options.resume_from,
-        proof=not options.no_proof,
+        proof=not options.skip_parity,
         mlflow=not options.no_mlflow,
     )
     with Progress() as progress:
+        if options.steps and (warning := short_chunks(options.steps)):
+            progress.note(warning)
         return Comparison(results, directory, progress).run()
 
 
 def resume(directory: Path, arguments: Sequence[str]) -> int:
-    """A comparison that was killed or stopped, or of which a run failed; returns the exit status."""
+    """Finish a comparison that was killed or stopped, or of which a run failed; returns the exit status."""
     if len(arguments) > 2:
-        raise UserError("--resume goes on with what was planned and takes no other flag")
+        raise UserError("--resume finishes what was planned and takes no other flag: leave the others out")
     from compare.experiment import plan
     from compare.experiment.comparison import Comparison
     from compare.progress import Progress
@@ -199,7 +164,7 @@ def resume(directory: Path, arguments: Sequence[str]) -> int:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all went well, 1 if a run or a proof failed, 2 for a wrong question, 130 after Ctrl-C."""
+    """Return 0 if all went well, 1 if a run or the parity check failed, 2 for invalid arguments, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     if options.list:

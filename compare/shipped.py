@@ -1,4 +1,4 @@
-"""The two networks that ship: trained, exported and described by one command.
+"""Train and export the two networks that ship, and write their model cards.
 
     python -m compare.shipped           # train both in PyTorch, write checkpoints/shipped/: minutes
     python -m compare.shipped --cards   # write the model cards anew, from the networks that are there
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compare import data, presets
+from compare import cli, data, presets
 from compare.cli import command_line
 from compare.errors import UserError
 from compare.predict import SHIPPED
@@ -29,7 +29,7 @@ from numpy_nn.tree import count
 CONFIGS = {
     "mlp-mnist": replace(
         presets.get("mlp-mnist"),
-        promise="99.1 %, about a minute in PyTorch",
+        expected="99.1 %, about a minute in PyTorch",
         model_args={"hidden": (256, 128)},
         augment=("affine:10:2",),
         epochs=20,
@@ -37,7 +37,7 @@ CONFIGS = {
         lr=0.1,
     ),
     "cnn-mnist": replace(
-        presets.get("cnn-mnist"), promise="99.4 %, about two minutes in PyTorch", augment=("affine:10:2",), epochs=10
+        presets.get("cnn-mnist"), expected="99.4 %, about two minutes in PyTorch", augment=("affine:10:2",), epochs=10
     ),
 }
 TITLES = {"mlp-mnist": "A multi-layer perceptron for digits", "cnn-mnist": "A convolutional network for digits"}
@@ -78,7 +78,7 @@ CARD = """\
 NumPy, JAX and PyTorch all compute with it:
 
 ```
-python -m compare.predict IMAGE --checkpoint checkpoints/shipped/{name}.npz --track all
+python -m compare.predict IMAGE --checkpoint checkpoints/shipped/{name}.npz --tracks all
 ```
 
 ## What it was trained on
@@ -170,15 +170,20 @@ def write_cards() -> list[Path]:
     return paths
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = cli.parser("shipped", __doc__)
+    options.add_argument("--out", type=cli.output, metavar="DIR", help="folder of the training (default: runs/shipped)")
+    options.add_argument("--cards", action="store_true", help="write only the model cards anew")
+    return options
+
+
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all was written, 2 if something is in the way."""
-    parser = argparse.ArgumentParser(prog="python -m compare.shipped", description="Make what ships.")
-    parser.add_argument("--out", type=Path, default=Path("runs/shipped"), metavar="DIR", help="where it is trained")
-    parser.add_argument("--cards", action="store_true", help="write only the model cards anew")
-    options = parser.parse_args(arguments)
+    """Return 0 if all was written, 2 if the training did not finish or a file cannot be written."""
+    options = parser().parse_args(arguments)
     if not options.cards:
-        train(options.out)
+        train(options.out or cli.output("runs/shipped"))
     print(*write_cards(), sep="\n")
     return 0
 

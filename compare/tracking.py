@@ -1,7 +1,7 @@
-"""MLflow: one parent run per comparison, one child per (preset, track, seed). The only importer of mlflow.
+"""Log comparisons to MLflow: one parent run each, one child per (preset, track, seed).
 
-Training never waits for MLflow and never dies of it. The first error of any kind turns tracking off with one
-warning; `results.json` is on disk anyway, and `python -m compare.tracking log DIR` sends it later.
+The only importer of mlflow. Training never waits for MLflow and never fails with it. The first error of any kind turns
+tracking off with one warning. `results.json` is on disk, and `python -m compare.tracking log DIR` sends it later.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
+from urllib.parse import unquote
 
+from compare import cli
 from compare.cli import command_line
 from compare.errors import UserError
 from compare.results import Run, final_figures, read, trajectory
@@ -80,10 +82,10 @@ class Tracker:
         enabled: bool = True,
     ) -> None:
         """Log to `uri`, else MLFLOW_TRACKING_URI, else `store`/mlflow.db with its artifacts in `store`/mlartifacts."""
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store.absolute() / 'mlflow.db'}"
+        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or cli.sqlite_url(store / "mlflow.db")
         self.error: Exception | None = None
         self.enabled = enabled
-        self._results_dir, self._warn = results_dir, warn
+        self._results_dir, self._warn, self._store = results_dir, warn, store
         self._client: Any = None
         self._experiment, self._parent = "", ""
         self._open: list[str] = []
@@ -105,6 +107,8 @@ class Tracker:
 
         ``parent`` is one of before to go on with, if it is in this store.
         """
+        if self.uri == cli.sqlite_url(self._store / "mlflow.db"):
+            self._store.mkdir(parents=True, exist_ok=True)
         self._client = _client(self.uri)
         self._experiment = self._experiment_id(experiment)
         self._parent = self._again(parent) or self._run(name, params or {}, tags or {})
@@ -188,8 +192,8 @@ class Tracker:
     def _experiment_id(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
-            database = self.uri.removeprefix("sqlite:///")
-            beside = None if database == self.uri else Path(database).absolute().with_name("mlartifacts").as_uri()
+            local = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", self.uri)
+            beside = Path(unquote(local[1])).absolute().with_name("mlartifacts").as_uri() if local else None
             return self._client.create_experiment(name, beside)  # a server has its own place for artifacts
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
@@ -275,15 +279,21 @@ def log(directory: Path, *, experiment: str = "compare", uri: str | None = None,
     return parent
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = cli.parser("tracking", "Log the results of comparisons to MLflow, where that was off at the time.")
+    commands = options.add_subparsers(dest="command", required=True)
+    text = "log an existing results.json with its report and curves"
+    to_log = commands.add_parser("log", help=text, description=text)
+    to_log.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a results.json")
+    to_log.add_argument("--experiment", default="compare", metavar="NAME", help="MLflow experiment (default: compare)")
+    return options
+
+
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m compare.tracking log DIR...`"""
-    parser = argparse.ArgumentParser(prog="python -m compare.tracking", description="Log results to MLflow.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    to_log = commands.add_parser("log", help="log an existing results.json with its report and curves")
-    to_log.add_argument("directories", metavar="DIR", nargs="+", type=Path)
-    to_log.add_argument("--experiment", default="compare", help="MLflow experiment (default: %(default)s)")
-    options = parser.parse_args(arguments)
+    """Return 0 if all was logged, 2 for invalid arguments or a store that does not work."""
+    options = parser().parse_args(arguments)
     for directory in options.directories:
         print(f"{directory}: logged as run {log(directory, experiment=options.experiment)}")
     return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -115,13 +114,6 @@ def model_argument(model: str, args: Mapping[str, Any], name: str) -> Any:
     from numpy_nn.models import MODELS
 
     return args[name] if name in args else inspect.signature(MODELS[model]).parameters[name].default
-
-
-def parse_device(text: str) -> str:
-    """A device as ``--device`` names it."""
-    if not re.fullmatch(r"auto|cpu|gpu(:\d+)?", text):
-        raise UserError(f"{text!r} is no device: it is auto, cpu, gpu, or one of several, like gpu:1")
-    return text
 
 
 def require_devices(config: Config, names: Sequence[str]) -> None:

@@ -1,69 +1,70 @@
 """Time every track in its plain and its fast variant, in fresh processes that take turns.
 
-python -m compare.benchmark                               the MLP and the CNN, all tracks
-python -m compare.benchmark cnn-mnist --tracks jax torch --repeats 9 --threads 1
-python -m compare.benchmark mlp-mnist --quick             one short repeat: speeds, not ranked
-python -m compare.benchmark mlp-mnist --target 0.98       also the cold time to a validation accuracy
-python -m compare.benchmark mlp-mnist --sweep             also how cost grows with batch, width and steps
-python -m compare.benchmark mlp-mnist --tensorflow        also a plain Keras script on the same batches
-python -m compare.benchmark cnn-mnist --device gpu --precision bfloat16
-python -m compare.benchmark mlp-mnist --against OLD.json  which variants became significantly slower
+    python -m compare.benchmark                               the MLP and the CNN, all tracks
+    python -m compare.benchmark cnn-mnist --tracks jax torch --repeats 9 --threads 1
+    python -m compare.benchmark mlp-mnist --quick             one short repeat: speeds, not ranked
+    python -m compare.benchmark mlp-mnist --target 0.98       also the cold time to a validation accuracy
+    python -m compare.benchmark mlp-mnist --sweep             also how cost grows with batch, width and steps
+    python -m compare.benchmark mlp-mnist --tensorflow        also a plain Keras script on the same batches
+    python -m compare.benchmark cnn-mnist --device gpu --precision bfloat16
+    python -m compare.benchmark mlp-mnist --against OLD.json  which variants became significantly slower
 
 Tracks are timed only after they pass the parity check, and no speed is shown for a process whose first losses differ
 from the others'. Ctrl-C stops the benchmark and reports the processes that have ended.
-python -m compare.benchmark.report DIR writes the report and its plots again.
+`python -m compare.benchmark.report DIR` writes the report and its plots again.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import importlib.util
 import math
 import shlex
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
-from compare import machine, presets, tracks
+from compare import cli, machine, presets, tracks
 from compare.benchmark.results import Benchmark
 from compare.benchmark.session import Session, begin
-from compare.cli import TRACKS, command_line, positive
+from compare.cli import command_line
 from compare.config import Config
 from compare.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.benchmark",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    options = cli.parser("benchmark", __doc__, what="what to measure")
     options.add_argument("presets", nargs="*", metavar="PRESET", help=f"default: {' '.join(presets.DEFAULT)}")
-    options.add_argument("--tracks", nargs="+", choices=TRACKS, default=list(TRACKS), metavar="TRACK")
-    length = options.add_mutually_exclusive_group()
+    cli.add_tracks(options)
+    cli.add_settings(options, "batch_size", "data_dir", "device")
+    cli.group(options, "devices").add_argument(
+        "--precision", type=cli.one_of("precision", ("float32", "bfloat16")), metavar="float32|bfloat16",
+        help="of the matmuls (default: the preset's)",
+    )  # fmt: skip
+    measured = cli.group(options, "what to measure")
+    length = measured.add_mutually_exclusive_group()
     length.add_argument(
-        "--repeats", type=positive(int), default=5, metavar="N", help="fresh processes for each variant (default: 5)"
+        "--repeats", type=cli.number(int), default=5, metavar="N", help="fresh processes for each variant (default: 5)"
     )
     length.add_argument("--quick", action="store_true", help="one repeat of the fewest steps; speeds are not ranked")
-    options.add_argument(
+    measured.add_argument(
         "--min-time", type=seconds, default=5.0, metavar="5s", help="steps to time in each process (default: 5s)"
     )
-    options.add_argument("--batch-size", type=positive(int), metavar="N", help="instead of the preset's")
-    options.add_argument("--precision", choices=("float32", "bfloat16"), help="of matmuls (default: the preset's)")
-    options.add_argument("--device", type=tracks.parse_device, metavar="auto|cpu|gpu[:i]", help="of JAX and PyTorch")
-    options.add_argument("--threads", choices=("1", "all"), default="all", help="cores to use (default: all)")
-    options.add_argument("--target", type=accuracy, metavar="X", help="also the cold time to this validation accuracy")
-    options.add_argument("--sweep", action="store_true", help="also how cost grows with batch, width and steps")
-    options.add_argument("--tensorflow", action="store_true", help="also a plain Keras script, as a second baseline")
-    options.add_argument("--no-layers", action="store_true", help="leave out the roofline of single layers")
-    options.add_argument("--against", type=Path, metavar="OLD", help="an earlier benchmark.json to compare with")
-    options.add_argument("--data-dir", metavar="DIR", help="where datasets are that do not ship (or set NN_DATA_DIR)")
-    options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/benchmark-DATE_TIME)")
+    measured.add_argument(
+        "--threads", type=cli.one_of("number of threads", ("1", "all")), default="all", metavar="1|all",
+        help="cores to use (default: all)",
+    )  # fmt: skip
+    measured.add_argument(
+        "--target", type=cli.number(float, 0, 1, above=True), metavar="X",
+        help="also the cold time to this validation accuracy, 0 to 1",
+    )  # fmt: skip
+    measured.add_argument("--sweep", action="store_true", help="also how cost grows with batch, width and steps")
+    measured.add_argument("--tensorflow", action="store_true", help="also a plain Keras script, as a second baseline")
+    measured.add_argument("--no-layers", action="store_true", help="leave out the roofline of single layers")
+    measured.add_argument("--against", type=cli.path, metavar="OLD", help="an earlier benchmark.json to compare with")
+    cli.add_output(options, default="benchmark-")
     return options
 
 
@@ -75,17 +76,6 @@ def seconds(text: str) -> float:
         value = -1.0
     if not 0 <= value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, like 5s")
-    return value
-
-
-def accuracy(text: str) -> float:
-    """A share above 0 and below 1, like 0.98."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an accuracy between 0 and 1, like 0.98")
     return value
 
 
@@ -102,7 +92,6 @@ def run(options: argparse.Namespace, configs: list[Config], command: str) -> Ben
         )
         names = tracks.that_have(configs[0].precision, options.tracks)
         session = Session(configs, names, options.tensorflow, threads, options.out, _say, started)
-        previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises KeyboardInterrupt
         try:
             session.check_parity()
             for number in range(repeats):
@@ -116,7 +105,6 @@ def run(options: argparse.Namespace, configs: list[Config], command: str) -> Ben
             _say("\nStopped; the processes that have ended are reported.")
             session.results["status"] = "interrupted"
         finally:
-            signal.signal(signal.SIGTERM, previous)
             session.results["seconds"] = round(time.perf_counter() - start)
             session.save()
     return session.results
@@ -133,16 +121,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.tensorflow and not importlib.util.find_spec("tensorflow"):
         raise UserError("--tensorflow: TensorFlow is not installed; pip install 'nn-three-ways[tensorflow]' brings it")
-    folder = str(Path(options.data_dir).resolve()) if options.data_dir else None
-    names = dict.fromkeys(options.presets or presets.DEFAULT)
-    asked = {name: getattr(options, name) for name in ("batch_size", "precision", "device")}
-    given = {"data_dir": folder} | {name: value for name, value in asked.items() if value is not None}
-    configs = [dataclasses.replace(presets.get(name), **given) for name in names]
+    chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
+    configs = [dataclasses.replace(config, **cli.given(options)) for config in chosen]
     from compare.benchmark import report, results
 
     before = results.read(options.against) if options.against else None
-    options.out = options.out or Path("runs", f"benchmark-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
-    options.out.mkdir(parents=True, exist_ok=True)
+    options.out = cli.output_folder(options.out, "benchmark-")
+    cli.require_writable(options.out)
     found = run(options, configs, command=shlex.join(["python", "-m", "compare.benchmark", *arguments]))
     print("\n" + report.summary(found, before))
     for path in report.write(found, options.out, before):

@@ -1,4 +1,4 @@
-"""benchmark.md, its plots and the summary in the terminal, from benchmark.json alone.
+"""Write benchmark.md and its plots again, and the summary that the terminal shows, from benchmark.json alone.
 
 python -m compare.benchmark.report DIR...      writes them again
 """
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from compare import machine
+from compare import cli, machine
 from compare.benchmark import tables
 from compare.benchmark.results import COMPARED, COMPARED_KINKED, Benchmark, read, rows
 from compare.benchmark.tables import table
@@ -145,14 +145,17 @@ def _load(values: list[float]) -> str:
     return f"{values[0]:.1f} before the first trial, {min(values[1:]):.1f} to {max(values[1:]):.1f} after each one"
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.benchmark.report``."""
+    options = cli.parser("benchmark.report", "Write the report of a benchmark and its plots again.")
+    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a benchmark.json")
+    return options
+
+
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m compare.benchmark.report DIR...`"""
-    parser = argparse.ArgumentParser(
-        prog="python -m compare.benchmark.report", description="Write the report and its plots from benchmark.json."
-    )
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a folder with a benchmark.json")
-    for directory in parser.parse_args(arguments).directories:
+    """Return 0 if all files were written, 2 for invalid arguments."""
+    for directory in parser().parse_args(arguments).directories:
         results = read(directory)
         for path in write(results, directory if directory.is_dir() else directory.parent):
             print(path)

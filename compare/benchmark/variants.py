@@ -77,7 +77,7 @@ def measure(config: Config, variant: Variant, *, threads: int, chunk: int | None
         config: what to train, for how long.
         variant: how to run it.
         threads: cores to use, of those that this process may use.
-        chunk: steps per call unless the variant sets them; None leaves it to ``config.plan``.
+        chunk: steps per call unless the variant sets them; None leaves it to ``training.steps.plan``.
         folder: where the log goes; the next trial overwrites it.
         how: further arguments of ``trial.run``.
     """

@@ -1,4 +1,4 @@
-"""The bug zoo: plant a classic mistake in this project's own code, and find it.
+"""Play with the bug zoo: plant a classic bug in this project's own code, and find it.
 
 python -m compare.bugs ls                 the bugs by name, and whether one is planted
 python -m compare.bugs plant              one that you do not know; plant NAME takes a certain one
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from compare import cli
 from compare.bugs.bug import RIGHT, Bug
 from compare.bugs.planting import BUGS, current, difference, plant, remember, solve
 from compare.cli import command_line
@@ -27,21 +28,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def parser() -> argparse.ArgumentParser:
     """``ls``, ``plant``, ``hint``, ``solve``, ``show`` and ``check``."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.bugs", description="Plant a classic bug in this project's own code, and find it."
-    )
+    options = cli.parser("bugs", __doc__)
     commands = options.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="the bugs by name, and whether one is planted")
     planting = commands.add_parser("plant", help="put a bug into the code: a secret one, or the one that is named")
     planting.add_argument("name", nargs="?", metavar="NAME", help="default: one drawn for you, and not told")
-    planting.add_argument("--seed", type=int, help="draw the same one as others with this seed")
+    planting.add_argument("--seed", type=cli.number(int, 0), metavar="N", help="draw the one of this seed")
     commands.add_parser("hint", help="one hint more: what one sees, then the file, then a test that is red")
     solving = commands.add_parser("solve", help="tell which it was, and take it out if it is still there")
     solving.add_argument("--keep", action="store_true", help="leave the file as it is: mended in other words")
     showing = commands.add_parser("show", help="train with the bug and without, in a copy, and compare (a minute)")
-    showing.add_argument("name", metavar="NAME")
+    showing.add_argument("name", metavar="NAME", help="see ls")
     checking = commands.add_parser("check", help="see a test turn red, in a copy; exit status 1 if it stays green")
-    checking.add_argument("name", nargs="?", metavar="NAME")
+    checking.add_argument("name", nargs="?", metavar="NAME", help="see ls")
     checking.add_argument("--all", action="store_true", help="every bug, one after the other (some minutes)")
     return options
 

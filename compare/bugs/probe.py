@@ -29,7 +29,7 @@ from numpy_nn.models import MODELS
 from numpy_nn.tree import Tree, leaves, tree_map
 
 CONFIG = Config(
-    preset="probe", model="mlp", dataset="mnist", promise="", model_args={"hidden": (64,)}, steps=120, batch_size=50
+    preset="probe", model="mlp", dataset="mnist", expected="", model_args={"hidden": (64,)}, steps=120, batch_size=50
 )
 CHUNK = 20  # steps
 EPS = 1e-6  # short, so that no relu on the way changes sides

@@ -1,4 +1,4 @@
-"""The command line of ``python -m compare.checkpoint``."""
+"""List, describe and verify checkpoints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from compare import cli
 from compare.checkpoint.reader import CheckpointError, verified
 from compare.checkpoint.store import find, read
 from compare.cli import command_line
@@ -17,7 +18,7 @@ from numpy_nn.tree import count, leaves
 
 def parser() -> argparse.ArgumentParser:
     """``ls``, ``show`` and ``verify``."""
-    options = argparse.ArgumentParser(prog="python -m compare.checkpoint", description="Look at checkpoints.")
+    options = cli.parser("checkpoint", __doc__)
     commands = options.add_subparsers(dest="command", required=True)
     for name, text in (
         ("ls", "every checkpoint below a folder, a line each"),
@@ -25,7 +26,9 @@ def parser() -> argparse.ArgumentParser:
         ("verify", "read and check every checkpoint below a folder; exit status 1 if any is damaged"),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("directory", type=Path, metavar="DIR")
+        command.add_argument(
+            "directory", type=cli.path, metavar="DIR", help="folder of a comparison, of a run, or of one of its steps"
+        )
         if name == "show":
             command.add_argument("--json", action="store_true", help="its metadata as it is, for a program")
     return options
@@ -33,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0, 1 if verify found damage, 2 for a wrong question."""
+    """Return 0, 1 if verify found damage, 2 for invalid arguments."""
     options = parser().parse_args(arguments)
     if options.command == "show":
         found = read(options.directory)

@@ -63,7 +63,7 @@ def data_root(data_dir: Path | None) -> Path:
     environment = os.environ.get("NN_DATA_DIR")
     if data_dir is None and not environment:
         return CACHE.expanduser()
-    root = data_dir or Path(environment or "")
+    root = (data_dir or Path(environment or "")).expanduser()
     if not root.is_dir():
         named = "--data-dir" if data_dir else "NN_DATA_DIR"
         raise DataError(f"the data folder {root} ({named}) is not there: create it, or name another one")

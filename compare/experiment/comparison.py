@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,12 +90,11 @@ class Comparison:
             if self.worker:
                 self.worker.ask_to_stop()
 
-        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = signal.signal(signal.SIGINT, handle)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            signal.signal(signal.SIGINT, before)
 
     def prove(self) -> None:
         """Show that the tracks are one function: in float64 to rounding, and in the precision that is timed."""
@@ -228,7 +228,7 @@ class Comparison:
         for path in written:
             self.progress.note(str(path))
         if any(run["status"] != "finished" for run in self.results["runs"]):
-            self.progress.note(f"Go on with: python compare/run_all.py --resume {self.directory}")
+            self.progress.note(f"Go on with: python -m compare.run_all --resume {shlex.quote(str(self.directory))}")
 
     def write(self) -> Path:
         """Write results.json as it stands."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from compare import machine
 from compare.cli import require_writable
-from compare.config import Config
+from compare.config import SETTINGS, Config
 from compare.errors import UserError
 from compare.results import SCHEMA, Results, Run, read
 from compare.workers import process
@@ -29,9 +29,6 @@ FIGURES = (
     "images_per_second input_share chunk parameters peak_rss_mb import_rss_mb checkpoint message resumed "
     "flops_per_image step_bytes gflops gemm_gflops gemm_share compile_note insight hardware products peak_device_mb"
 ).split()
-
-# what decides whether the state of one training can be that of another, and its next batch the next one
-LASTING = "model model_args dataset val_size batch_size seed optimizer lr_scale ema".split()
 
 
 def plan(
@@ -122,7 +119,8 @@ def from_checkpoint(path: Path, wanted: Config | None, changes: Mapping[str, Any
         )
     now = dataclasses.replace(wanted or then, **changes)
     old, new = (json.loads(json.dumps(config.to_json())) for config in (then, now))
-    unfit = [f"{name} is {old[name]!r}, not {new[name]!r}" for name in LASTING if old[name] != new[name]]
+    lasting = [name for name, setting in SETTINGS.items() if setting.resume == "state"]
+    unfit = [f"{name} is {old[name]!r}, not {new[name]!r}" for name in lasting if old[name] != new[name]]
     if unfit:
         raise UserError(f"{path} is of another training: its {'; its '.join(unfit)}")
     return now

@@ -1,12 +1,12 @@
-"""One training on the devices of many processes, on one machine or several, started by the tools that people have.
+"""Train one network with many processes, on one machine or several, as torchrun, Slurm or MPI start them.
 
-    torchrun --nproc-per-node 2 -m compare.launch mlp-mnist --track torch --out DIR
-    python -m compare.launch mlp-mnist --track jax --coordinator HOST:PORT --processes 2 --process 0 --out DIR
+    torchrun --nproc-per-node 2 -m compare.launch mlp-mnist --tracks torch --out DIR
+    python -m compare.launch mlp-mnist --tracks jax --coordinator HOST:PORT --processes 2 --process 0 --out DIR
 
 Every process runs this same command (docs/scaling.md has it for Slurm, Kubernetes and ssh), makes the same batches, and
 computes its own shard of each; process 0 reports, saves to DIR/checkpoints on the way, and writes the trained network
 to DIR/PRESET-TRACK.npz. If a process is lost, the others end and say which; the same command goes on from the last
-checkpoint. NumPy's processes share the memory of one machine: python compare/run_all.py --devices N starts them.
+checkpoint. NumPy's processes share the memory of one machine: `python -m compare.run_all --devices N` starts them.
 """
 
 from __future__ import annotations
@@ -24,36 +24,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from compare import machine, presets, tracks
-from compare.cli import add_saving, command_line, positive
+from compare import cli, machine, overrides, presets, tracks
+from compare.cli import command_line
 from compare.errors import UserError
 from compare.launch import rendezvous
 from compare.workers.protocol import Job
 
+FLAGS = ("epochs", "steps", "batch_size", "lr", "dataset", "data_dir", "precision", "device")
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.launch", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    options = cli.parser("launch", __doc__)
+    cli.group(options, "what to train").add_argument("preset", metavar="PRESET", help="see compare.run_all --list")
+    cli.add_track(options, known=("jax", "torch"))
+    cli.add_settings(options, *FLAGS)
+    cli.add_saving(options)
+    cli.add_output(options, required=True)
+    processes = cli.group(options, "processes")
+    processes.add_argument(
+        "--timeout", type=cli.number(int), default=60, metavar="SECONDS", help="to wait for the others (default: 60)"
     )
-    options.add_argument("preset", metavar="PRESET")
-    options.add_argument("--track", choices=("jax", "torch"), required=True, help="jax or torch")
-    options.add_argument(
-        "--steps", type=positive(int), metavar="N", help="exact number of updates (default: as the preset has it)"
-    )
-    options.add_argument("--batch-size", type=positive(int), metavar="N", help="of all processes together")
-    options.add_argument("--lr", type=positive(float), metavar="X", help="peak learning rate")
-    options.add_argument("--precision", choices=("float32", "float64", "bfloat16"))
-    options.add_argument("--device", type=tracks.parse_device, default="cpu", help="auto, cpu or gpu (default: cpu)")
-    options.add_argument("--out", type=Path, required=True, metavar="DIR")
-    add_saving(options)
-    options.add_argument(
-        "--timeout", type=positive(int), default=60, metavar="S", help="seconds to wait for the others (60)"
-    )
-    jax = options.add_argument_group("JAX, where no Slurm, MPI or Kubernetes says it")
+    jax = cli.group(options, "processes of JAX, where neither Slurm, MPI nor Kubernetes tells")
     jax.add_argument("--coordinator", metavar="HOST:PORT", help="an address of process 0")
-    jax.add_argument("--processes", type=int, metavar="N")
-    jax.add_argument("--process", type=int, metavar="I", help="which of them this is, from 0")
+    jax.add_argument("--processes", type=cli.number(int), metavar="N", help="how many there are")
+    jax.add_argument("--process", type=cli.number(int, 0), metavar="N", help="which of them this is, from 0")
     return options
 
 
@@ -65,7 +60,7 @@ def join(options: argparse.Namespace) -> tuple[Any, int, int]:
     module = importlib.import_module(f"{options.track}_nn.launch")
     try:
         if options.track == "torch":
-            return module, *module.join(options.device, timeout=options.timeout, on_loss=lost)
+            return module, *module.join(options.device or "cpu", timeout=options.timeout, on_loss=lost)
         given = {"processes": options.processes, "process": options.process}
         return module, *module.join(options.coordinator, **given, timeout=options.timeout, on_loss=lost)
     except (TimeoutError, ValueError) as error:
@@ -122,11 +117,10 @@ def fail(error: Exception, module: Any, process: int) -> NoReturn:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if the network was trained, 2 for a wrong question, 1 if this process or another was lost."""
+    """Return 0 if the network was trained, 2 for invalid arguments, 1 if this process or another was lost."""
     options = parser().parse_args(arguments)
-    named = ("steps", "batch_size", "lr", "precision", "device")
-    given = {name: value for name in named if (value := getattr(options, name)) is not None}
-    config = dataclasses.replace(presets.get(options.preset), **given)
+    config = dataclasses.replace(presets.get(options.preset), **cli.given(options))
+    overrides.require_arguments(config)
     os.environ.update(tracks.environment(options.track, config, threads=machine.cores()))
     module, process, world = join(options)
     config = dataclasses.replace(config, devices=world)
@@ -135,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config,
         options.track,
         machine.cores(),
-        folder=options.out.absolute() / "checkpoints" / name,
+        folder=options.out / "checkpoints" / name,
         save_every=options.save_every,
         keep=options.keep,
         arguments={"parallel": "shard_map"} if options.track == "jax" else {},

@@ -16,7 +16,7 @@ from typing import Any
 
 from compare.checkpoint import store
 from compare.checkpoint.store import Checkpoint, CheckpointError
-from compare.config import Config
+from compare.config import SETTINGS, Config
 from compare.errors import UserError
 from compare.training import resume
 from compare.workers.protocol import Job
@@ -25,7 +25,6 @@ Say = Callable[[str], list[str]]  # what each process says, in their order
 
 MARK = "begun"  # a file by which the folder is known to be the same
 PATIENCE = 10.0  # seconds until a network's file system shows what another machine has written
-PLACES = ("devices", "device", "data_dir", "promise")  # fields of a Config that say nothing about what is learned
 
 
 def found_by_all(job: Job, note: resume.Note, *, process: int, say: Say) -> Checkpoint | None:
@@ -107,7 +106,7 @@ def require_same(found: Checkpoint | None, job: Job) -> None:
 def lasting(config: Config) -> dict[str, Any]:
     """What of a config decides what is learned, as plain JSON types."""
     values = json.loads(json.dumps(config.to_json()))
-    return {name: value for name, value in values.items() if name not in PLACES}
+    return {name: value for name, value in values.items() if SETTINGS[name].resume != "free"}
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> str:

@@ -1,11 +1,11 @@
-"""Compare the data loaders: the same batches, in fresh processes that take turns.
+"""Measure the data loaders: the same batches, in fresh processes that take turns.
 
-python -m compare.loaders                                 MNIST, all five loaders, three repeats
-python -m compare.loaders cifar10 --loaders memory torch  another dataset, fewer loaders
-python -m compare.loaders --track jax --repeats 5         feed another track
+    python -m compare.loaders                                 MNIST, all five loaders, three repeats
+    python -m compare.loaders cifar10 --loaders memory torch  another dataset, fewer loaders
+    python -m compare.loaders --tracks jax --repeats 5        feed another track
 
-Each loader delivers one epoch as fast as it can, and then feeds the training of mlp-mnist's network. A loader whose
-batches differ from the others' gets no figures, and the exit status is 1.
+Each loader delivers one epoch as fast as it can, and then feeds the training of mlp-mnist's network. No figures are
+shown for a loader whose batches differ from the others', and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ import shlex
 import statistics
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
-from compare import machine, presets
-from compare.cli import LOADERS, TRACKS, command_line, positive
+from compare import cli, machine, presets
+from compare.cli import LOADERS, command_line
 from compare.files import write_json
 from compare.loaders import report
 from compare.loaders.results import KIND, NAME, SCHEMA, Loaders, Trial, problems
@@ -33,17 +32,20 @@ WRITES = {"tfds", "tfdata"}  # these write files when they first run, which is n
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.loaders", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument("dataset", nargs="?", default="mnist", metavar="DATASET", help="default: mnist")
-    options.add_argument("--loaders", nargs="+", choices=LOADERS, default=list(LOADERS), metavar="NAME")
+    options = cli.parser("loaders", __doc__, what="data")
     options.add_argument(
-        "--repeats", type=positive(int), default=3, metavar="N", help="fresh processes for each loader (default: 3)"
+        "dataset", nargs="?", type=cli.dataset, default="mnist", metavar="DATASET", help="default: mnist"
     )
-    options.add_argument("--track", choices=TRACKS, default="numpy", help="the track that is fed (default: numpy)")
-    options.add_argument("--data-dir", metavar="DIR", help="where datasets are that do not ship (or set NN_DATA_DIR)")
-    options.add_argument("--out", type=Path, metavar="DIR", help="where loaders.json goes (default: runs/loaders-DATE)")
+    options.add_argument(
+        "--loaders", nargs="+", type=cli.each(cli.one_of("loader", LOADERS)), action=cli.Several, default=list(LOADERS),
+        metavar="NAME", help=f"{', '.join(LOADERS)} (default: all)",
+    )  # fmt: skip
+    cli.add_settings(options, "data_dir")
+    cli.add_track(options, default="numpy")
+    cli.group(options, "what to train").add_argument(
+        "--repeats", type=cli.number(int), default=3, metavar="N", help="fresh processes for each (default: 3)"
+    )
+    cli.add_output(options, default="loaders-")
     return options
 
 
@@ -94,8 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     for loader in options.loaders:
         loaders.require(loader)
-    options.data_dir = str(Path(options.data_dir).resolve()) if options.data_dir else None
-    options.out = options.out or Path("runs", f"loaders-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    options.out = cli.output_folder(options.out, "loaders-")
+    cli.require_writable(options.out)
     print(load(options.dataset, data_dir=options.data_dir).describe())
     options.out.mkdir(parents=True, exist_ok=True)
     found = begin(options, shlex.join(["python", "-m", "compare.loaders", *arguments]))

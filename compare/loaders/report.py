@@ -1,4 +1,4 @@
-"""What the loaders deliver: a table in the terminal, from loaders.json alone.
+"""Show the table of the loaders again, from loaders.json alone.
 
 python -m compare.loaders.report DIR...      shows it again
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compare import cli
 from compare.cli import command_line
 from compare.loaders.results import Loaders, problems, read
 
@@ -49,16 +49,19 @@ def show(results: Loaders, console: Console) -> None:
         console.print(f"{loader}: {problem}", markup=False, highlight=False)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.loaders.report``."""
+    options = cli.parser("loaders.report", "Show the table of the loaders again.")
+    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a loaders.json")
+    return options
+
+
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m compare.loaders.report DIR...`"""
+    """Return 0 if everything was shown, 2 for invalid arguments."""
     from rich.console import Console
 
-    parser = argparse.ArgumentParser(
-        prog="python -m compare.loaders.report", description="Show the table of a loaders.json again."
-    )
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a folder with a loaders.json")
-    for directory in parser.parse_args(arguments).directories:
+    for directory in parser().parse_args(arguments).directories:
         show(read(directory), Console())
     return 0
 

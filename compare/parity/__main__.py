@@ -1,4 +1,10 @@
-"""``python -m compare.parity``: print the parity check of every model, leaf by leaf."""
+"""Check that the tracks are the same model: the difference of every parameter, gradient and optimizer slot.
+
+    python -m compare.parity mlp cnn
+    python -m compare.parity resnet --tracks jax torch --precision float32 --optimizer adamw
+
+The exit status is 1 if any leaf leaves its tolerance.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +13,10 @@ import json
 import sys
 from collections.abc import Sequence
 
-from compare import tracks
+from compare import cli
 from compare.cli import command_line
 from compare.config import Config
-from compare.errors import UserError
+from compare.errors import look_up
 from compare.parity.check import EXAMPLES, TOLERANCES, Details, Row, prove
 
 
@@ -29,22 +35,31 @@ def show(row: Row, details: Details) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m compare.parity``."""
+    """The command line."""
     from numpy_nn.models import MODELS
     from numpy_nn.optim import OPTIMIZERS
 
-    options = argparse.ArgumentParser(
-        prog="python -m compare.parity",
-        description="Print, leaf by leaf, how far the tracks are apart; exit with 1 if any leaf leaves its tolerance.",
-    )
-    options.add_argument("models", nargs="*", metavar="MODEL", help=f"default: all ({', '.join(MODELS)})")
-    options.add_argument("--tracks", nargs="+", choices=list(tracks.TRACKS), default=list(tracks.TRACKS))
-    options.add_argument("--precision", choices=list(TOLERANCES), default="float64")
-    options.add_argument("--steps", type=int, default=10, help="default: %(default)s")
+    options = cli.parser("parity", __doc__, what="what to check")
     options.add_argument(
-        "--optimizer", nargs="+", choices=list(OPTIMIZERS), default=["nesterov"], help="default: %(default)s"
+        "models",
+        nargs="*",
+        metavar="MODEL",
+        help=f"{', '.join(MODELS)} (default: all)",
     )
-    options.add_argument("--lr", type=float, help="default: 0.05, for those that normalise 0.001")
+    cli.add_tracks(options, where="what to check")
+    check = cli.group(options, "what to check")
+    check.add_argument(
+        "--precision", type=cli.setting("precision"), default="float64", metavar="|".join(TOLERANCES),
+        help="default: float64",
+    )  # fmt: skip
+    check.add_argument("--steps", type=cli.number(int, 1, 1000), default=10, metavar="N", help="default: 10")
+    check.add_argument(
+        "--optimizer", nargs="+", type=cli.each(cli.one_of("optimizer", list(OPTIMIZERS))), action=cli.Several,
+        default=["nesterov"], metavar="NAME", help=f"{', '.join(OPTIMIZERS)} (default: nesterov)",
+    )  # fmt: skip
+    check.add_argument(
+        "--lr", type=cli.setting("lr"), metavar="X", help="default: 0.05, of optimizers that normalise 0.001"
+    )
     # how a comparison asks: rows for results.json on standard output
     options.add_argument("--json", metavar="CONFIGS", help=argparse.SUPPRESS)
     return options
@@ -52,18 +67,17 @@ def parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all tracks agree, 1 if not, 2 if the question is wrong."""
+    """Return 0 if all tracks agree, 1 if not, 2 for invalid arguments."""
     from numpy_nn.models import MODELS
 
     options = parser().parse_args(arguments)
     if options.json is not None:
-        configs = [Config(**config) for config in json.loads(options.json)]
+        configs = [Config.from_json(config) for config in json.loads(options.json)]
         rows = [row for config in configs for row, _ in prove(config, options.tracks, steps=options.steps)]
         print(json.dumps(rows))
         return 0
-    unknown = [model for model in options.models if model not in MODELS]
-    if unknown:
-        raise UserError(f"unknown model {unknown[0]!r}; known: {', '.join(MODELS)}")
+    for model in options.models:
+        look_up("model", model, MODELS)
     passed = True
     for model in options.models or MODELS:
         for optimizer in options.optimizer:
@@ -71,7 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 preset=f"{model} {optimizer}",
                 model=model,
                 dataset="random images",
-                promise="",
                 model_args=EXAMPLES.get(model, {}),
                 optimizer=optimizer,
                 optimizer_args={"weight_decay": 5e-4},

@@ -1,4 +1,4 @@
-"""The playground: draw a digit, and see the three tracks answer while you draw.
+"""Open the playground: draw a digit in the browser, and see the three tracks answer while you draw.
 
     python -m compare.play
     python -m compare.play --checkpoint runs/first/checkpoints/cnn-mnist-jax-seed0 --tracks numpy torch --port 8080
@@ -19,26 +19,28 @@ import sys
 import threading
 import webbrowser
 from collections.abc import Sequence
-from pathlib import Path
 
-from compare.cli import TRACKS, command_line
+from compare import cli
+from compare.cli import command_line
 from compare.errors import UserError
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m compare.play``."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.play", description="Draw a digit in the browser and see the three tracks answer."
+    """The command line."""
+    options = cli.parser("play", __doc__, what="networks")
+    cli.group(options, "networks").add_argument(
+        "--checkpoint", type=cli.path, metavar="PATH",
+        help="checkpoint folder or exported file (default: the CNN that ships)",
+    )  # fmt: skip
+    cli.add_tracks(options, where="networks")
+    server = cli.group(options, "server")
+    server.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, for this machine alone)"
     )
-    options.add_argument(
-        "--checkpoint", type=Path, metavar="C", help="checkpoint folder or exported file (the CNN that ships)"
+    server.add_argument(
+        "--port", type=cli.number(int, 0, 65535), default=8000, metavar="N", help="0: any that is free (default: 8000)"
     )
-    options.add_argument("--tracks", nargs="+", choices=TRACKS, default=list(TRACKS), metavar="T", help="(all)")
-    options.add_argument(
-        "--host", default="127.0.0.1", help="who may come: 127.0.0.1 is this machine alone (the default)"
-    )
-    options.add_argument("--port", type=int, default=8000, help="(8000; 0: any that is free)")
-    options.add_argument("--no-browser", action="store_true", help="only print the address")
+    server.add_argument("--no-browser", action="store_true", help="only print the address")
     return options
 
 
@@ -63,8 +65,6 @@ def admitted(host: str, address: str) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; return 2 if something is wrong with what was asked."""
     options = parser().parse_args(arguments)
-    if not 0 <= options.port < 2**16:
-        parser().error(f"--port {options.port}: it is a number from 0 to 65535")
     if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise UserError(f"the playground needs {' and '.join(missing)}: pip install '.[play]'")
     # One thread each, said before the first of them is imported.

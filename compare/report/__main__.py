@@ -1,31 +1,36 @@
-"""From results.json to what people read: a table in the terminal, report.html, report.md and curves.png.
+"""Write report.html, report.md and curves.png of a comparison again, and print its table.
 
-python -m compare.report DIR                       writes the three files again
-python -m compare.report DIR DIR... [--out FILE]   and one page with all of the comparisons side by side
+python -m compare.report DIR                       the three files of one comparison
+python -m compare.report DIR DIR... [--out FILE]   also one page with all of the comparisons side by side
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 
+from compare import cli
 from compare.cli import command_line
 from compare.report.write import show, write, write_together
 from compare.results import read
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = cli.parser("report", __doc__, what="comparisons")
+    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a results.json")
+    cli.group(options, "output").add_argument(
+        "--out", type=cli.output, metavar="FILE",
+        help="page of several comparisons (default: side-by-side.html, above the folders)",
+    )  # fmt: skip
+    return options
+
+
 @command_line
-def main(arguments: list[str] | None = None) -> int:
-    """`python -m compare.report DIR...`"""
-    parser = argparse.ArgumentParser(
-        prog="python -m compare.report", description="Write report.html, report.md and curves.png from results.json."
-    )
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a folder with a results.json")
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="where the page of several goes (side-by-side.html, above the folders)"
-    )
-    options = parser.parse_args(arguments)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if all files were written, 2 for invalid arguments."""
+    options = parser().parse_args(arguments)
     found = {path if path.is_dir() else path.parent: read(path) for path in options.directories}
     for directory, results in found.items():
         show(results)

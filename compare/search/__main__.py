@@ -1,7 +1,7 @@
 """Search for good settings: many trainings, each in its own process, ranked by validation accuracy.
 
-python -m compare.search mlp-mnist --track torch --trials 20 --epochs 2 --space lr=1e-3:1:log batch_size=32,64,128
-python -m compare.search mlp-mnist cnn-mnist --track jax --grid --seeds 0 1 --space optimizer=nesterov,adamw lr=0.01,0.1
+    python -m compare.search mlp-mnist --tracks torch --trials 20 --epochs 2 --space lr=1e-3:1:log batch_size=32,64,128
+    python -m compare.search mlp-mnist cnn-mnist --tracks jax --grid --seeds 0 1 --space optimizer=sgd,adamw lr=0.01,0.1
 
 The test set is not used. Run the same command again to resume a search, or at the same time in another terminal to
 share its trials. A trial whose process was killed is run again.
@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime
 import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from compare import cli, machine, overrides, presets, tracks
-from compare.cli import TRACKS, command_line, positive
+from compare import cli, machine, overrides, presets
+from compare.cli import command_line
 from compare.config import Config
 from compare.errors import UserError
 from compare.search import report, results, study
@@ -27,43 +25,28 @@ from compare.search import report, results, study
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.search", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    options.add_argument(
-        "presets", nargs="+", metavar="PRESET", help="where to start; of several presets, the search chooses one"
-    )
-    options.add_argument("--track", choices=TRACKS, default="torch", help="numpy, jax or torch (default)")
-    options.add_argument(
+    options = cli.parser("search", __doc__)
+    training = cli.group(options, "what to train")
+    training.add_argument("presets", nargs="+", metavar="PRESET", help="where to start; of several, one is chosen")
+    cli.add_track(options, default="torch")
+    cli.add_seeds(options, default=[0], what="trainings of each trial, whose mean accuracy ranks it")
+    cli.add_settings(options, "epochs", "steps", "data_dir", "device")
+    search = cli.group(options, "search")
+    search.add_argument(
         "--space", nargs="+", metavar="NAME=VALUES", default=[],
         help="what to vary: lr=1e-3:1:log (a range), batch_size=32,64,128 (choices), model_args.hidden=[256],[512,512]",
     )  # fmt: skip
-    options.add_argument(
-        "--trials", type=positive(int), metavar="N", help="number of trials in all (default: 20, or the whole grid)"
+    search.add_argument(
+        "--trials", type=cli.number(int), metavar="N", help="number of trials in all (default: 20, or the whole grid)"
     )
-    options.add_argument(
-        "--grid", action="store_true", help="try every combination once, instead of those that Optuna suggests"
-    )
-    options.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        default=[0],
-        metavar="S",
-        help="seeds whose mean accuracy ranks a trial (default: 0)",
-    )
-    length = options.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=positive(float), metavar="N", help="passes over the training images")
-    length.add_argument("--steps", type=positive(int), metavar="N", help="exact number of updates instead")
-    options.add_argument(
-        "--pruner", choices=study.PRUNERS, default="median",
+    search.add_argument("--grid", action="store_true", help="try every combination once, instead of sampling")
+    search.add_argument(
+        "--pruner", type=cli.one_of("pruner", study.PRUNERS), default="median", metavar="|".join(study.PRUNERS),
         help="median: stop a trial below the median of the others at the same evaluation (default); or none",
     )  # fmt: skip
-    options.add_argument("--storage", metavar="URL", help="Optuna's database (default: DIR/study.db)")
-    options.add_argument("--device", type=tracks.parse_device, metavar="auto|cpu|gpu[:i]")
-    options.add_argument("--data-dir", metavar="DIR", help="where datasets are that do not ship (or set NN_DATA_DIR)")
-    options.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/search-DATE_TIME)")
-    options.add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")
+    search.add_argument("--storage", type=cli.database, metavar="URL|FILE", help="database (default: DIR/study.db)")
+    cli.add_output(options, default="search-")
+    cli.add_mlflow(options)
     return options
 
 
@@ -79,12 +62,10 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def configs_of(options: argparse.Namespace, fields: dict[str, overrides.Field]) -> dict[str, Config]:
     """The config of each preset with the command line's overrides; UserError for an unknown field."""
-    given = {name: value for name in ("epochs", "steps", "device") if (value := getattr(options, name)) is not None}
-    if options.data_dir:
-        given["data_dir"] = str(Path(options.data_dir).resolve())
     found = {}
     for name in dict.fromkeys(options.presets):
-        config = dataclasses.replace(presets.get(name), **given)
+        config = dataclasses.replace(presets.get(name), **cli.given(options))
+        overrides.require_arguments(config)
         overrides.require_known(fields, config)
         found[name] = config
     return found
@@ -104,10 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     trials = options.trials or (study.grid_size(fields) if options.grid else 20)
     if options.grid:
         trials = min(trials, study.grid_size(fields))
-    directory = options.out or Path("runs", f"search-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    directory = cli.output_folder(options.out, "search-")
     cli.require_writable(directory)
     settings = settings_of(options)
-    url = options.storage or f"sqlite:///{directory.absolute() / 'study.db'}"
+    url = options.storage or cli.sqlite_url(directory / "study.db")
     found = study.opened(url, directory, settings)
     command = shlex.join(
         ["python", "-m", "compare.search", *given, *([] if options.out else ["--out", str(directory)])]

@@ -1,4 +1,4 @@
-"""What a search found: a table of the best trials and two plots, from search.json alone.
+"""Show the best trials of a search again, and draw its plots, from search.json alone.
 
 python -m compare.search.report DIR...      shows and draws them again
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compare import cli
 from compare.cli import command_line
 from compare.files import write_atomically, write_json
 from compare.search.results import Search, State, rank, read, typed
@@ -121,16 +122,19 @@ def _importance(axes: Axes, found: Search) -> None:
     axes.set_title(f"Importance of each setting for the best quarter of {finished} trials (PED-ANOVA)", weight="bold")
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.search.report``."""
+    options = cli.parser("search.report", "Show a search again, and draw its plots.")
+    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a search.json")
+    return options
+
+
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m compare.search.report DIR...`"""
+    """Return 0 if everything was shown, 2 for invalid arguments."""
     from rich.console import Console
 
-    parser = argparse.ArgumentParser(
-        prog="python -m compare.search.report", description="Show a search again, and draw its plots from search.json."
-    )
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a folder with a search.json")
-    for directory in parser.parse_args(arguments).directories:
+    for directory in parser().parse_args(arguments).directories:
         found = read(directory)
         show(found, Console())
         for path in draw(found, directory if directory.is_dir() else directory.parent):

@@ -43,7 +43,7 @@ def opened(url: str, directory: Path, settings: Mapping[str, Any]) -> Any:
     """The study in this database, a new one if there is none; UserError if it is of another search."""
     optuna = library()
     storages = optuna.storages
-    patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite:") else {}
+    patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
         with _locked(directory):  # so that one process alone makes the tables
             storage = storages.RDBStorage(

@@ -20,7 +20,8 @@ import numpy as np
 
 from compare import tracks
 from compare.call_recorder import watching
-from compare.config import CHUNK, Config
+from compare.config import Config
+from compare.training.steps import CHUNK
 from numpy_nn import optim
 from numpy_nn.models import MODELS
 from numpy_nn.norm import TRAIN

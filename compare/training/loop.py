@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from compare import tracks
-from compare.config import Config, Plan
+from compare.config import Config
 from compare.data import Data, eval_batches, loaders
 from compare.errors import UserError
 from compare.training.clocks import Stopwatch, Timings
+from compare.training.steps import Plan
 from compare.workers.protocol import Event
 from numpy_nn import tree
 
@@ -196,10 +197,6 @@ class Training:
 
 def require_validation(config: Config, data: Data) -> None:
     """Raise UserError where a best state is asked for and cannot be told."""
-    if config.patience is not None and config.patience < 1:
-        raise UserError(
-            f"patience {config.patience}: it is the number of evaluations to wait for a better one, 1 at least"
-        )
     if (config.patience is not None or config.keep_best) and not len(data.val_y):
         raise UserError(
             "patience and keep_best choose by validation images, and there are none: choose a larger val_size"

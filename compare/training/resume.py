@@ -6,10 +6,13 @@ from collections.abc import Callable
 
 from compare.checkpoint import store
 from compare.checkpoint.store import Checkpoint, CheckpointError
+from compare.config import Config
 from compare.data import Data
 from compare.errors import UserError
 from compare.training.loop import Moment, Training
+from compare.training.steps import plan
 from compare.workers.protocol import Job
+from numpy_nn import optim
 
 Note = Callable[[str], None]
 Find = Callable[[Job, Note], Checkpoint | None]
@@ -55,12 +58,32 @@ def go_on(training: Training, found: Checkpoint, job: Job, note: Note) -> None:
     own = is_own(found, job)
     training.step, training.on_disk = found.step, found.step if own else -1
     training.go_on(found.progress, own=own)
+    change = schedule_change(found, job.config, train_size=len(training.data.train_x), steps=training.schedule.steps)
+    if change and not own:
+        note(change)
     training.resumed.append({"step": found.step, "checkpoint": str(found.path)})
     if job.config.keep_best and training.best:
         training.best_moment = best_moment(training.best["step"], found)
         if training.best_moment is None:
             note(f"the best state, of step {training.best['step']:,}, is not beside {found.path}: chosen anew")
             training.best, training.waited = {}, 0
+
+
+def schedule_change(found: Checkpoint, config: Config, *, train_size: int, steps: int) -> str:
+    """How the learning rate jumps where the schedule has another length than before; empty if it stays as it was."""
+    then = Config.from_json(found.meta["config"])
+    before = plan(then, train_size).steps
+
+    def rate(config: Config, steps: int, step: int) -> float:
+        return optim.schedule(config.schedule, lr=config.lr, steps=steps, **config.schedule_args)(step)
+
+    last = rate(then, before, found.step - 1)
+    if not found.step or rate(config, steps, found.step - 1) == last:
+        return ""
+    return (
+        f"the schedule is now of {steps:,} steps, of {before:,} before: the learning rate goes from {last:.3g} to "
+        f"{rate(config, steps, found.step):.3g}; --set schedule=constant --lr {last:.3g} would keep it"
+    )
 
 
 def best_moment(step: int, found: Checkpoint) -> Moment | None:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from compare import machine, tracks
-from compare.config import Config, plan
+from compare.config import Config
 from compare.data import Data
 from compare.data import load as load_data
 from compare.errors import UserError
@@ -29,6 +29,7 @@ from compare.training.clocks import Timings
 from compare.training.error_analysis import insight
 from compare.training.loop import Training, require_images, require_validation
 from compare.training.saver import Saver
+from compare.training.steps import plan
 from compare.workers.protocol import Emit, Job, received
 from numpy_nn import tree
 

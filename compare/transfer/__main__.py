@@ -1,17 +1,21 @@
-"""``python -m compare.transfer``: train in one process per track, in turn, and report."""
+"""Train on few labels, from a random init and from a pretrained network, in one process per track.
+
+python -m compare.transfer digits
+python -m compare.transfer to fashion-mnist --pretrained resnet20:resnet20-cifar10.th --data-dir DIR
+python -m compare.transfer to folder:PHOTOS --pretrained torchvision:resnet18 --size 64
+"""
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from compare import machine
-from compare.cli import told
+from compare import cli, machine
+from compare.cli import command_line
 from compare.config import Config
 from compare.data import DATASETS
 from compare.errors import UserError
@@ -25,36 +29,43 @@ from compare.workers.protocol import Event, received
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.transfer",
-        description="Learn a new task from few labels: from scratch, by a linear probe, and by fine-tuning.",
-    )
+    options = cli.parser("transfer", __doc__)
     tasks = options.add_subparsers(dest="task", required=True)
-    digits = tasks.add_parser(
-        "digits", help="MNIST: pretrain on the digits 0 to 4, transfer to 5 to 9 (offline, about 3 minutes)"
-    )
-    digits.add_argument("--labels", type=int, default=10, metavar="N", help="labels per class (default: %(default)s)")
-    to = tasks.add_parser("to", help="transfer a published network to few labels of a dataset")
-    to.add_argument("dataset", metavar="DATASET", help=f"{', '.join(DATASETS)} or folder:PATH")
-    to.add_argument("--pretrained", required=True, metavar="NAME", help="torchvision:resnet18, or resnet20:FILE")
-    to.add_argument(
-        "--fraction",
-        type=float,
-        default=0.01,
-        metavar="X",
-        help="share of the labels that is used (default: %(default)s)",
-    )
-    to.add_argument("--size", type=int, metavar="PIXELS", help="image size, instead of the network's own")
-    to.add_argument("--data-dir", metavar="DIR", help="where the dataset is (or set NN_DATA_DIR)")
+    text = "MNIST: pretrain on the digits 0 to 4, transfer to 5 to 9 (offline, about 3 minutes)"
+    digits = tasks.add_parser("digits", help=text, description=text)
+    text = "transfer a published network to few labels of a dataset"
+    to = tasks.add_parser("to", help=text, description=text)
     for task, seeds in ((digits, range(5)), (to, range(1))):
-        text = " ".join(map(str, seeds))
-        task.add_argument("--tracks", nargs="+", choices=list(TRACKS), default=list(TRACKS), metavar="TRACK")
-        task.add_argument("--seeds", type=int, nargs="+", default=list(seeds), metavar="S", help=f"default: {text}")
-        task.add_argument("--steps", type=int, metavar="N", help="steps of each training, instead of the recipe's")
-        task.add_argument("--out", type=Path, metavar="DIR", help="where results go (default: runs/transfer-DATE_TIME)")
+        cli.add_tracks(task)
+        cli.add_seeds(task, default=list(seeds), what="one training of each method")
+        cli.group(task, "what to train").add_argument(
+            "--steps", type=cli.setting("steps"), metavar="N", help="of each training (default: as the recipe has it)"
+        )
+        cli.add_output(task, default="transfer-")
+    digits.add_argument("--labels", type=cli.number(int), default=10, metavar="N", help="per class (default: 10)")
+    to.add_argument("dataset", type=cli.dataset, metavar="DATASET", help=f"{', '.join(DATASETS)} or folder:PATH")
+    to.add_argument(
+        "--pretrained",
+        required=True,
+        type=cli.pretrained,
+        metavar="NAME",
+        help="torchvision:resnet18, or resnet20:FILE",
+    )
+    to.add_argument(
+        "--fraction", type=cli.number(float, 0, 1, above=True), default=0.01, metavar="X",
+        help="share of the labels, above 0 to 1 (default: 0.01)",
+    )  # fmt: skip
+    to.add_argument(
+        "--size",
+        type=cli.number(int, 1, 4096),
+        metavar="PIXELS",
+        help="side of the images (default: the network's own)",
+    )
+    cli.add_settings(to, "data_dir")
     return options
 
 
+@command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all went well, 2 for a usage error, 130 after Ctrl-C; seeds that have ended are always reported."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -64,22 +75,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     task, seeds, out = (options.pop(name) for name in ("task", "seeds", "out"))
     names = [track for track in TRACKS if track in options["tracks"]]
     del options["tracks"]
-    if options.get("data_dir"):
-        options["data_dir"] = str(Path(options["data_dir"]).resolve())
-    out = out or Path("runs", f"transfer-{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+    out = cli.output_folder(out, "transfer-")
+    cli.require_writable(out)
     threads = machine.cores()
     rows: list[Any] = []
     status = 0
     with Progress() as progress, tempfile.TemporaryDirectory() as cache:
         try:
             for track in names:
-                job = {"task": task, "track": track, "seeds": list(dict.fromkeys(seeds)), "threads": threads}
+                job = {"task": task, "track": track, "seeds": seeds, "threads": threads}
                 log = out / "logs" / f"{track}.log"
                 with worker(job | {"options": options}, cache=Path(cache), log=log) as at_work:
                     for row in watch(at_work.events(), progress):
                         rows.append(row)
         except UserError as error:
-            status = told(error)
+            status = cli.report(error)
         except KeyboardInterrupt:
             progress.note("Stopped; the seeds that have ended are reported.")
             status = 130
@@ -118,7 +128,7 @@ def worker(job: Event, *, cache: Path, log: Path) -> Worker:
 
     JAX keeps its compiled programs in the folder ``cache``, because all seeds run the same ones.
     """
-    config = Config(preset="", model="", dataset="", promise="")
+    config = Config(preset="", model="", dataset="")
     variables = environment(job["track"], config, threads=job["threads"]) | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

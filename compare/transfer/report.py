@@ -1,4 +1,4 @@
-"""What transfer learning gained: report.md and transfer.png, from transfer.json alone.
+"""Write the report of a transfer and its plot again, from transfer.json alone.
 
 python -m compare.transfer.report DIR...      shows and writes them again
 """
@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compare import cli
 from compare.cli import command_line
 from compare.files import write_atomically, write_json
 from compare.results import name_of, spread
@@ -195,14 +196,17 @@ def _ends(axes: Axes, rows: Sequence[Row]) -> None:
     axes.grid(axis="x", visible=False)
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.transfer.report``."""
+    options = cli.parser("transfer.report", "Write the report of a transfer and its plot again.")
+    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a transfer.json")
+    return options
+
+
 @command_line
 def main(arguments: list[str] | None = None) -> int:
-    """`python -m compare.transfer.report DIR...`"""
-    parser = argparse.ArgumentParser(
-        prog="python -m compare.transfer.report", description="Write the report and its plot from transfer.json."
-    )
-    parser.add_argument("directories", metavar="DIR", nargs="+", type=Path, help="a folder with a transfer.json")
-    for directory in parser.parse_args(arguments).directories:
+    """Return 0 if everything was shown, 2 for invalid arguments."""
+    for directory in parser().parse_args(arguments).directories:
         results = read(directory)
         print(text(results))
         for path in write(results, directory if directory.is_dir() else directory.parent):

@@ -14,10 +14,11 @@ from torchvision import models
 
 from compare import pretrained
 from compare.checkpoint import store
-from compare.export import HEADER, description, export, main, state_dict
+from compare.export import export, main
 from compare.parity.check import EXAMPLES
 from compare.weights import torch_files
 from compare.weights.architectures import to_published
+from compare.weights.formats import HEADER, description, state_dict
 from compare.weights.network import Network, describe
 from compare.weights.npz import WeightsError, write_npz
 from compare.weights.open import open_network

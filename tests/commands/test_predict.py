@@ -201,7 +201,7 @@ def test_wrong_questions(flags: list[str], capsys: pytest.CaptureFixture[str]) -
 
 def test_an_absent_checkpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(SEVEN), "--checkpoint", "nowhere.npz"]) == 2
-    assert "error: nowhere.npz: there is no such file or folder" in capsys.readouterr().err
+    assert "/nowhere.npz: there is no such file or folder" in capsys.readouterr().err
 
 
 def test_what_the_metadata_do_not_say(tmp_path: Path) -> None:

@@ -53,20 +53,20 @@ def test_a_space_is_ranges_and_choices():
         ("lr=0:1:log", "a logarithm needs numbers above 0, and 0 is not"),
         ("model_args.hidden=[64", "lists have [brackets]"),
         ("optimizer=sgd,,adam", "values have commas between them"),
-        ("learning_rate=0.1,1", "unknown field 'learning_rate'; known: augment, batch_size"),
+        ("learning_rate=0.1,1", "unknown field 'learning_rate'. Known: augment, batch_size"),
         ("seed=0,1", "unknown field 'seed'"),
         ("optimizer_args.weight.decay=0,1", "unknown field 'optimizer_args.weight.decay'"),
-        ("model_args.width=1,2", "unknown argument of mlp 'width'; known: "),
+        ("model_args.width=1,2", "unknown argument 'width' of mlp. Known: "),
         (
             "optimizer_args.weight_dekay=0:1",
-            "unknown argument of nesterov 'weight_dekay'; known: weight_decay, clip_norm",
+            "unknown argument 'weight_dekay' of nesterov. Did you mean weight_decay? Known: weight_decay, clip_norm",
         ),
-        ("optimizer=nesterov,adam optimizer_args.beta1=0:1", "unknown argument of nesterov 'beta1'; known: "),
-        ("schedule_args.warm_up=0:1", "unknown argument of one_cycle 'warm_up'; known: warmup, div"),
-        ("loss_args.smoothing=0:1", "unknown argument of cross_entropy 'smoothing'; known: label_smoothing"),
-        ("optimizer=adamm", "unknown optimizer 'adamm'; known: sgd, momentum"),
-        ("batch_size=0.5:2", "batch_size=0.5: it is float, and should be like 512"),
-        ("lr=high,low", "lr='high': it is str, and should be like 0.2"),
+        ("optimizer=nesterov,adam optimizer_args.beta1=0:1", "unknown argument 'beta1' of nesterov. Known: "),
+        ("schedule_args.warm_up=0:1", "unknown argument 'warm_up' of one_cycle. Did you mean warmup?"),
+        ("loss_args.smoothing=0:1", "unknown argument 'smoothing' of cross_entropy. Did you mean label_smoothing?"),
+        ("optimizer=adamm", "unknown optimizer 'adamm'. Did you mean adam? Known: sgd, momentum"),
+        ("batch_size=0.5:2", "invalid batch_size 0.5: expected a whole number from 1 to 1,000,000"),
+        ("lr=high,low", "invalid lr 'high': expected a number above 0"),
     ],
 )
 def test_what_cannot_be_searched_is_said(text, message):
@@ -243,7 +243,7 @@ def test_each_trial_is_a_run_of_one_parent(searched, tmp_path, monkeypatch):
             ["--space", "lr=0.1,1", "--storage", "sqlite:////nowhere/study.db"],
             "no study can be opened at sqlite:////now",
         ),
-        (["--space", "momentum=0.9,0.99"], "unknown field 'momentum'; known: "),
+        (["--space", "momentum=0.9,0.99"], "unknown field 'momentum'. Known: "),
     ],
 )
 def test_a_wrong_question_has_a_clear_answer(arguments, message, tmp_path, capsys):

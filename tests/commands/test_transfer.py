@@ -289,7 +289,12 @@ def test_the_command_writes_what_it_found(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["digits", "--labels", "0", "--tracks", "numpy"], "0 labels per class"),
+        (
+            ["digits", "--labels", "0", "--tracks", "numpy"],
+            "invalid value '0': expected a whole number of at least 1",
+        ),
+        (["to", "mnist", "--pretrained", "resnet20:x", "--fraction", "nan"], "expected a number above 0 and at most 1"),
+        (["to", "mnist", "--pretrained", "resnet20:x", "--fraction", "-1"], "expected a number above 0 and at most 1"),
         (["digits", "--labels", "10000", "--tracks", "numpy"], "choose from 1"),
         (
             ["to", "fashion-mnist", "--pretrained", "resnet20", "--tracks", "numpy"],
@@ -298,7 +303,11 @@ def test_the_command_writes_what_it_found(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_a_wrong_question_is_answered_without_a_traceback(arguments, message, tmp_path, capfd):
-    assert transfer.main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    try:
+        status = transfer.main([*arguments, "--out", str(tmp_path / "out")])
+    except SystemExit as end:  # by argparse
+        status = end.code
+    assert status == 2
     err = capfd.readouterr().err
     assert message in err
     assert "Traceback" not in err

@@ -18,7 +18,6 @@ CONFIG = Config(
     preset="small mlp",
     model="mlp",
     dataset="random images",
-    promise="",
     model_args={"input_shape": (6, 5, 3), "classes": 7, "hidden": (9, 8)},
     optimizer_args={"weight_decay": 1e-2, "clip_norm": 0.5},
     lr_scale={"hidden": 0.3, "hidden/0": 0.0, "output/bias": 2.0},

@@ -36,7 +36,7 @@ NARROW = {"cnn": {"input_shape": (16, 16, 1), "channels": (4, 6), "hidden": 12},
 def config(model: str, **changes: object) -> Config:
     """A network as it is tested: small where the model lets itself be made small."""
     args = (check.EXAMPLES | NARROW).get(model, {})
-    base = Config(preset=model, model=model, dataset="random images", promise="", model_args=args, lr=0.05)
+    base = Config(preset=model, model=model, dataset="random images", model_args=args, lr=0.05)
     return dataclasses.replace(base, **changes)
 
 

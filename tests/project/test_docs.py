@@ -55,6 +55,8 @@ def test_a_command_is_understood(page, command, monkeypatch, capsys):
         if targets == {"compare"} and given:
             check("compare.run_all", shlex.split(given[0]), monkeypatch, capsys)
         return
+    if words == ["-m", "compare"]:
+        return
     module, *arguments = words[1:] if words[0] == "-m" else [words[0].removesuffix(".py").replace("/", "."), *words[1:]]
     if module.partition(".")[0] == "compare":
         check(module, arguments, monkeypatch, capsys)

@@ -25,8 +25,8 @@ CUTS = {
     "compare.predict": "",
     "compare.pretrained": "",
     "compare.report": "",
-    "compare.run_all": "--steps 4 --no-proof",
-    "compare.search": "--steps 4 --trials 1 --track numpy",
+    "compare.run_all": "--steps 4 --skip-parity",
+    "compare.search": "--steps 4 --trials 1 --tracks numpy",
     "compare.transfer": "--steps 4 --seeds 0 --tracks numpy",
 }
 NOT_RUN = {  # what is only read, and why

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -22,13 +23,13 @@ import pytest
 from compare.checkpoint import store
 from compare.checkpoint.store import Checkpoint
 from compare.config import Config, Interval
-from compare.config import plan as step_plan
 from compare.data import Data
 from compare.errors import UserError
 from compare.experiment import plan
 from compare.parity.check import distance
 from compare.tracks import TRACKS
 from compare.training import worker
+from compare.training.steps import plan as step_plan
 from compare.workers.process import ROOT, trainer
 from compare.workers.protocol import Job
 from numpy_nn.tree import leaves
@@ -39,7 +40,6 @@ CONFIG = Config(
     model="mlp",
     model_args={"hidden": (16,), "input_shape": (8, 8, 1), "classes": 3},
     dataset="mnist",
-    promise="",
     augment=("crop:1", "flip"),
     steps=60,
     batch_size=20,
@@ -142,6 +142,25 @@ def test_a_run_goes_from_track_to_track_on_one_curve(data, tmp_path):
     assert [each["step"] for each in handed_on.progress["resumed"]] == [12, 36]
 
 
+@pytest.mark.parametrize(
+    ("changes", "jump"),
+    [
+        ({}, ""),
+        (
+            {"steps": 120},
+            r"now of 120 steps, of 60 before: the learning rate goes from 0\.0\d+ to 0\.0\d+; --set",
+        ),
+        ({"schedule": "constant", "lr": 1e-3}, r"to 0\.001; --set schedule=constant --lr 0\.0\d+ would keep it"),
+    ],
+)
+def test_resuming_with_another_schedule_says_how_the_learning_rate_jumps(changes, jump, data, tmp_path):
+    train(tmp_path / "run", "numpy", stop_after=24)
+    *notes, end = train(tmp_path / "next", "numpy", resume_from=tmp_path / "run", **changes)
+    assert end["status"] == "finished"
+    texts = [event["text"] for event in notes if event["event"] == "note"]
+    assert [bool(re.search(jump, text)) for text in texts] == ([True] if jump else [])
+
+
 def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch):
     train(tmp_path / "run", "numpy", stop_after=24)
     source = tmp_path / "run"
@@ -189,7 +208,7 @@ def test_an_interval_is_steps_or_seconds(text):
     assert Interval.parse("60s").passed(steps=0, seconds=60)
     assert not Interval.parse("500").passed(steps=499, seconds=1e9)
     assert str(Interval.parse(str(Interval.parse("2000000")))) == "2000000"
-    with pytest.raises(UserError, match="neither a number of steps, like 500, nor of seconds, like 60s"):
+    with pytest.raises(UserError, match=r"invalid interval .*: expected a number of steps, like 500, or of seconds"):
         Interval.parse(text)
 
 
@@ -292,7 +311,7 @@ def test_what_a_killed_comparison_left_is_taken_up(tmp_path):
 def test_a_comparison_that_is_killed_as_a_whole_ends_as_if_nothing_had_been(tmp_path):
     command = [sys.executable, "compare/run_all.py"]
     length = ["mlp-mnist", "--tracks", "numpy", "torch", "--steps", "640", "--save-every", "1", "--no-mlflow"]
-    begun = [*command, *length, "--no-proof", "--out", str(tmp_path / "run")]
+    begun = [*command, *length, "--skip-parity", "--out", str(tmp_path / "run")]
     generator = random.Random(0)
     for number in range(4):
         again = [*command, "--resume", str(tmp_path / "run")]

@@ -186,24 +186,43 @@ def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared, run_here)
     before = (out / "results.json").read_bytes()
     code, printed = run_here("mlp-mnist", "--steps", 1, "--out", out)
     assert code == 2
-    assert "holds a comparison already" in printed
+    assert "holds results already (results.json)" in printed
     assert (out / "results.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--epochs", "inf"], "invalid epochs 'inf': expected a number above 0 and at most 10,000"),
+        (["--epochs", "1e300"], "invalid epochs '1e300'"),
+        (["--epochs", "1e9"], "invalid epochs '1e9'"),
+        (["--epochs", "nan"], "invalid epochs 'nan'"),
+        (["--steps", str(10**18)], f"invalid steps '{10**18}': expected a whole number from 1 to 100,000,000"),
+        (["--seeds", "-1"], "expected a whole number from 0 to 4,294,967,295"),
+        (["--device", "x"], "argument --device: invalid device 'x': expected auto, cpu, gpu or gpu:N"),
+        (["--augment", "flop"], "unknown augmentation 'flop'"),
+        (["mnist"], "unknown preset 'mnist'. Did you mean mlp-mnist, cnn-mnist, "),
+        (["resnet"], "unknown preset 'resnet'. Did you mean resnet20-cifar10?"),
         (["mlp-minst"], "unknown preset 'mlp-minst'. Did you mean mlp-mnist? Known: mlp-mnist, cnn-mnist"),
-        (["--tracks", "tensorflow"], "invalid choice: 'tensorflow' (choose from 'numpy', 'jax', 'torch')"),
+        (["--tracks", "tensorflow"], "argument --tracks: unknown track 'tensorflow'. Known: numpy, jax, torch"),
         (["--epoch5"], "unrecognized arguments: --epoch5"),
-        (["--batch-size", "0"], "'0' is not a positive integer"),
-        (["--lr", "nan"], "'nan' is not a positive number"),
-        (["--lr", "fast"], "'fast' is not a positive number"),
+        (
+            ["--batch-size", "0"],
+            "argument --batch-size: invalid batch_size '0': expected a whole number from 1",
+        ),
+        (["--lr", "nan"], "invalid lr 'nan': expected a number above 0"),
+        (["--lr", "fast"], "invalid lr 'fast': expected a number above 0"),
         (["--epochs", "1", "--steps", "1"], "not allowed with argument"),
-        (["--out", "pyproject.toml/folder"], "cannot write to pyproject.toml/folder"),
-        (["--save-every", "soon"], "'soon' is neither a number of steps, like 500, nor of seconds, like 60s"),
+        (
+            ["--out", "pyproject.toml/folder"],
+            "pyproject.toml/folder (Not a directory); choose another folder",
+        ),
+        (
+            ["--save-every", "soon"],
+            "invalid interval 'soon': expected a number of steps, like 500, or",
+        ),
         (["--resume", "nowhere"], "nowhere is not there: give the folder of a comparison"),
-        (["--resume", "nowhere", "--epochs", "1"], "--resume goes on with what was planned and takes no other flag"),
+        (["--resume", "nowhere", "--epochs", "1"], "--resume finishes what was planned and takes no other flag"),
         (["--resume-from", "nowhere"], "nowhere: give the folder of a run or of one of its steps"),
         (["mlp-mnist", "cnn-mnist", "--resume-from", "nowhere"], "starts one training: name one preset"),
     ],
@@ -221,7 +240,7 @@ def test_wrong_questions_are_answered_at_once(arguments, message, capsys, monkey
 def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path, run_here):
     out = tmp_path / "out"
     code, printed = run_here(
-        *("mlp-mnist", "--tracks", "numpy", "torch", "--steps", 10, "--lr", 1e8, "--no-proof", "--out", out),
+        *("mlp-mnist", "--tracks", "numpy", "torch", "--steps", 10, "--lr", 1e8, "--skip-parity", "--out", out),
         uri=f"http://127.0.0.1:{closed_port()}",  # and MLflow's server is down
     )
     assert code == 1, printed
@@ -236,7 +255,7 @@ def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path, run_here):
 
 
 def test_a_last_update_that_ruins_the_network_is_no_success(tmp_path, run_here):
-    flags = ("--tracks", "numpy", "--steps", 1, "--lr", 1e38, "--no-proof", "--no-mlflow", "--out", tmp_path / "out")
+    flags = ("--tracks", "numpy", "--steps", 1, "--lr", 1e38, "--skip-parity", "--no-mlflow", "--out", tmp_path / "out")
     code, printed = run_here("mlp-mnist", *flags)
     assert code == 1, printed
     (entry,) = json.loads((tmp_path / "out" / "results.json").read_text())["runs"]
@@ -244,27 +263,28 @@ def test_a_last_update_that_ruins_the_network_is_no_success(tmp_path, run_here):
 
 
 def test_a_batch_larger_than_the_data(tmp_path, run_here):
-    flags = ("--tracks", "numpy", "--no-proof", "--no-mlflow", "--out", tmp_path / "out")
+    flags = ("--tracks", "numpy", "--skip-parity", "--no-mlflow", "--out", tmp_path / "out")
     code, printed = run_here("mlp-mnist", "--batch-size", 60_000, *flags)
     assert code == 1
     assert re.search(r"60,?000.*55,?000|55,?000.*60,?000", printed), printed
 
 
-def test_ctrl_c_loses_nothing(compared, tmp_path, run_here):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_an_interrupted_comparison_loses_nothing(number, status, compared, tmp_path, run_here):
     from mlflow import MlflowClient
 
     *_, store = compared
     client = MlflowClient(f"sqlite:///{store}/mlflow.db")
     before = {each.info.run_id for each in mlflow_runs(client)}
     out = tmp_path / "out"
-    flags = ("--tracks", "numpy", "torch", "--epochs", 50, "--no-proof", "--out", out)
+    flags = ("--tracks", "numpy", "torch", "--epochs", 50, "--skip-parity", "--out", out)
     code, printed = run_here(
         *("mlp-mnist", *flags),
         uri=f"sqlite:///{store}/mlflow.db",
         at="accuracy",
-        then=lambda: os.kill(os.getpid(), signal.SIGINT),
+        then=lambda: os.kill(os.getpid(), number),
     )
-    assert code == 130, printed
+    assert code == status, printed
     results = json.loads((out / "results.json").read_text())
     assert results["status"] == "interrupted"
     assert [entry["status"] for entry in results["runs"]] == ["interrupted", "not started"]
@@ -293,7 +313,7 @@ def test_a_worker_that_is_killed_is_mourned_the_rest_goes_on_and_resuming_mends_
         40,
         "--lr",
         0.1,
-        "--no-proof",
+        "--skip-parity",
         "--no-mlflow",
         "--out",
         out,
@@ -303,7 +323,7 @@ def test_a_worker_that_is_killed_is_mourned_the_rest_goes_on_and_resuming_mends_
     killed, other = json.loads((out / "results.json").read_text())["runs"]
     assert (killed["status"], other["status"]) == ("failed", "finished")
     assert "was killed by SIGKILL (out of memory?)" in printed
-    assert f"Go on with: python compare/run_all.py --resume {out}" in printed
+    assert f"Go on with: python -m compare.run_all --resume {out}" in printed
 
     code, printed = run_here("--resume", out)
     assert code == 0, printed
@@ -318,7 +338,7 @@ def test_a_worker_that_is_killed_is_mourned_the_rest_goes_on_and_resuming_mends_
     assert code == 2
     for part in ("model is 'mlp', not 'cnn'", "batch_size is 512, not 64", "seed is 0, not 3"):
         assert part in printed
-    longer = ("--tracks", "numpy", "--steps", 60, "--resume-from", store, "--no-proof", "--no-mlflow")
+    longer = ("--tracks", "numpy", "--steps", 60, "--resume-from", store, "--skip-parity", "--no-mlflow")
     code, printed = run_here(*longer, "--out", tmp_path / "new")
     assert code == 0, printed
     (entry,) = json.loads((tmp_path / "new" / "results.json").read_text())["runs"]

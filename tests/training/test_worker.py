@@ -11,12 +11,13 @@ import time
 import pytest
 
 from compare import presets
-from compare.config import CHUNK, Config, plan
+from compare.config import Config
 from compare.errors import UserError
 from compare.training.clocks import Stopwatch, Timings
 from compare.training.flops import training_bytes, training_flops
+from compare.training.steps import CHUNK, plan
 
-CONFIG = Config(preset="test", model="mlp", dataset="mnist", promise="")
+CONFIG = Config(preset="test", model="mlp", dataset="mnist")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 101, 431, 4290])

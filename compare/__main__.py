@@ -1,0 +1,70 @@
+"""List the commands of this project, or run one: ``python -m compare run_all --help``."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from compare.cli import command_line
+from compare.errors import look_up
+
+GROUPS = {
+    "Train and compare": ("run_all", "parity", "report", "checkpoint", "tracking"),
+    "Measure": ("benchmark", "benchmark.report", "loaders", "loaders.report"),
+    "Find and reuse networks": (
+        "search",
+        "search.report",
+        "transfer",
+        "transfer.report",
+        "launch",
+        "pretrained",
+        "export",
+        "shipped",
+    ),
+    "Try and learn": ("predict", "play", "bugs"),
+}
+FOLDER = Path(__file__).resolve().parent
+
+
+def commands() -> dict[str, str]:
+    """What each command does, by its name: the first line of the docstring of every module with a command line.
+
+    Nothing is imported.
+    """
+    found = {}
+    for path in sorted(FOLDER.rglob("*.py")):
+        name = ".".join(path.relative_to(FOLDER).with_suffix("").parts).removesuffix(".__main__")
+        text = path.read_text(encoding="utf-8")
+        if path != Path(__file__).resolve() and "\n@command_line\ndef main(" in text:
+            found[name] = (ast.get_docstring(ast.parse(text)) or "").partition("\n")[0]
+    return found
+
+
+def listing() -> str:
+    """Every command with a line of what it does, in groups."""
+    known = commands()
+    width = max(map(len, known))
+    lines = ["python -m compare COMMAND ...   runs one of these; COMMAND --help says what it takes"]
+    for title, names in GROUPS.items():
+        lines += ["", f"{title}:", *(f"  {name:<{width}}  {known[name]}" for name in names)]
+    return "\n".join(lines)
+
+
+@command_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the list, or run a command; returns its exit status, and 2 if there is none of this name."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help"):
+        print(listing())
+        return 0
+    look_up("command", given[0], commands())
+    sys.argv[1:] = given[1:]
+    runpy.run_module(f"compare.{given[0]}", run_name="__main__", alter_sys=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
