@@ -75,7 +75,7 @@ def seconds(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, like 5s")
+        raise argparse.ArgumentTypeError(f"invalid time {text!r}: expected seconds, like 5s")
     return value
 
 

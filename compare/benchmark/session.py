@@ -21,6 +21,7 @@ from compare.workers import process
 
 CHUNKS = 10  # of a trial at least: one warms up, nine are timed
 WORK = 15e9  # FLOPs of a chunk: 0.1 to 0.2 s on two good cores
+SHORTEST = 1e-3  # seconds that a chunk takes at least, however little work it has
 
 
 @dataclasses.dataclass
@@ -170,7 +171,7 @@ def plan(config: Config, gemm_gflops: float | None, min_seconds: float) -> Plan:
         work = 100 * WORK
     chunk = chunk_of(config, work)
     chunk_gflop = chunk * config.batch_size * flops / 1e9
-    timed = math.ceil(min_seconds * (gemm_gflops or 0) / chunk_gflop)
+    timed = math.ceil(min_seconds / max(chunk_gflop / gemm_gflops, SHORTEST)) if gemm_gflops else 0
     return {
         "model": config.model,
         "model_args": config.model_args,

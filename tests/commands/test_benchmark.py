@@ -282,10 +282,10 @@ def test_ctrl_c_and_sigterm_report_the_processes_that_have_ended(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--repeats", "0"], "'0' is not a positive integer"),
-        (["--batch-size", "-1"], "'-1' is not a positive integer"),
-        (["--min-time", "long"], "'long' is not a number of seconds, like 5s"),
-        (["--target", "98"], "'98' is not an accuracy between 0 and 1, like 0.98"),
+        (["--repeats", "0"], "--repeats: invalid value '0': expected a whole number of at least 1"),
+        (["--batch-size", "-1"], "--batch-size: invalid batch_size '-1'"),
+        (["--min-time", "long"], "--min-time: invalid time 'long': expected seconds, like 5s"),
+        (["--target", "98"], "--target: invalid value '98': expected a number above 0 and at most 1"),
         (["--quick", "--repeats", "3"], "not allowed with argument"),
     ],
 )
