@@ -13,8 +13,17 @@ from compare.errors import look_up
 
 GROUPS = {
     "Train and compare": ("run_all", "parity", "report", "checkpoint", "tracking"),
-    "Measure": ("benchmark", "benchmark.report", "loaders"),
-    "Find and reuse networks": ("search", "transfer", "launch", "pretrained", "export", "shipped"),
+    "Measure": ("benchmark", "benchmark.report", "loaders", "loaders.report"),
+    "Find and reuse networks": (
+        "search",
+        "search.report",
+        "transfer",
+        "transfer.report",
+        "launch",
+        "pretrained",
+        "export",
+        "shipped",
+    ),
     "Try and learn": ("predict", "play", "bugs"),
 }
 FOLDER = Path(__file__).resolve().parent

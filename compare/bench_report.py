@@ -1,4 +1,4 @@
-"""``python -m compare.bench_report DIR``: the older name of ``python -m compare.report DIR`` for a benchmark."""
+"""``python -m compare.bench_report DIR``: the older name of ``python -m compare.benchmark.report DIR``."""
 
 import sys
 

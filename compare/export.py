@@ -20,7 +20,8 @@ from pathlib import Path
 
 from compare import cli
 from compare.cli import command_line
-from compare.weights.npz import WeightsError, write_npz, write_whole
+from compare.files import write_atomically
+from compare.weights.npz import WeightsError, write_npz
 from compare.weights.open import open_network
 
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt", "onnx": ".onnx", "npz": ".npz"}
@@ -34,15 +35,11 @@ def export(checkpoint: Path, how: str, out: Path | None = None, names: str = "ou
     out = out or Path(f"{network.meta['config'].get('preset') or network.model}{SUFFIXES[how]}")
     if out.exists():
         raise WeightsError(f"{out} exists: remove it or choose another with --out")
-    try:
-        if how == "npz":
-            if names != "ours":
-                raise WeightsError("npz has our own names only: leave out --names, or choose safetensors or torch")
-            write_npz(out, {"params": network.params, "stats": network.stats}, formats.description(network))
-        else:
-            write_whole(out, formats.FORMATS[how](network, names))
-    except OSError as error:
-        raise WeightsError(f"{out} cannot be written: {error.strerror or error}") from error
+    if how != "npz":
+        return write_atomically(out, formats.FORMATS[how](network, names))
+    if names != "ours":
+        raise WeightsError("npz has our own names only: leave out --names, or choose safetensors or torch")
+    write_npz(out, {"params": network.params, "stats": network.stats}, formats.description(network))
     return out
 
 

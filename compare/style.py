@@ -21,7 +21,7 @@ KNOWN = {
     "numpy": Style("#0072B2", 4.2, "solid"),
     "jax": Style("#E58A00", 2.5, (0, (4, 2))),
     "torch": Style("#D01C6B", 1.6, (0, (1.3, 1.3))),
-    "tensorflow": Style("#6A3D9A", 1.6, (0, (6, 2, 1, 2))),  # no track, a yardstick of the benchmark
+    "tensorflow": Style("#6A3D9A", 1.6, (0, (6, 2, 1, 2))),  # not a track: a baseline of the benchmark
 }
 VARIANTS = [
     Style("#009E73", 1.5, (0, (6, 2, 1, 2))),

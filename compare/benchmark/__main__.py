@@ -1,15 +1,17 @@
-"""Measure the speed of every variant of the tracks, in fresh processes that take turns.
+"""Time every track in its plain and its fast variant, in fresh processes that take turns.
 
     python -m compare.benchmark                               the MLP and the CNN, all tracks
     python -m compare.benchmark cnn-mnist --tracks jax torch --repeats 9 --threads 1
+    python -m compare.benchmark mlp-mnist --quick             one short repeat: speeds, not ranked
     python -m compare.benchmark mlp-mnist --target 0.98       also the cold time to a validation accuracy
     python -m compare.benchmark mlp-mnist --sweep             also how cost grows with batch, width and steps
     python -m compare.benchmark mlp-mnist --tensorflow        also a plain Keras script on the same batches
     python -m compare.benchmark cnn-mnist --device gpu --precision bfloat16
-    python -m compare.benchmark mlp-mnist --against OLD.json  what became slower, beyond noise
+    python -m compare.benchmark mlp-mnist --against OLD.json  which variants became significantly slower
 
-No speed is measured of a track that fails the parity check, and none is shown of a process whose first losses differ
-from the others'. `python -m compare.benchmark.report DIR` writes the report and its plots again.
+Tracks are timed only after they pass the parity check, and no speed is shown for a process whose first losses differ
+from the others'. Ctrl-C stops the benchmark and reports the processes that have ended.
+`python -m compare.benchmark.report DIR` writes the report and its plots again.
 """
 
 from __future__ import annotations
@@ -17,14 +19,15 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
+import math
 import shlex
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from compare import cli, machine, presets, tracks
-from compare.benchmark.session import Benchmark, begin
+from compare.benchmark.results import Benchmark
+from compare.benchmark.session import Session, begin
 from compare.cli import command_line
 from compare.config import Config
 from compare.errors import UserError
@@ -41,8 +44,13 @@ def parser() -> argparse.ArgumentParser:
         help="of the matmuls (default: the preset's)",
     )  # fmt: skip
     measured = cli.group(options, "what to measure")
+    length = measured.add_mutually_exclusive_group()
+    length.add_argument(
+        "--repeats", type=cli.number(int), default=5, metavar="N", help="fresh processes for each variant (default: 5)"
+    )
+    length.add_argument("--quick", action="store_true", help="one repeat of the fewest steps; speeds are not ranked")
     measured.add_argument(
-        "--repeats", type=cli.number(int), default=5, metavar="N", help="fresh processes for each (default: 5)"
+        "--min-time", type=seconds, default=5.0, metavar="5s", help="steps to time in each process (default: 5s)"
     )
     measured.add_argument(
         "--threads", type=cli.one_of("number of threads", ("1", "all")), default="all", metavar="1|all",
@@ -54,33 +62,52 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     measured.add_argument("--sweep", action="store_true", help="also how cost grows with batch, width and steps")
     measured.add_argument("--tensorflow", action="store_true", help="also a plain Keras script, as a second baseline")
-    measured.add_argument("--no-layers", action="store_true", help="no layers one by one, no roofline")
+    measured.add_argument("--no-layers", action="store_true", help="leave out the roofline of single layers")
     measured.add_argument("--against", type=cli.path, metavar="OLD", help="an earlier benchmark.json to compare with")
     cli.add_output(options, default="benchmark-")
     return options
 
 
-def run(options: argparse.Namespace, configs: list[Config], command: str) -> dict[str, Any]:
-    """Measure all that was asked for, in fresh processes on the same cores; each stage is saved as it ends."""
+def seconds(text: str) -> float:
+    """``"5s"`` or ``"5"``; argparse names the flag if it is neither."""
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"invalid time {text!r}: expected seconds, like 5s")
+    return value
+
+
+def run(options: argparse.Namespace, configs: list[Config], command: str) -> Benchmark:
+    """Measure all that was asked for, on the same cores; after Ctrl-C or SIGTERM, return what has been measured."""
     from compare.benchmark import variants
 
     start = time.perf_counter()
     threads = machine.cores() if options.threads == "all" else 1
+    repeats, min_seconds = (1, 0.0) if options.quick else (options.repeats, options.min_time)
     with variants.on_cores(threads):
-        started = begin(configs, repeats=options.repeats, target=options.target, threads=threads, command=command)
+        started = begin(
+            configs, repeats=repeats, target=options.target, min_seconds=min_seconds, threads=threads, command=command
+        )
         names = tracks.that_have(configs[0].precision, options.tracks)
-        benchmark = Benchmark(configs, names, options.tensorflow, threads, options.out, _say, started)
-        benchmark.prove()
-        for number in range(options.repeats):
-            benchmark.repeat(number, options.target)
-            benchmark.save()
-        if not options.no_layers and all(config.device == "cpu" for config in configs):  # a roofline of one core
-            benchmark.layers()
-        if options.sweep:
-            benchmark.sweep()
-        benchmark.results["seconds"] = round(time.perf_counter() - start)
-        benchmark.save()
-    return benchmark.results
+        session = Session(configs, names, options.tensorflow, threads, options.out, _say, started)
+        try:
+            session.check_parity()
+            for number in range(repeats):
+                session.repeat(number, options.target)
+            if not options.no_layers and all(config.device == "cpu" for config in configs):  # a roofline of one core
+                session.layers()
+            if options.sweep:
+                session.sweep()
+            session.results["status"] = "finished"
+        except KeyboardInterrupt:
+            _say("\nStopped; the processes that have ended are reported.")
+            session.results["status"] = "interrupted"
+        finally:
+            session.results["seconds"] = round(time.perf_counter() - start)
+            session.save()
+    return session.results
 
 
 def _say(text: str) -> None:
@@ -89,7 +116,7 @@ def _say(text: str) -> None:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all went well, 1 if a speed cannot be shown or became slower, 2 for invalid arguments."""
+    """Return 0 if all went well, 1 if a speed cannot be shown or became slower, 2 for a usage error, 130 if stopped."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     if options.tensorflow and not importlib.util.find_spec("tensorflow"):
@@ -105,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n" + report.summary(found, before))
     for path in report.write(found, options.out, before):
         print(path)
-    return report.status(found, before)
+    return 130 if found["status"] == "interrupted" else report.status(found, before)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""TensorFlow's yardstick: the same training as a plain script, a Keras model and one ``tf.function`` step.
+"""TensorFlow's baseline: the same training as a plain script, a Keras model and one ``tf.function`` step.
 
-The training images lie normalised in one tensor, a batch is a gather from it, and the step is the usual one: a tape,
-its gradients, the update. Only the update is written out, because in ``keras.optimizers.SGD`` the learning rate is
-part of the velocity, which under a schedule is another algorithm (notebook 10). Called like a track, timed by the same
-clocks; from the same weights on the same batches its losses must be those of the tracks.
+The training images are normalised in one tensor, a batch is a gather from it, and the step is the usual one: a tape,
+its gradients, the update. Only the update is written out, because ``keras.optimizers.SGD`` makes the learning rate part
+of the velocity, which is another algorithm under a schedule (notebook 10). It is called like a track and timed with the
+same clocks; from the same weights on the same batches its losses must equal those of the tracks.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from compare.training.loop import Training
 from numpy_nn.optim import schedule as formula
 from numpy_nn.tree import Tree, leaves
 
-tf.config.set_visible_devices([], "GPU")  # a TensorFlow that finds one would compute there unasked
+tf.config.set_visible_devices([], "GPU")  # or TensorFlow would use one without being asked
 
 DECAY = {"sgd": 0.0, "momentum": 0.9, "nesterov": 0.9}  # of the velocity
 
 
 @dataclasses.dataclass
 class State:
-    """What a script has as variables."""
+    """The variables of the script."""
 
     network: keras.Model
     step: Callable[..., Any]  # compiled: images and labels of a batch by number, learning rate -> loss, correct
@@ -86,7 +86,7 @@ def init_state(
     loss_args: dict[str, Any],
     **_: Any,
 ) -> State:
-    """The script's variables, with the weights of the snapshot; the arguments are those of a track."""
+    """The script's variables, with the weights of the snapshot; the same arguments as a track's ``init_state``."""
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     network = NETWORKS[model](**model_args)
     copy_weights(network, snapshot["params"])
@@ -134,7 +134,7 @@ def make_step(
 
 
 def correct(outputs: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """How many labels the largest output names."""
+    """The number of samples whose largest output is that of their label."""
     return tf.reduce_sum(tf.cast(tf.argmax(outputs, axis=1, output_type=labels.dtype) == labels, tf.int32))
 
 
@@ -151,7 +151,7 @@ def normalised(state: State, x: np.ndarray) -> tf.Tensor:
 
 
 def train_steps(state: State, index: np.ndarray, _: np.ndarray) -> tuple[State, dict[str, Any]]:
-    """The loop of the script over batches of images; index (k, n) says which."""
+    """The script's loop over the batches with the image numbers ``index`` (k, n)."""
     rates = np.array([state.rate(state.done + k) for k in range(len(index))], np.float32)
     metrics = [
         state.step(tf.gather(state.images, batch), tf.gather(state.labels, batch), tf.constant(rate))
@@ -182,5 +182,5 @@ def synchronize(_: State) -> None:
 
 
 def device_facts(_: State) -> dict[str, Any]:
-    """What computed, and how precisely."""
+    """The hardware, and the precision of its matmuls."""
     return {"hardware": "cpu", "matmul_precision": "float32", "peak_device_mb": None}

@@ -1,10 +1,9 @@
-"""The yardstick: the same training as a plain PyTorch script, eager, over tensors in memory.
+"""The baseline: the same training as a plain PyTorch script, eager, over tensors in memory.
 
-It is what nearly everybody writes first: ``nn.Sequential``, the training images normalised once and kept as one float
-tensor, batches by indexing it, ``zero_grad``, ``backward``, ``step``, a scheduler, and the losses collected. Nothing
-of ``torch_nn`` is used, but for the names of devices. Because it is called like a track, the benchmark times it by the
-same clocks; and because it starts from the same weights and sees the same batches, its losses must be those of the
-tracks.
+It is what most people write first: ``nn.Sequential``, the training images normalised once and kept as one float tensor,
+batches by indexing it, ``zero_grad``, ``backward``, ``step``, a scheduler, and the losses collected. Of ``torch_nn`` it
+uses only the names of devices. It is called like a track, so the benchmark times it with the same clocks; and it starts
+from the same weights and sees the same batches, so its losses must equal those of the tracks.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from torch_nn import devices as torch_devices
 
 @dataclasses.dataclass
 class State:
-    """What a script has as variables."""
+    """The variables of the script."""
 
     network: nn.Module
     optimizer: torch.optim.Optimizer
@@ -95,7 +94,7 @@ def init_state(
     device: str = "cpu",
     **_: Any,
 ) -> State:
-    """The script's variables, with the weights of the snapshot; the arguments are those of a track."""
+    """The script's variables, with the weights of the snapshot; the same arguments as a track's ``init_state``."""
     torch.set_num_threads(threads)
     there = torch_devices.choose(device)[0]
     torch_devices.set_full_precision(there, "float32")
@@ -157,7 +156,7 @@ def normalised(state: State, x: np.ndarray) -> Tensor:
 
 
 def train_steps(state: State, index: np.ndarray, _: np.ndarray) -> tuple[State, dict[str, Tensor]]:
-    """The loop of the script over batches of images; index (k, n) says which."""
+    """The script's loop over the batches with the image numbers ``index`` (k, n)."""
     losses, corrects, lrs = [], [], []
     state.network.train()
     for batch in torch.from_numpy(index).to(state.mean.device):
@@ -197,9 +196,9 @@ def synchronize(state: State) -> None:
 
 
 def device_facts(state: State) -> dict[str, Any]:
-    """What computed, how precisely, and in how much of its memory."""
+    """The hardware, the precision of its matmuls and its peak memory."""
     return torch_devices.facts(state.mean.device, 1, "float32")
 
 
 def place_dataset(*_: Any) -> None:
-    """Nothing more has to move: the script holds its images where it computes."""
+    """None: the script already holds its images on the device."""

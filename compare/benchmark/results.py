@@ -1,41 +1,136 @@
-"""benchmark.json, the one truth of a benchmark, read back: checked, grouped into rows, and what of it may be shown."""
+"""benchmark.json: its types, its reader, and which of its rows may be shown."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 import numpy as np
 
-from compare.benchmark.statistics import Interval, median
-from compare.errors import UserError
+from compare.files import read_json, require_kind
 from compare.results import proof_problem, proofs
 
-SCHEMA = 1
-SCRIPT = "tensorflow"  # in the place of a track
+KIND, SCHEMA = "benchmark", 2
+TENSORFLOW = "tensorflow"  # stands in the place of a track
 PARTS = ("input", "forward", "backward", "update")
 CLOCKS = ("import", "data", "compile", "train", "eval")
-SHOWN = 5  # first losses, by which rows prove to do the same; later ones may part at a kink of a relu
-KINKED = 3  # of them, where the proof met kinks in every batch: each step makes ten times as much of a rounding
-TOLERANCE = 1e-4  # of them, ‖a - b‖/‖b‖, unless the proof granted more; observed in float32: up to 2e-6
+COMPARED = 5  # first losses by which rows are held to be the same model; later ones may diverge at a kink of a ReLU
+COMPARED_KINKED = 3  # of them where the parity check met kinks in every batch: each step grows a rounding tenfold
+TOLERANCE = 1e-4  # of them, ‖a - b‖/‖b‖, unless parity allows more; observed in float32: up to 2e-6
 
-Results = dict[str, Any]
-Trial = dict[str, Any]
+
+class Plan(TypedDict):
+    """What the trials of one preset train."""
+
+    model: str
+    model_args: dict[str, Any]
+    dataset: str
+    batch_size: int
+    optimizer: str
+    precision: str
+    device: str
+    flops_per_image: int  # forward and backward, analytic
+    chunk: int  # steps per call
+    steps: int  # of the learning-rate schedule: a trial takes no more
+    evaluated_step: NotRequired[int]  # test accuracy is measured here, and at least so many steps are taken
+
+
+class Trial(TypedDict):
+    """One process: who was measured, and either its figures or the ``error`` that ended it."""
+
+    preset: str
+    track: str
+    variant: str
+    repeat: int
+    error: NotRequired[str]
+    seconds: NotRequired[dict[str, float]]  # by clock: CLOCKS and "total"
+    step_ms: NotRequired[list[float]]  # of each timed call
+    breakdown_ms: NotRequired[dict[str, float] | None]  # by part: PARTS
+    input_share: NotRequired[float | None]
+    losses: NotRequired[list[float | None]]  # of the first steps
+    chunk: NotRequired[int]
+    steps: NotRequired[int]
+    test_accuracy: NotRequired[float | None]
+    val_accuracy: NotRequired[float | None]
+    reached: NotRequired[bool | None]  # the target accuracy; None without one
+    import_rss_mb: NotRequired[float | None]
+    peak_rss_mb: NotRequired[float | None]
+    peak_device_mb: NotRequired[float | None]
+    hardware: NotRequired[str]
+    matmul_precision: NotRequired[str]
+    gemm_gflops: NotRequired[float | None]  # median of large matmuls just before and after
+
+
+class Layer(TypedDict):
+    """One layer by itself on one core, forward and backward."""
+
+    label: str
+    op: str
+    count: int  # calls in a step
+    flops: int
+    bytes: int
+    ms: float
+
+
+class LayerTimes(TypedDict):
+    """The layers of a preset in one track, or the ``error`` that ended the process."""
+
+    preset: str
+    track: str
+    layers: NotRequired[list[Layer]]
+    error: NotRequired[str]
+
+
+class SweepPoint(TypedDict):
+    """One point of the sweep: what was varied, and the cost, or the ``error`` that ended the process."""
+
+    preset: str
+    track: str
+    variant: str
+    axis: Literal["batch", "width", "steps"]
+    batch_size: int
+    step_flops: int
+    steps: int | None
+    step_ms: NotRequired[float]
+    peak_rss_mb: NotRequired[float | None]
+    error: NotRequired[str]
+
+
+class Benchmark(TypedDict):
+    """The whole of benchmark.json."""
+
+    schema: int
+    kind: str
+    created: str  # ISO 8601
+    status: Literal["running", "finished", "interrupted"]
+    command: str
+    environment: dict[str, Any]
+    repeats: int  # as planned
+    min_seconds: float  # of timed steps in each trial
+    target: float | None  # validation accuracy of the ``cold`` trials
+    seconds: int | None  # that all of it took
+    presets: dict[str, Plan]
+    parity: list[dict[str, Any]]  # as in results.json
+    trials: list[Trial]
+    cold: list[Trial]  # those that trained until they reached the target
+    layers: list[LayerTimes]
+    sweep: list[SweepPoint]
+
+
 Key = tuple[str, str, str]  # preset, track, variant
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A (preset, track, variant) and the trials of it that went well."""
+    """A (preset, track, variant), its trials that finished, and why its speed may not be shown, if so."""
 
     preset: str
     track: str
     variant: str
     trials: list[Trial]
-    problem: str | None  # why its speed may not be shown
+    problem: str | None
 
     @property
     def label(self) -> str:
@@ -49,22 +144,26 @@ class Row:
 
     @property
     def times(self) -> list[float]:
-        """A step in ms, one number for each process: the median of what it timed."""
+        """Milliseconds of a step, one number for each process: the median of what it timed."""
         return [statistics.median(trial["step_ms"]) for trial in self.trials]
 
     @property
-    def step(self) -> Interval:
-        """A step in ms over the processes."""
-        return median(self.times)
+    def step_ms(self) -> float:
+        """Milliseconds of a step: the median over the processes."""
+        return statistics.median(self.times)
 
-    def share(self, flops: float) -> float | None:
-        """Speed of a step of so many ``flops``, as a share of large products' just before and after; the median."""
+    def images_per_second(self, plan: Plan) -> float:
+        """The training speed at the median step time."""
+        return 1000 * plan["batch_size"] / self.step_ms
+
+    def gemm_share(self, step_flops: float) -> float | None:
+        """FLOP/s of a step as a share of the large matmuls' just before and after; the median over the processes."""
         pairs = [(ms, trial.get("gemm_gflops")) for ms, trial in zip(self.times, self.trials, strict=True)]
-        shares = [flops / ms / 1e6 / gflops for ms, gflops in pairs if gflops]
+        shares = [step_flops / ms / 1e6 / gflops for ms, gflops in pairs if gflops]
         return statistics.median(shares) if shares else None
 
-    def middle(self, *path: str) -> float | None:
-        """Median over the trials of a figure, ``("seconds", "compile")``; None if no trial has it."""
+    def median(self, *path: str) -> float | None:
+        """Median over the processes of a figure, ``("seconds", "compile")``; None if none has it."""
         found = []
         for trial in self.trials:
             value: Any = trial
@@ -74,21 +173,35 @@ class Row:
         return statistics.median(found) if found else None
 
 
-def read(path: Path) -> Results:
-    """Load a benchmark.json, or the one in a folder."""
-    path = path / "benchmark.json" if path.is_dir() else path
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a benchmark.json, or the folder of one") from error
-    found = (results.get("kind"), results.get("schema")) if isinstance(results, dict) else None
-    if found != ("benchmark", SCHEMA):
-        raise UserError(f"{path} is not a benchmark of schema {SCHEMA}: it says {found}; measure again")
-    return dict(results)
+def read(path: Path) -> Benchmark:
+    """Load a benchmark.json, or the one in a folder; UserError for a damaged file or one of another kind."""
+    found = read_json(path, "benchmark.json")
+    if (found.get("kind"), found.get("schema")) == (KIND, 1):
+        found = _lifted(found)
+    require_kind(found, path, kind=KIND, schema=SCHEMA, keys=Benchmark.__required_keys__)
+    return cast(Benchmark, found)
 
 
-def rows(results: Results, kind: str = "trials") -> list[Row]:
-    """The rows of one kind of trials (``"cold"``: those that ran for a target), in the order of measuring."""
+def _lifted(old: dict[str, Any]) -> dict[str, Any]:
+    """Schema 1 as schema 2: other names for the same things."""
+    names = {"split_ms": "breakdown_ms", "products": "matmul_precision", "proof": "parity"}
+
+    def lift(value: Any) -> Any:
+        if isinstance(value, list):
+            return [lift(each) for each in value]
+        if isinstance(value, dict):
+            lifted = {names.get(name, name): lift(each) for name, each in value.items()}
+            return lifted | ({"variant": "baseline"} if lifted.get("variant") == "reference" else {})
+        return value
+
+    lifted: dict[str, Any] = lift(old)
+    presets = {name: {"device": "cpu", "precision": "float32"} | plan for name, plan in lifted["presets"].items()}
+    finished = "interrupted" if lifted.get("seconds") is None else "finished"
+    return lifted | {"schema": SCHEMA, "status": finished, "min_seconds": 0.0, "presets": presets}
+
+
+def rows(results: Benchmark, kind: Literal["trials", "cold"] = "trials") -> list[Row]:
+    """The rows of one kind of trials, in the order in which they were measured."""
     found: dict[Key, list[Trial]] = {}
     for trial in results[kind]:
         found.setdefault((trial["preset"], trial["track"], trial["variant"]), []).append(trial)
@@ -99,48 +212,54 @@ def rows(results: Results, kind: str = "trials") -> list[Row]:
     ]
 
 
-def problem(results: Results, key: Key, trials: list[Trial], gaps: dict[Key, float]) -> str | None:
-    """Why a row's speed may not be shown: it failed, is not proven, or its losses are not those of the others."""
+def problem(results: Benchmark, key: Key, trials: list[Trial], gaps: dict[Key, float]) -> str | None:
+    """Why a row's speed may not be shown: it failed, is not at parity, or its first losses differ from the others'."""
     preset, track, _ = key
     if all("error" in trial for trial in trials):
         return f"failed: {trials[0]['error']}"
-    found = unproven(results, preset, track)
+    found = parity_problem(results, preset, track)
     if found:
         return found
-    if track == SCRIPT and not any(other[0] == preset and other[1] != SCRIPT for other in gaps):
-        return "there is no track to hold it against"
-    gap, limit = gaps.get(key, 0.0), granted(results, preset)
-    if not gap <= limit:
-        return f"its first losses are {gap:.0e} from those of the others, more than {limit:.0e}"
+    if track == TENSORFLOW and not any(other[0] == preset and other[1] != TENSORFLOW for other in gaps):
+        return "no track was measured whose losses it could be compared with"
+    gap, tolerance = gaps.get(key, 0.0), loss_tolerance(results, preset)
+    if not gap <= tolerance:
+        return f"its first losses differ from the others' by {gap:.0e}, more than the tolerance of {tolerance:.0e}"
     return None
 
 
-def granted(results: Results, preset: str) -> float:
-    """How far losses of a preset may be apart: as far as in its proof, where kinks or bfloat16 part them early."""
-    pairs = proofs(results, preset, results["presets"][preset]["precision"])
+def loss_tolerance(results: Benchmark, preset: str) -> float:
+    """How far first losses may be apart: as far as parity allows, where kinks or bfloat16 part them early."""
+    pairs = proofs(_as_comparison(results), preset, results["presets"][preset]["precision"])
     losses = [check["tolerance"] for pair in pairs for check in pair["checks"] if check["what"] == "losses"]
     return max(losses, default=TOLERANCE)
 
 
-def unproven(results: Results, preset: str, track: str) -> str | None:
-    """What the proof says against a track; the TensorFlow script is none, and is held to the tracks by its losses."""
-    if track == SCRIPT:
+def parity_problem(results: Benchmark, preset: str, track: str) -> str | None:
+    """Why a track is not at parity, if so; the TensorFlow script is no track, and its losses alone are compared."""
+    if track == TENSORFLOW:
         return None
-    return proof_problem(results, results["presets"][preset] | {"preset": preset, "track": track})
+    precision = results["presets"][preset]["precision"]
+    run = {"preset": preset, "track": track, "precision": precision}
+    return proof_problem(_as_comparison(results), run)
 
 
-def loss_gaps(results: Results) -> dict[Key, float]:
+def _as_comparison(results: Benchmark) -> dict[str, Any]:
+    return {"proof": results["parity"]}
+
+
+def loss_gaps(results: Benchmark) -> dict[Key, float]:
     """How far each row's first losses are from the median of its preset, ‖a - b‖/‖b‖, in its worst process.
 
-    All start from the same weights and see the same batches, in the very processes whose time is taken.
+    All start from the same weights and see the same batches, in the very processes that are timed.
     """
     first: dict[str, list[tuple[Key, np.ndarray]]] = {}
-    kinked = {pair["preset"] for pair in results["proof"] if pair.get("sensitivity")}
-    shown = {preset: KINKED if preset in kinked else SHOWN for preset in results["presets"]}
+    kinked = {pair["preset"] for pair in results["parity"] if pair.get("sensitivity")}
+    count = {preset: COMPARED_KINKED if preset in kinked else COMPARED for preset in results["presets"]}
     for trial in results["trials"]:
         if "error" not in trial:
             key = trial["preset"], trial["track"], trial["variant"]
-            own = np.array([np.nan if loss is None else loss for loss in trial["losses"]])[: shown[trial["preset"]]]
+            own = np.array([np.nan if loss is None else loss for loss in trial["losses"]])[: count[trial["preset"]]]
             first.setdefault(trial["preset"], []).append((key, own))
     found: dict[Key, float] = {}
     for losses in first.values():
@@ -151,6 +270,6 @@ def loss_gaps(results: Results) -> dict[Key, float]:
     return found
 
 
-def cold(trial: Trial) -> float:
+def cold_seconds(trial: Trial) -> float:
     """Seconds from an empty process to the last step: import, data, compile, train. Evaluation is not counted."""
     return float(sum(trial["seconds"][part] for part in ("import", "data", "compile", "train")))

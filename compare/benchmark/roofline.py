@@ -1,10 +1,10 @@
-"""The layers of a network, each timed alone on one core: how near to the machine's limits does it come?
+"""The layers of a network, each timed alone on one core, for the roofline.
 
-The hand-written network is run once and watched: every convolution, linear map, relu and max pool, with the shapes that
-it met. A process per track then repeats each of them by itself, forward and backward, as that track computes it.
-Multiplying takes at least ``flops`` divided by the peak of a large matrix product, and moving the arrays at least
-``bytes`` divided by the bandwidth: of the two, the larger is what can be attained (Williams, Waterman & Patterson 2009,
-"Roofline: an insightful visual performance model for multicore architectures").
+The NumPy network is run once and its calls are recorded: every convolution, linear layer, ReLU and max pool, with its
+shapes. A process per track then repeats each of them by itself, forward and backward, as that track computes it. The
+matmuls take at least ``flops`` divided by the GEMM peak, and moving the arrays at least ``bytes`` divided by the
+bandwidth; the larger of the two is attainable (Williams, Waterman & Patterson 2009, "Roofline: an insightful visual
+performance model for multicore architectures").
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from compare.call_recorder import watching
 from compare.config import Config
 
 OPS = {"conv2d": "numpy_nn.conv", "linear": "numpy_nn.layers", "relu": "numpy_nn.layers", "max_pool": "numpy_nn.conv"}
-SECONDS, LAPS = 0.2, 5  # at least, of every layer
+SECONDS, LAPS = 0.2, 5  # measured at least, for every layer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Layer:
     y: tuple[int, ...]
     kernel: tuple[int, ...] | None
     options: tuple[tuple[str, Any], ...]  # stride, padding, window, ...
-    need_dx: bool  # nobody asks for the gradient of the images
+    need_dx: bool  # False for the first layer: the gradient of the images is not needed
 
     @property
     def label(self) -> str:
@@ -49,20 +49,20 @@ class Layer:
 
     @property
     def flops(self) -> int:
-        """Of the matrix products, forward and backward: y, dW, and dx where it is needed."""
+        """FLOPs of the matmuls, forward and backward: y, dW, and dx where it is needed."""
         if self.kernel is None:
             return 0
         return 2 * math.prod(self.y) * math.prod(self.kernel[:-1]) * (3 if self.need_dx else 2)
 
     @property
     def bytes(self) -> int:
-        """Each array once, in float32: x, W and y forward; dy, x, W, dW, and dx where it is needed, backward."""
+        """Bytes of each array once, in float32: x, W and y forward; dy, x, W, dW, and dx where needed, backward."""
         x, y, kernel = (math.prod(shape or (0,)) for shape in (self.x, self.y, self.kernel))
         return 4 * (2 * x + 2 * y + 3 * kernel + (x if self.need_dx else 0))
 
 
 def of_network(config: Config) -> dict[Layer, int]:
-    """The layers that a training step of the config calls, and how often, in their order."""
+    """The layers that a training step of the config calls, in order, and how often."""
     from numpy_nn.models import MODELS
     from numpy_nn.norm import TRAIN
     from numpy_nn.tree import cast

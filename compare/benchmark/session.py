@@ -1,4 +1,4 @@
-"""One benchmark under way: parity first, then trials in turns, each stage saved as it ends."""
+"""One benchmark in progress: parity first, then trials in turn; every trial is saved as it ends."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import dataclasses
 import datetime
 import itertools
 import json
+import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from compare import machine, tracks
+from compare.benchmark import sweep, variants
+from compare.benchmark.results import KIND, SCHEMA, TENSORFLOW, Benchmark, Plan, Trial, cold_seconds, parity_problem
 from compare.config import Config
+from compare.files import write_json
 from compare.workers import process
 
-LAPS = 10  # chunks of a trial: one warms up, nine are timed
-WORK = 15e9  # operations of a chunk: 0.1 to 0.2 s on two good cores
+CHUNKS = 10  # of a trial at least: one warms up, nine are timed
+WORK = 15e9  # FLOPs of a chunk: 0.1 to 0.2 s on two good cores
+SHORTEST = 1e-3  # seconds that a chunk takes at least, however little work it has
 
 
 @dataclasses.dataclass
-class Benchmark:
-    """A benchmark under way; ``results`` is what benchmark.json holds."""
+class Session:
+    """A benchmark in progress; ``results`` is what benchmark.json holds."""
 
     configs: list[Config]
     tracks: list[str]
@@ -29,124 +34,121 @@ class Benchmark:
     threads: int
     out: Path
     note: Callable[[str], None]
-    results: dict[str, Any]
-    products: list[float] = dataclasses.field(default_factory=list)  # GFLOP/s of large ones, since the last trial
+    results: Benchmark
+    matmul_gflops: list[float] = dataclasses.field(default_factory=list)  # of large ones, since the last trial
 
     def save(self) -> None:
-        """Write what there is so far."""
-        environment = self.results["environment"]
-        environment["load"].append(machine.load())
-        (self.out / "benchmark.json").write_text(json.dumps(self.results, indent=1), encoding="utf-8")
+        """Write benchmark.json as far as it has come."""
+        write_json(self.out / "benchmark.json", self.results)
 
-    def prove(self) -> None:
-        """Hold the tracks against each other, or the only one against another; what fails is not measured."""
+    def check_parity(self) -> None:
+        """Compare the tracks with each other, or a single one with another; one that fails is not measured."""
         from compare.parity.check import proof_of
-        from compare.results import proof_problem
 
-        names = list(dict.fromkeys(self.tracks)) if len(self.tracks) > 1 else [*self.tracks, other(self.tracks[0])]
+        names = self.tracks if len(self.tracks) > 1 else [*self.tracks, other(self.tracks[0])]
         for precision in dict.fromkeys(("float64", *(config.precision for config in self.configs))):
-            self.note(f"proving that {' and '.join(names)} are the same model in {precision}")
+            self.note(f"checking parity of {' and '.join(names)} in {precision}")
             wanted = [proof_of(config, precision) for config in self.configs]
-            self.results["proof"] += process.call(
+            self.results["parity"] += process.call(
                 *("compare.parity", "--json", json.dumps([config.to_json() for config in wanted]), "--tracks", *names),
                 variables=tracks.device_variables(wanted[0]),
             )
         for config, track in itertools.product(self.configs, self.tracks):
-            problem = proof_problem(self.results, {**config.to_json(), "track": track})
+            problem = parity_problem(self.results, config.preset, track)
             if problem:
                 self.note(f"{config.preset} {track}: not measured: {problem}")
 
-    def chosen(self, config: Config) -> list[Any]:
-        """The variants of a preset that are measured: those of the proven tracks, and TensorFlow if asked for."""
-        from compare.benchmark import variants
-        from compare.benchmark.results import SCRIPT, unproven
-
+    def measured(self, config: Config) -> list[variants.Variant]:
+        """The variants of a preset that are measured: those of tracks at parity, and TensorFlow if asked for."""
         return [
             variant
-            for variant in variants.of_tracks([*self.tracks, *([SCRIPT] if self.tensorflow else [])])
-            if variant.fits(config, threads=self.threads) and not unproven(self.results, config.preset, variant.track)
+            for variant in variants.of_tracks([*self.tracks, *([TENSORFLOW] if self.tensorflow else [])])
+            if variant.fits(config, threads=self.threads)
+            and not parity_problem(self.results, config.preset, variant.track)
         ]
 
     def repeat(self, number: int, target: float | None) -> None:
-        """Every (preset, variant) once, and once more until it reaches the target: A B C."""
+        """Every (preset, variant) once, A B C; with a target, each once more until it reaches that accuracy."""
         for config in self.configs:
-            for variant in self.chosen(config):
-                self.trial(config, variant, number, target=None)
-        for config in self.configs if target is not None else ():
-            for variant in self.chosen(config):
-                self.trial(dataclasses.replace(config, seed=number), variant, number, target=target)
-
-    def trial(self, config: Config, variant: Any, number: int, *, target: float | None) -> None:
-        """One fresh process, and a line for the eyes of who waits."""
-        from compare.benchmark import variants
-
-        if target is None:
             plan = self.results["presets"][config.preset]
-            config = dataclasses.replace(config, steps=plan["steps"])
-            how: dict[str, Any] = {"chunk": plan["chunk"], "evaluate": number == 0, "split": number == 0}
-        else:
-            how = {"chunk": None, "target": target, "split": False}
-        before = self.products or machine.products(threads=self.threads)
+            timed = dataclasses.replace(config, steps=plan["steps"])
+            for variant in self.measured(config):
+                self.trial(
+                    timed, variant, number, "trials",
+                    chunk=plan["chunk"], stop_after=plan["evaluated_step"], min_seconds=self.results["min_seconds"],
+                )  # fmt: skip
+        for config in self.configs if target is not None else ():
+            for variant in self.measured(config):
+                seeded = dataclasses.replace(config, seed=number)
+                self.trial(seeded, variant, number, "cold", chunk=None, target=target, breakdown=False)
+
+    def trial(
+        self, config: Config, variant: variants.Variant, number: int, kind: Literal["trials", "cold"], **how: Any
+    ) -> None:
+        """One fresh process between two measurements of the matmul; its result is saved and shown in a line."""
+        before = self.matmul_gflops or machine.products(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
-        self.products = machine.products(threads=self.threads)
-        pace = machine.around(self.results["environment"], before, self.products)
+        self.matmul_gflops = machine.products(threads=self.threads)
+        gflops = machine.around(self.results["environment"], before, self.matmul_gflops)
         if not machine.on_cpu(answer.get("hardware")):
-            pace = machine.accelerator_gflops(config.device, config.precision)
-        answer["gemm_gflops"] = pace
-        self.results["trials" if target is None else "cold"].append({"repeat": number, **answer})
-        self.note(f"{number + 1}/{self.results['repeats']}  {config.preset}  {variant.label:<16}  {describe(answer)}")
+            gflops = machine.accelerator_gflops(config.device, config.precision)
+        trial: Any = {"repeat": number, **answer, "gemm_gflops": gflops}
+        self.results[kind].append(trial)
+        self.note(f"{number + 1}/{self.results['repeats']}  {config.preset}  {variant.label:<16}  {describe(trial)}")
+        self.results["environment"]["load"].append(machine.load())
+        self.save()
 
     def layers(self) -> None:
-        """Every layer by itself on one core, and that core's limits."""
-        from compare.benchmark import variants
-
+        """Every layer by itself on one core, and the limits of that core."""
         with variants.on_cores(1):
             limits = {"gemm_gflops": machine.gemm_gflops(threads=1)}
             limits |= {where: machine.bandwidth_gbs(where, threads=1) for where in machine.SIZES}
             self.results["environment"]["one_core"] = limits
             for config, track in itertools.product(self.configs, self.tracks):
                 self.note(f"layers of {config.preset}, one by one on one core: {track}")
-                answer = variants.time_layers(config, track, folder=self.out)
+                answer: Any = variants.time_layers(config, track, folder=self.out)
                 self.results["layers"].append({"preset": config.preset, "track": track, **answer})
+                self.save()
 
     def sweep(self) -> None:
-        """How cost grows."""
-        from compare.benchmark import sweep, variants
-
+        """How cost grows with batch, width and steps, in the fast variant of each track."""
         for config in self.configs:
             names = variants.FAST if self.threads > 1 else ("numpy plain", *variants.FAST)
-            fast = [variant for variant in self.chosen(config) if variant.label in names]
-            self.results["sweep"] += sweep.sweep(config, fast, threads=self.threads, folder=self.out, note=self.note)
+            fast = [variant for variant in self.measured(config) if variant.label in names]
+            for point in sweep.sweep(config, fast, threads=self.threads, folder=self.out, note=self.note):
+                self.results["sweep"].append(point)
+                self.save()
 
 
 def other(track: str) -> str:
-    """A track to hold a lonely one against."""
+    """A track to compare a single one with."""
     return "torch" if track == "numpy" else "numpy"
 
 
-def begin(configs: list[Config], *, repeats: int, target: float | None, threads: int, command: str) -> dict[str, Any]:
-    """The JSON of a benchmark that is about to start."""
-    from compare.benchmark.results import SCHEMA
-    from compare.training.flops import chunk_of, training_flops
-
-    def preset(config: Config) -> dict[str, Any]:
-        work = WORK if config.device == "cpu" else 100 * WORK  # an accelerator is through with a CPU's in a moment
-        chunk = chunk_of(config, work)
-        facts = ("model", "model_args", "dataset", "batch_size", "optimizer", "precision", "device")
-        plan = {"flops_per_image": training_flops(config), "chunk": chunk, "steps": LAPS * chunk}
-        return {name: getattr(config, name) for name in facts} | plan
-
+def begin(
+    configs: Sequence[Config],
+    *,
+    repeats: int,
+    target: float | None,
+    min_seconds: float,
+    threads: int,
+    command: str,
+) -> Benchmark:
+    """The content of benchmark.json before anything has been measured."""
+    environment = machine.describe(threads=threads)
     return {
         "schema": SCHEMA,
-        "kind": "benchmark",
+        "kind": KIND,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "status": "running",
         "command": command,
-        "environment": machine.describe(threads=threads),
+        "environment": environment,
         "repeats": repeats,
+        "min_seconds": min_seconds,
         "target": target,
-        "seconds": None,  # that all of it took
-        "presets": {config.preset: preset(config) for config in configs},
-        "proof": [],
+        "seconds": None,
+        "presets": {config.preset: plan(config, environment["gemm_gflops"], min_seconds) for config in configs},
+        "parity": [],
         "trials": [],
         "cold": [],
         "layers": [],
@@ -154,12 +156,42 @@ def begin(configs: list[Config], *, repeats: int, target: float | None, threads:
     }
 
 
-def describe(trial: dict[str, Any]) -> str:
-    """One line about a trial."""
-    from compare.benchmark.results import cold
+def plan(config: Config, gemm_gflops: float | None, min_seconds: float) -> Plan:
+    """Steps and chunks of a preset's trials, the same for all variants.
 
+    The learning-rate schedule is long enough for ``min_seconds`` of timed steps at the speed of a large matmul, which
+    no variant reaches; each trial stops when it has timed that many seconds.
+    """
+    from compare.training.flops import chunk_of, training_flops
+
+    flops = training_flops(config)
+    work = WORK
+    if config.device != "cpu":  # an accelerator does a CPU's chunk in no time
+        gemm_gflops = machine.accelerator_gflops(config.device, config.precision) or gemm_gflops
+        work = 100 * WORK
+    chunk = chunk_of(config, work)
+    chunk_gflop = chunk * config.batch_size * flops / 1e9
+    timed = math.ceil(min_seconds / max(chunk_gflop / gemm_gflops, SHORTEST)) if gemm_gflops else 0
+    return {
+        "model": config.model,
+        "model_args": config.model_args,
+        "dataset": config.dataset,
+        "batch_size": config.batch_size,
+        "optimizer": config.optimizer,
+        "precision": config.precision,
+        "device": config.device,
+        "flops_per_image": flops,
+        "chunk": chunk,
+        "steps": max(CHUNKS, 1 + timed) * chunk,
+        "evaluated_step": CHUNKS * chunk,
+    }
+
+
+def describe(trial: Trial) -> str:
+    """One line about a trial."""
     if "error" in trial:
         return f"failed: {trial['error']}"
     if trial["reached"] is not None:
-        return f"{cold(trial):.1f} s, {trial['val_accuracy']:.2%}" + ("" if trial["reached"] else ", never reached")
-    return f"{statistics.median(trial['step_ms']):.2f} ms a step"
+        accuracy = f"validation accuracy {trial['val_accuracy']:.2%}"
+        return f"{cold_seconds(trial):.1f} s, {accuracy}" + ("" if trial["reached"] else ": target not reached")
+    return f"{statistics.median(trial['step_ms']):.2f} ms/step"

@@ -8,15 +8,26 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from compare.benchmark.results import CLOCKS, PARTS, Results, Row, cold, loss_gaps, rows
-from compare.benchmark.statistics import Interval, exponent, median, steps_to_pay_off, times_as_fast
+from compare.benchmark.results import (
+    CLOCKS,
+    PARTS,
+    Benchmark,
+    Key,
+    Layer,
+    Row,
+    cold_seconds,
+    loss_gaps,
+    rows,
+)
 from compare.results import describe, worst_check
+from compare.statistics import ConfidenceInterval, exponent, ratio_of_medians, steps_to_pay_off
 
 Table = tuple[tuple[str, ...], list[list[str]]]
-REFERENCE = "torch reference"
+BASELINE = "torch baseline"
+MORE = "--repeats 5"  # what a benchmark of single runs is told to add
 
 
-def shown(results: Results) -> list[Row]:
+def shown(results: Benchmark) -> list[Row]:
     """The rows whose speed may be shown."""
     return [row for row in rows(results) if row.problem is None]
 
@@ -27,7 +38,12 @@ def by_preset(found: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
         yield preset, list(same)
 
 
-def processes(results: Results) -> str:
+def speedup(a: Row, b: Row) -> ConfidenceInterval:
+    """How many times as fast ``a`` is as ``b``."""
+    return ratio_of_medians(b.times, a.times)
+
+
+def processes(results: Benchmark) -> str:
     """``3 fresh processes``."""
     return "one fresh process" if results["repeats"] == 1 else f"{results['repeats']} fresh processes"
 
@@ -38,18 +54,18 @@ def number(value: float | None, form: str = ",.0f") -> str:
 
 
 def digits(milliseconds: float) -> str:
-    """How a time is written: three digits that mean something."""
+    """The format of a time: three significant digits."""
     return ".1f" if milliseconds >= 10 else ".2f"
 
 
-def between(interval: Interval, form: str) -> str:
-    """``4.10 (4.02 to 4.31)``."""
-    text = format(interval.value, form)
-    return text if math.isnan(interval.low) else f"{text} ({interval.low:{form}} to {interval.high:{form}})"
+def with_range(median: float, values: Sequence[float], form: str) -> str:
+    """Median and range, ``4.10 [4.02–4.31]``; a single value stands alone."""
+    text = format(median, form)
+    return text if len(values) < 2 else f"{text} [{min(values):{form}}–{max(values):{form}}]"
 
 
 def table(head: Sequence[str], body: list[list[str]]) -> str:
-    """A Markdown table, aligned so that it can be read as it is; numbers to the right."""
+    """A Markdown table, aligned to be readable as plain text; numbers to the right."""
     lines = [list(head), *body]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(head))]
     left = [column < 2 for column in range(len(head))]
@@ -64,172 +80,195 @@ def table(head: Sequence[str], body: list[list[str]]) -> str:
     return "\n".join(f"| {line} |" for line in text)
 
 
-def speed(results: Results) -> Table:
-    """Images per second, beside the accuracy; a row whose speed may not be shown says why."""
-    head = ("preset", "form", "images/s", "step ms", "p10 to p90", "GFLOP/s", "of products", "to reference", "accuracy")
-    references = {row.preset: row for row in shown(results) if row.label == REFERENCE}
+def speed(results: Benchmark) -> Table:
+    """Images per second, beside the accuracy; a row whose speed may not be shown says so."""
+    head = (
+        "preset", "variant", "images/s", "step ms", "p10–p90 ms", "GFLOP/s", "% of GEMM peak", "× baseline",
+        "test accuracy",
+    )  # fmt: skip
+    baselines = {row.preset: row for row in shown(results) if row.label == BASELINE}
     body = []
     for row in rows(results):
         if row.problem:
             body.append([row.preset, row.label, "not shown", *["-"] * (len(head) - 3)])
             continue
-        preset = results["presets"][row.preset]
-        images = Interval(*(1000 * preset["batch_size"] / ms for ms in (row.step.value, row.step.high, row.step.low)))
-        gflops = images.value * preset["flops_per_image"] / 1e9
+        plan = results["presets"][row.preset]
+        images, flops = plan["batch_size"], plan["batch_size"] * plan["flops_per_image"]
         laps = sorted(lap for trial in row.trials for lap in trial["step_ms"])
         p10, p90 = (laps[round(share * (len(laps) - 1))] for share in (0.1, 0.9))
-        form, reference = digits(row.step.value), references.get(row.preset)
+        form = digits(row.step_ms)
         body.append(
             [
                 row.preset,
                 row.label,
-                between(images, ",.0f"),
-                between(row.step, form),
-                f"{p10:{form}} to {p90:{form}}",
-                number(gflops),
-                number(row.share(preset["batch_size"] * preset["flops_per_image"]), ".0%"),
-                "1" if row is reference else str(times_as_fast(row.times, reference.times)) if reference else "-",
-                number(row.middle("test_accuracy"), ".2%"),
+                with_range(row.images_per_second(plan), [1000 * images / ms for ms in row.times], ",.0f"),
+                with_range(row.step_ms, row.times, form),
+                f"{p10:{form}}–{p90:{form}}",
+                number(flops / row.step_ms / 1e6),
+                number(row.gemm_share(flops), ".0%"),
+                _against_baseline(row, baselines.get(row.preset)),
+                number(row.median("test_accuracy"), ".2%"),
             ]
         )
     return head, body
 
 
-def start(results: Results) -> Table:
+def _against_baseline(row: Row, baseline: Row | None) -> str:
+    if baseline is None or row is baseline:
+        return "1" if baseline else "-"
+    ratio = speedup(row, baseline)
+    return "not ranked" if ratio.outcome == "not ranked" else f"{ratio.value:.2f} ({ratio.bounds})"
+
+
+def start(results: Benchmark) -> Table:
     """From an empty process: the clocks in seconds, and memory in MB."""
-    head = ("preset", "form", *(f"{name} s" for name in CLOCKS), "imported MB", "peak MB", "to reference")
+    head = ("preset", "variant", *(f"{name} s" for name in CLOCKS), "imports MB", "peak MB", "× baseline")
     found = shown(results)
-    references = {row.preset: row.middle("peak_rss_mb") for row in found if row.label == REFERENCE}
+    baselines = {row.preset: row.median("peak_rss_mb") for row in found if row.label == BASELINE}
     body = []
     for row in found:
-        peak, reference = row.middle("peak_rss_mb"), references.get(row.preset)
+        peak, baseline = row.median("peak_rss_mb"), baselines.get(row.preset)
         body.append(
             [
                 row.preset,
                 row.label,
-                *(number(row.middle("seconds", name), ".2f") for name in CLOCKS),
-                number(row.middle("import_rss_mb")),
+                *(number(clock(results, row, name), ".2f") for name in CLOCKS),
+                number(row.median("import_rss_mb")),
                 number(peak),
-                number(peak / reference if peak and reference and row.track == "torch" else None, ".2f"),
+                number(peak / baseline if peak and baseline and row.track == "torch" else None, ".2f"),
             ]
         )
     return head, body
 
 
-def parts(results: Results) -> Table:
-    """What a step is made of."""
-    head = ("preset", "form", *(f"{name} ms" for name in PARTS))
+def first_run_steps(results: Benchmark, preset: str) -> int:
+    """Steps of the first run whose seconds are shown: those that every trial took."""
+    plan = results["presets"][preset]
+    return plan.get("evaluated_step", plan["steps"])
+
+
+def clock(results: Benchmark, row: Row, name: str) -> float | None:
+    """Seconds of a first run by one clock; ``train`` is that of as many steps as every trial took."""
+    if name == "train":
+        return first_run_steps(results, row.preset) * row.step_ms / 1000
+    return row.median("seconds", name)
+
+
+def parts(results: Benchmark) -> Table:
+    """What a step consists of."""
+    head = ("preset", "variant", *(f"{name} ms" for name in PARTS))
     body = []
     for row in shown(results):
-        form = digits(row.step.value)
-        body.append([row.preset, row.label, *(number(row.middle("split_ms", name), form) for name in PARTS)])
+        form = digits(row.step_ms)
+        body.append([row.preset, row.label, *(number(row.median("breakdown_ms", name), form) for name in PARTS)])
     return head, body
 
 
-def ratios(results: Results, preset: str) -> Table:
-    """How many times as fast the form of a line is as that of a column; (…) where no difference is shown."""
+def ratios(results: Benchmark, preset: str) -> Table:
+    """How many times as fast the variant of a line is as that of a column; (…) if the difference is not significant."""
     found = [row for row in shown(results) if row.preset == preset]
     body = []
     for row in found:
         cells = []
         for column in found:
-            ratio = times_as_fast(row.times, column.times)
+            ratio = speedup(row, column)
             text = f"{ratio.value:.2f}"
-            cells.append("-" if row is column else text if ratio.sure else f"({text})")
+            cells.append("-" if row is column else text if ratio.significant else f"({text})")
         body.append([row.label, *cells])
     return ("", *(row.label for row in found)), body
 
 
-def verdicts(results: Results) -> list[str]:
-    """The best form of each track against the others and against the reference; what is not shown, and why."""
+def verdicts(results: Benchmark) -> list[str]:
+    """The best variant of each track against the others and the baselines; which rows are not shown, and why."""
     sentences = []
     for preset, found in by_preset(rows(results)):
         good = [row for row in found if row.problem is None]
-        tracks = [row for row in good if row.label != REFERENCE]
-        best = sorted(
-            (min(same, key=lambda row: row.step.value) for same in _by_track(tracks)), key=lambda row: row.step.value
-        )
-        contenders = [*best, *(row for row in good if row.label == REFERENCE)]
-        for fast, slow in itertools.combinations(sorted(contenders, key=lambda row: row.step.value), 2):
-            ratio = times_as_fast(fast.times, slow.times)
-            if math.isnan(ratio.low):
-                said = f"{ratio} times as fast as {slow.label}, in too few repeats to call it a difference"
-            elif ratio.sure:
-                said = f"{ratio} times as fast as {slow.label}"
-            else:
-                said = f"not told from {slow.label}, the ratio is {ratio}"
-            sentences.append(f"{preset}: {fast.label} is {said}.")
+        tracks = dict.fromkeys(row.track for row in good)
+        best = [
+            min((row for row in good if row.track == track and row.label != BASELINE), key=lambda row: row.step_ms)
+            for track in tracks
+            if any(row.track == track and row.label != BASELINE for row in good)
+        ]
+        contenders = sorted([*best, *(row for row in good if row.label == BASELINE)], key=lambda row: row.step_ms)
+        pairs = [
+            speedup(fast, slow).sentence(fast.label, slow.label, add=MORE)
+            for fast, slow in itertools.combinations(contenders, 2)
+        ]
+        sentences += [f"{preset}: {sentence}." for sentence in dict.fromkeys(pairs)]
         sentences += [f"{preset}: {row.label} is not shown: {row.problem}." for row in found if row.problem]
     return sentences
 
 
-def _by_track(found: list[Row]) -> list[list[Row]]:
-    tracks = dict.fromkeys(row.track for row in found)
-    return [[row for row in found if row.track == track] for track in tracks]
-
-
-def disagreements(results: Results) -> list[str]:
-    """The pairs of tracks that failed the proof, and where."""
+def disagreements(results: Benchmark) -> list[str]:
+    """The pairs of tracks that failed the parity check, and where."""
     sentences = []
-    for pair in results["proof"]:
+    for pair in results["parity"]:
         if not pair["passed"]:
             worst = worst_check(pair)
             where = f": {describe(worst)}" if worst else ""
             sentences.append(
-                f"{pair['preset']}: {pair['a']} and {pair['b']} are not the same model in {pair['precision']}{where}."
+                f"{pair['preset']}: {pair['a']} and {pair['b']} are not at parity in {pair['precision']}{where}."
             )
     return sentences
 
 
-def compilations(results: Results) -> list[str]:
-    """After how many steps the form of a track that takes longer to start is ahead of the other."""
+def compilations(results: Benchmark) -> list[str]:
+    """After how many steps a compiled variant, which takes longer to start, is ahead of the other."""
     sentences = []
     for preset, found in by_preset(shown(results)):
         for a, b in (("jax jit", "jax scan"), ("torch eager", "torch compiled")):
             pair = {row.label: row for row in found if row.label in (a, b)}
             if len(pair) < 2:
                 continue
-            first, second = pair[a], pair[b]
-            costs = (first.middle("seconds", "compile") or 0.0, second.middle("seconds", "compile") or 0.0)
-            steps = steps_to_pay_off(costs, (first.step.value, second.step.value))
-            extra = costs[1] - costs[0]
-            if math.isinf(steps):
-                sentences.append(
-                    f"{preset}: {b} never pays off against {a}: {extra:+.1f} s to start, and no faster step."
-                )
-            elif steps == 0:
-                sentences.append(f"{preset}: {b} is ahead of {a} from the first step: {extra:+.1f} s to start.")
-            else:
-                epochs = f"{steps:,.0f} steps"
-                sentences.append(f"{preset}: {b} pays off against {a} after {epochs}: {extra:+.1f} s to start.")
+            plain, fast = pair[a], pair[b]
+            seconds = [row.median("seconds", "compile") or 0.0 for row in (plain, fast)]
+            steps = steps_to_pay_off((seconds[0], seconds[1]), (plain.step_ms, fast.step_ms))
+            extra = seconds[1] - seconds[0]
+            start = f"{preset}: {b} takes {abs(extra):.1f} s {'more' if extra > 0 else 'less'} to start than {a}"
+            ratio = speedup(fast, plain)
+            if ratio.outcome == "slower":
+                sentences.append(f"{start}, and its steps are slower.")
+            elif ratio.outcome == "no significant difference":
+                sentences.append(f"{start}; step time: {ratio.describe()}.")
+            elif ratio.outcome == "faster":
+                sentences.append(f"{start} and is ahead after {steps:,.0f} steps.")
     return sentences
 
 
-def targets(results: Results) -> Table:
-    """Cold seconds until an evaluation first showed the target, of the seeds that reached it."""
-    head = ("preset", "form", "seconds", "steps", "reached", "test accuracy")
+def missed_targets(results: Benchmark) -> list[str]:
+    """The rows of which no run reached the target accuracy."""
+    return [
+        f"{row.preset}: {row.label} did not reach the target of {results['target']:.2%} in {len(row.trials)} runs."
+        for row in rows(results, "cold")
+        if row.trials and not any(trial["reached"] for trial in row.trials)
+    ]
+
+
+def targets(results: Benchmark) -> Table:
+    """Cold seconds until an evaluation first reached the target, of the seeds that did."""
+    head = ("preset", "variant", "seconds", "steps", "reached", "test accuracy")
     body = []
-    proven = {row.key for row in shown(results)}
+    valid = {row.key for row in shown(results)}
     for row in rows(results, "cold"):
-        if row.key not in proven:
+        if row.key not in valid:
             continue
         reached = [trial for trial in row.trials if trial["reached"]]
-        seconds = between(median([cold(trial) for trial in reached]), ".1f") if reached else "-"
+        cold = [cold_seconds(trial) for trial in reached]
+        seconds = with_range(statistics.median(cold), cold, ".1f") if cold else "-"
         steps = number(statistics.median(trial["steps"] for trial in reached)) if reached else "-"
-        accuracies = [trial["test_accuracy"] for trial in row.trials]
-        accuracy = f"{statistics.fmean(accuracies):.2%}" if accuracies else "-"
-        body.append([row.preset, row.label, seconds, steps, f"{len(reached)} of {results['repeats']}", accuracy])
+        accuracy = number(row.median("test_accuracy"), ".2%")
+        body.append([row.preset, row.label, seconds, steps, f"{len(reached)} of {len(row.trials)}", accuracy])
     return head, body
 
 
-def agreement(results: Results) -> Table:
+def agreement(results: Benchmark) -> Table:
     """How far the first losses of each row are from the median of all rows."""
     body = [[*key[:1], f"{key[1]} {key[2]}", f"{gap:.1e}"] for key, gap in loss_gaps(results).items()]
-    return ("preset", "form", "first losses, relative gap"), body
+    return ("preset", "variant", "first losses: relative difference from the median"), body
 
 
-def layers(results: Results, preset: str) -> Table:
-    """Every layer by itself: what it has to do, what one core could attain, and what each track did."""
+def layers(results: Benchmark, preset: str) -> Table:
+    """Every layer by itself: its work, the time attainable on one core, and the time of each track."""
     found = {
         entry["track"]: entry["layers"]
         for entry in results["layers"]
@@ -262,22 +301,22 @@ def layers(results: Results, preset: str) -> Table:
     return head, body
 
 
-def attainable_ms(results: Results, layer: dict[str, Any]) -> float:
-    """The roofline: the larger of multiplying at the peak and moving the arrays at the memory's bandwidth."""
+def attainable_ms(results: Benchmark, layer: Layer) -> float:
+    """The roofline: FLOPs at the GEMM peak or bytes at the memory bandwidth, whichever takes longer."""
     core = results["environment"]["one_core"]
     return float(max(layer["flops"] / core["gemm_gflops"], layer["bytes"] / core["memory"]) / 1e6)
 
 
-def growth(results: Results) -> Table:
-    """Exponents b of cost ∝ sizeᵇ, by the points of the sweep."""
+def growth(results: Benchmark) -> Table:
+    """Exponents b of cost ∝ sizeᵇ, fitted to the points of the sweep."""
     head = (
         "preset",
-        "form",
-        "time by images",
+        "variant",
+        "time by batch size",
         "time by FLOPs",
-        "memory by images",
+        "memory by batch size",
         "memory by steps",
-        "MB at 1x, 16x steps",
+        "MB at 1×, 16× steps",
     )
     body = []
     keys = dict.fromkeys((point["preset"], point["track"], point["variant"]) for point in results["sweep"])
@@ -300,16 +339,16 @@ def growth(results: Results) -> Table:
     return head, body
 
 
-def power(points: list[dict[str, Any]], x: str, y: str) -> str:
-    """The exponent of y over x, or a dash where y was not told."""
+def power(points: Sequence[Any], x: str, y: str) -> str:
+    """The exponent of y over x, or a dash where y was not measured."""
     if any(point[y] is None for point in points):
         return "-"
     found = exponent([point[x] for point in points], [point[y] for point in points])
     return f"{round(found, 2) + 0.0:.2f}"  # no -0.00
 
 
-def curve(results: Results, key: tuple[str, str, str], axis: str) -> list[dict[str, Any]]:
-    """The points of one row along one axis that could be measured."""
+def curve(results: Benchmark, key: Key, axis: str) -> list[Any]:
+    """The points of one row along one axis that were measured."""
     return [
         point
         for point in results["sweep"]

@@ -1,7 +1,7 @@
-"""One trial of the benchmark, in a process of its own: ``python -m compare.benchmark.trial`` reads a job.
+"""One trial of the benchmark, in its own process: ``python -m compare.benchmark.trial`` reads a job.
 
-A trial trains as ``compare.training.worker`` does, by the same clocks, and saves nothing. It ends after a fixed number
-of steps, or at the first evaluation that reaches a validation accuracy. Or it times the layers one by one.
+A trial trains as ``compare.training.worker`` does, on the same clocks, and saves nothing. It ends when it has timed
+enough steps, or at the first evaluation that reaches a validation accuracy. Or it times the layers one by one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from compare import machine, tracks
 from compare.benchmark import roofline
-from compare.benchmark.results import SHOWN
+from compare.benchmark.results import COMPARED
 from compare.config import Config
 from compare.errors import UserError
 from compare.training import worker
@@ -28,32 +28,36 @@ from compare.training.loop import Training
 from compare.workers import protocol
 from compare.workers.protocol import Job
 
-LAPS = 5  # of every part of the split
+LAPS = 5  # of each part of the breakdown
 
 
 def run(
-    job: Job, *, module: str | None = None, target: float | None = None, evaluate: bool = True, split: bool = True
+    job: Job,
+    *,
+    module: str | None = None,
+    target: float | None = None,
+    stop_after: int | None = None,
+    min_seconds: float = 0.0,
+    evaluate: bool = True,
+    breakdown: bool = True,
 ) -> dict[str, Any]:
-    """Train and measure.
+    """Train and measure; returns the figures of a ``results.Trial``.
 
     Args:
         job: what to train, where, and for how long at most.
-        module: what to call instead of the job's track (``compare.benchmark.baseline_torch``).
-        target: validation accuracy to stop at; None trains to the end.
-        evaluate: count all test images at the end.
-        split: measure what a step is made of.
-
-    Returns:
-        ``seconds`` of each clock, ``step_ms`` of every timed call, ``losses`` of the first steps, ``split_ms``, memory
-        in MB, what computed, and ``test_accuracy`` (None where not asked for); ``reached`` is whether that is the
-        target.
+        module: called instead of the job's track (``compare.benchmark.baseline_torch``).
+        target: validation accuracy to stop at.
+        stop_after: steps after which to stop, once ``min_seconds`` of steps have been timed; None trains to the end.
+        min_seconds: see ``stop_after``; the first call, which warms up, is not timed.
+        evaluate: measure accuracy on all test images, after ``stop_after`` steps or at the end.
+        breakdown: measure the parts of a step.
     """
     timings = Timings()
     with timings.clock("import"):
         track = importlib.import_module(module) if module else tracks.load(job.track)
     import_rss_mb = machine.peak_rss_mb()
     training = worker.begin(job, track, timings, emit=lambda _: None)
-    if target is None:  # validation images have no say: only the test images are looked at
+    if target is None:  # no validation: only the test images are evaluated
         data = training.data
         training.data = dataclasses.replace(data, val_x=data.val_x[:0], val_y=data.val_y[:0])
     with timings.clock("data"):
@@ -61,45 +65,50 @@ def run(
             importlib.import_module(module).hold(training)
         feed = training.feed
     with feed:
-        row = train(training, target=target, evaluate=evaluate)
-    peak = machine.peak_rss_mb()  # before the split makes arrays of its own
-    facts = tracks.recorded_facts(track, training.state)
+        evaluated = train(training, target=target, stop_after=stop_after, min_seconds=min_seconds, evaluate=evaluate)
+    peak = machine.peak_rss_mb()  # before the breakdown allocates arrays of its own
     figures = timings.figures(chunk=training.schedule.chunk, batch_size=job.config.batch_size)
     return {
         "seconds": figures["seconds"],
         "step_ms": [1000 * lap / training.schedule.chunk for lap in timings.chunks.steady],
-        "split_ms": parts(training) if split else None,
+        "breakdown_ms": parts(training) if breakdown else None,
         "input_share": figures["input_share"],
-        "losses": training.step_loss[:SHOWN],
+        "losses": training.step_loss[:COMPARED],
         "chunk": training.schedule.chunk,
         "steps": training.step,
-        "test_accuracy": row.get("test_accuracy"),
-        "val_accuracy": row.get("val_accuracy"),
-        "reached": None if target is None else row["val_accuracy"] >= target,
+        "test_accuracy": evaluated.get("test_accuracy"),
+        "val_accuracy": evaluated.get("val_accuracy"),
+        "reached": None if target is None else evaluated["val_accuracy"] >= target,
         "import_rss_mb": import_rss_mb,
         "peak_rss_mb": peak,
-        **facts,
+        **track.device_facts(training.state),
     }
 
 
-def train(training: Training, *, target: float | None, evaluate: bool) -> dict[str, Any]:
-    """Train to the end or to the target; returns the last evaluation, {} if there was none."""
-    row: dict[str, Any] = {}
-    planned = training.schedule
-    evaluations = planned.evaluations if target else {planned.steps} if evaluate else set()
-    while not training.finished and not (target and row and row["val_accuracy"] >= target):
+def train(
+    training: Training, *, target: float | None, stop_after: int | None, min_seconds: float, evaluate: bool
+) -> dict[str, Any]:
+    """Train until there is enough to stop; returns the last evaluation, {} if there was none."""
+    evaluated: dict[str, Any] = {}
+    steps = stop_after or training.schedule.steps
+    evaluations = training.schedule.evaluations if target else {steps} if evaluate else set()
+    while not training.finished:
         event = training.chunk()
         if training.step in evaluations:
-            row = training.evaluation(event)
-    return row
+            evaluated = training.evaluation(event)
+        if target and evaluated and evaluated["val_accuracy"] >= target:
+            break
+        if not target and training.step >= steps and sum(training.timings.chunks.steady) >= min_seconds:
+            break
+    return evaluated
 
 
 def parts(training: Training) -> dict[str, float]:
-    """What a step is made of, in ms: ``input``, ``forward``, ``backward``, ``update``.
+    """Milliseconds of a step spent on ``input``, ``forward``, ``backward`` and ``update``, estimated by differences.
 
-    Frameworks fuse these parts, so none can be cut out of a running step. Input is the gathering (and augmenting) of
-    the images. Update is a step on two images: the update, and whatever else does not grow with the images. Forward is
-    what evaluating the batch takes beyond evaluating two images; backward is what a timed step took beyond the three.
+    Frameworks fuse these parts, so they cannot be timed inside a running step. Input is gathering (and augmenting) the
+    images. Update is a step on two images: the update and all else that does not grow with the batch. Forward is
+    evaluating the batch minus evaluating two images; backward is a timed step minus the other three.
     """
     track, data, config, k = training.track, training.data, training.config, training.schedule.chunk
 
@@ -127,7 +136,7 @@ def parts(training: Training) -> dict[str, float]:
 
 
 def _median(function: Callable[[], Any]) -> float:
-    """Milliseconds that a call takes, once it has warmed up."""
+    """Median milliseconds of a call, after a first one to warm up."""
     function()
     laps = []
     for _ in range(LAPS):
@@ -138,7 +147,7 @@ def _median(function: Callable[[], Any]) -> float:
 
 
 def main() -> None:
-    """Do the one job that the parent sends: train, or time the layers; the only event says how it ended."""
+    """Do the one job that the parent sends, train or time the layers, and report how it ended in a single event."""
     job, emit = protocol.received()
     answer: dict[str, Any]
     try:
@@ -148,7 +157,7 @@ def main() -> None:
             answer = run(Job.from_json(job.pop("job")), **job)
     except UserError as error:
         answer = {"status": "failed", "message": str(error)}
-    except Exception as error:  # a compiler that is missing, memory that is short: a row of the table says so
+    except Exception as error:  # a missing compiler, too little memory: the row of the table says so
         traceback.print_exc()
         answer = {"status": "failed", "message": f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"}
     emit({"event": "end", "status": "finished", **answer})

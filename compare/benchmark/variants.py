@@ -1,4 +1,4 @@
-"""The forms in which people run each track, and one trial of a form in a fresh process."""
+"""The variants in which people run each track, and one trial of a variant in a fresh process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from compare.workers.process import Answer, ask
 from compare.workers.protocol import Job
 
 ALL = "all"  # stands for the number of cores
-COLD = {  # a compilation is measured, not what an earlier process left on the disk
+COLD = {  # a compilation is measured, not what an earlier process cached on disk
     "JAX_ENABLE_COMPILATION_CACHE": "false",
     "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
 }
@@ -23,14 +23,14 @@ COLD = {  # a compilation is measured, not what an earlier process left on the d
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A form in which people run a track."""
+    """A way in which people run a track."""
 
     track: str
     name: str
-    chunk: int | None = None  # steps per call, if not as many as a trial plans
+    chunk: int | None = None  # steps per call, instead of the trial's
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of init_state
     variables: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of the process's environment
-    module: str | None = None  # what is called instead of the track
+    module: str | None = None  # called instead of the track
 
     @property
     def label(self) -> str:
@@ -38,10 +38,10 @@ class Variant:
         return f"{self.track} {self.name}"
 
     def fits(self, config: Config, *, threads: int) -> bool:
-        """Is there something to measure: several cores for several processes, a plain script of this network?"""
+        """Whether it can be measured: several cores for several processes, a baseline script for this network."""
         if self.name == "processes":
             return threads > 1
-        if self.name == "reference":
+        if self.name == "baseline":
             plain = not (config.augment or config.ema or config.lr_scale or config.accumulate > 1)
             optimizers = ("sgd", "momentum", "nesterov") + (("adamw",) if self.track == "torch" else ())
             known = config.optimizer in optimizers and config.precision == "float32"
@@ -57,12 +57,12 @@ VARIANTS = (
     Variant("jax", "scan"),
     Variant("torch", "eager"),
     Variant("torch", "compiled", arguments={"compile": True}),
-    Variant("torch", "reference", module="compare.benchmark.baseline_torch"),
+    Variant("torch", "baseline", module="compare.benchmark.baseline_torch"),
     Variant(
-        "tensorflow", "reference", module="compare.benchmark.baseline_keras", variables={"TF_CPP_MIN_LOG_LEVEL": "3"}
+        "tensorflow", "baseline", module="compare.benchmark.baseline_keras", variables={"TF_CPP_MIN_LOG_LEVEL": "3"}
     ),
 )
-FAST = ("numpy processes", "jax scan", "torch eager")  # where one form of each track is enough, on several cores
+FAST = ("numpy processes", "jax scan", "torch eager")  # where one variant of each track is enough, on several cores
 
 
 def of_tracks(names: Sequence[str]) -> list[Variant]:
@@ -71,14 +71,14 @@ def of_tracks(names: Sequence[str]) -> list[Variant]:
 
 
 def measure(config: Config, variant: Variant, *, threads: int, chunk: int | None, folder: Path, **how: Any) -> Answer:
-    """One trial in a fresh process: who was measured and what ``trial.run`` answered, or ``error``.
+    """One trial in a fresh process: who was measured, and the figures of ``trial.run`` or ``error``.
 
     Args:
         config: what to train, for how long.
-        variant: in which form.
+        variant: how to run it.
         threads: cores to use, of those that this process may use.
-        chunk: steps per call, where the variant has no wish; None is as ``training.steps.plan`` has it.
-        folder: where the log goes, overwritten by the next trial.
+        chunk: steps per call unless the variant sets them; None leaves it to ``training.steps.plan``.
+        folder: where the log goes; the next trial overwrites it.
         how: further arguments of ``trial.run``.
     """
     given = {name: threads if value == ALL else value for name, value in variant.arguments.items()}
@@ -101,7 +101,7 @@ def measure(config: Config, variant: Variant, *, threads: int, chunk: int | None
 
 
 def time_layers(config: Config, track: str, *, folder: Path) -> Answer:
-    """Every layer of a network by itself, in a fresh process of one thread: ``layers`` or ``error``."""
+    """Time every layer of a network by itself, in a fresh process of one thread: ``layers`` or ``error``."""
     return ask(
         "compare.benchmark.trial",
         job={"layers": config.to_json(), "track": track},
@@ -112,10 +112,10 @@ def time_layers(config: Config, track: str, *, folder: Path) -> Answer:
 
 @contextlib.contextmanager
 def on_cores(count: int) -> Iterator[None]:
-    """Everything inside, and every process started inside, on the first so many of the cores allowed.
+    """Restrict this process, and those it starts, to the first ``count`` of its cores.
 
-    Process affinity is the one cap that NumPy's, XLA's and PyTorch's thread pools all obey; where the system has none,
-    thread counts have to do.
+    Process affinity is the one limit that the thread pools of NumPy, XLA and PyTorch all obey. Where the system has
+    none, only the thread counts limit them.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield

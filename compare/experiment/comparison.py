@@ -21,6 +21,7 @@ from compare import machine, tracking, tracks
 from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.experiment import plan
+from compare.files import write_json
 from compare.parity.check import proof_of
 from compare.progress import Progress
 from compare.report.write import show, write
@@ -230,17 +231,11 @@ class Comparison:
             self.progress.note(f"Go on with: python -m compare.run_all --resume {shlex.quote(str(self.directory))}")
 
     def write(self) -> Path:
-        """Write results.json: the new one whole, or the old one still."""
-        path = self.directory / "results.json"
-        part = path.with_suffix(".part")
+        """Write results.json as it stands."""
         try:
-            part.write_text(json.dumps(self.results, indent=1), encoding="utf-8")
-            part.replace(path)
-        except OSError as error:
-            raise UserError(
-                f"cannot write {path} ({error.strerror}): free some space, then go on with --resume {self.directory}"
-            ) from error
-        return path
+            return write_json(self.directory / "results.json", self.results)
+        except UserError as error:
+            raise UserError(f"{error}; then continue with --resume {self.directory}") from error
 
 
 def file_name(run: Run) -> str:

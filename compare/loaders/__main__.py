@@ -1,11 +1,11 @@
 """Measure the data loaders: the same batches, in fresh processes that take turns.
 
-    python -m compare.loaders                                 MNIST, all five, three repeats
-    python -m compare.loaders cifar10 --loaders memory torch  another dataset, two of them
-    python -m compare.loaders --tracks jax --repeats 5        how long a step of another track waits for its images
+    python -m compare.loaders                                 MNIST, all five loaders, three repeats
+    python -m compare.loaders cifar10 --loaders memory torch  another dataset, fewer loaders
+    python -m compare.loaders --tracks jax --repeats 5        feed another track
 
-Every loader delivers one epoch as fast as it can, and then the training batches of mlp-mnist's MLP. No figures are
-shown for a loader whose checksum differs from the others', and the exit status is then 1.
+Each loader delivers one epoch as fast as it can, and then feeds the training of mlp-mnist's network. No figures are
+shown for a loader whose batches differ from the others', and the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import json
 import shlex
 import statistics
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 from compare import cli, machine, presets
 from compare.cli import LOADERS, command_line
+from compare.files import write_json
+from compare.loaders import report
+from compare.loaders.results import KIND, NAME, SCHEMA, Loaders, Trial, problems
 
 K, BATCH_SIZE = 32, 128  # steps of a chunk, images of a step
-CHUNKS = 12  # timed ones, with the images of about an epoch of MNIST
-WRITES = {"tfds", "tfdata"}  # files, the first time: before anything is timed
-Results = dict[str, Any]
+CHUNKS = 12  # timed: about an epoch of MNIST
+WRITES = {"tfds", "tfdata"}  # these write files when they first run, which is not timed
 
 
 def parser() -> argparse.ArgumentParser:
@@ -48,8 +49,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def delivered(loader: str, options: argparse.Namespace, *, chunks: int = CHUNKS) -> Results:
-    """What a loader delivers, in a fresh process."""
+def delivered(loader: str, options: argparse.Namespace, *, chunks: int = CHUNKS) -> dict[str, Any]:
+    """The figures of ``trial.run`` in a fresh process, or ``error``."""
     from compare.workers import process
 
     job = {"loader": loader, "dataset": options.dataset, "data_dir": options.data_dir}
@@ -58,13 +59,13 @@ def delivered(loader: str, options: argparse.Namespace, *, chunks: int = CHUNKS)
     return process.ask("compare.loaders.trial", job=job | size, variables=threads, log=options.out / "log.txt")
 
 
-def measured(loader: str, number: int, options: argparse.Namespace) -> Results:
-    """One loader once: its delivery, and the training that it feeds, in a fresh process each."""
+def measured(loader: str, number: int, options: argparse.Namespace) -> Trial:
+    """One loader once: its delivery, and the training that it feeds, each in a fresh process."""
     from compare.benchmark import variants
 
     delivery = delivered(loader, options)
     if "error" in delivery:
-        return {"loader": loader, "repeat": number, **delivery}
+        return {"loader": loader, "repeat": number, "error": delivery["error"]}
     config = dataclasses.replace(
         presets.get("mlp-mnist"),
         dataset=options.dataset,
@@ -76,60 +77,17 @@ def measured(loader: str, number: int, options: argparse.Namespace) -> Results:
         lr=0.1,
     )
     usual = variants.Variant(options.track, "as in run_all")
-    how = {"threads": machine.cores(), "chunk": K, "evaluate": False, "split": False}
+    how = {"threads": machine.cores(), "chunk": K, "evaluate": False, "breakdown": False}
     trained = variants.measure(config, usual, folder=options.out, **how)
     if "error" in trained:
         return {"loader": loader, "repeat": number, "error": trained["error"]}
-    step = {"step_ms": statistics.median(trained["step_ms"]), "input_share": trained["input_share"]}
-    return {"loader": loader, "repeat": number, **delivery, **step}
-
-
-def problems(trials: Sequence[Results]) -> dict[str, str]:
-    """Why a loader has no figures: it failed, or its batches are not those of the first."""
-    first = next((trial for trial in trials if "checksum" in trial), None)
-    found = {}
-    for trial in trials:
-        if "error" in trial:
-            found[trial["loader"]] = trial["error"]
-        elif first and trial["checksum"] != first["checksum"]:
-            found[trial["loader"]] = f"its batches are not those of {first['loader']}"
-    return found
-
-
-def table(results: Results) -> Any:
-    """Medians over the repeats."""
-    from rich.table import Table
-
-    shown = Table(
-        title=f"{results['dataset']}, batches of {BATCH_SIZE}; a step of mlp-mnist's network in {results['track']}"
-    )
-    shown.add_column("loader")
-    for name in ("images/s", "start s", "MB", "step ms", "of it waiting"):
-        shown.add_column(name, justify="right")
-    wrong = problems(results["trials"])
-    for loader in results["loaders"]:
-        trials = [trial for trial in results["trials"] if trial["loader"] == loader]
-        if loader in wrong:
-            shown.add_row(loader, *["-"] * 5)
-            continue
-
-        def median(name: str, trials: list[Results] = trials) -> float:
-            return statistics.median(trial[name] for trial in trials)
-
-        shown.add_row(
-            loader,
-            f"{median('images_per_second'):,.0f}",
-            f"{median('start_seconds'):.1f}",
-            f"{median('memory_mb'):.0f}",
-            f"{median('step_ms'):.2f}",
-            f"{median('input_share'):.1%}",
-        )
-    return shown
+    figures = {"step_ms": statistics.median(trained["step_ms"]), "input_share": trained["input_share"]}
+    return cast(Trial, {"loader": loader, "repeat": number, **delivery, **figures})
 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all loaders gave the same batches, 1 if one did not, 2 for invalid arguments."""
+    """Return 0 if all loaders gave the same batches, 1 if one did not, 2 for a usage error, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     from rich.console import Console
@@ -141,32 +99,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out = cli.output_folder(options.out, "loaders-")
     cli.require_writable(options.out)
     print(load(options.dataset, data_dir=options.data_dir).describe())
-    for loader in WRITES & set(options.loaders):
-        delivered(loader, options, chunks=2)
-    results: Results = {
-        "schema": 1,
-        "kind": "loaders",
+    options.out.mkdir(parents=True, exist_ok=True)
+    found = begin(options, shlex.join(["python", "-m", "compare.loaders", *arguments]))
+    status = 0
+    try:
+        run(options, found)
+    except KeyboardInterrupt:
+        print("\nStopped; the processes that have ended are reported.")
+        status = 130
+    report.show(found, Console())
+    print(options.out / NAME)
+    return status or (1 if problems(found["trials"]) else 0)
+
+
+def begin(options: argparse.Namespace, command: str) -> Loaders:
+    """The content of loaders.json before anything has been measured."""
+    return {
+        "schema": SCHEMA,
+        "kind": KIND,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "compare.loaders", *arguments]),
+        "command": command,
         "environment": machine.describe(threads=machine.cores()),
         "dataset": options.dataset,
         "track": options.track,
         "loaders": options.loaders,
         "trials": [],
     }
+
+
+def run(options: argparse.Namespace, found: Loaders) -> None:
+    """Measure every loader once, A B C, and again; the file is written after each."""
+    for loader in WRITES & set(options.loaders):
+        delivered(loader, options, chunks=2)
     for number in range(options.repeats):
         for loader in options.loaders:
             trial = measured(loader, number, options)
-            results["trials"].append(trial)
-            said = trial.get("error") or f"{trial['images_per_second']:,.0f} images/s"
-            print(f"{number + 1}/{options.repeats}  {loader:<6}  {said}", flush=True)
-            (options.out / "loaders.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
-    Console().print(table(results))
-    wrong = problems(results["trials"])
-    for loader, problem in wrong.items():
-        print(f"{loader}: {problem}")
-    print(options.out / "loaders.json")
-    return 1 if wrong else 0
+            found["trials"].append(trial)
+            outcome = trial.get("error") or f"{trial['images_per_second']:,.0f} images/s"
+            print(f"{number + 1}/{options.repeats}  {loader:<6}  {outcome}", flush=True)
+            write_json(options.out / NAME, found)
 
 
 if __name__ == "__main__":

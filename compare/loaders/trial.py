@@ -1,7 +1,7 @@
-"""One trial of a loader, in a process of its own: ``python -m compare.loaders.trial`` reads a job and tells its end.
+"""One trial of a loader, in its own process: ``python -m compare.loaders.trial`` reads a job and reports its end.
 
-Chunks are taken as fast as they come. All that is done with one is to read it once, for a checksum of every step's
-labels, in order, and of the XOR of its images, pixel by pixel: a cheap way to notice another image or another order.
+Chunks are taken as fast as they come. Each is read once, for a checksum of every step's labels, in order, and of the
+XOR of its images, pixel by pixel: a cheap way to notice another image or another order.
 """
 
 from __future__ import annotations
@@ -20,13 +20,7 @@ from compare.workers import protocol
 
 
 def run(loader: str, *, dataset: str, data_dir: str | None, batch_size: int, k: int, chunks: int) -> dict[str, Any]:
-    """Take so many chunks of k steps from a loader.
-
-    Returns:
-        ``start_seconds`` until the first chunk is there, libraries and worker processes included; ``chunk_seconds`` of
-        each of the others; ``images_per_second``; ``memory_mb`` of all its processes together; ``before_mb``, that with
-        the images in memory and no loader; ``checksum``; ``shape`` and number of ``classes``.
-    """
+    """Take ``chunks`` chunks of ``k`` steps from a loader; returns the figures of a ``results.Trial``."""
     data = load(dataset, data_dir=data_dir)
     before = machine.pss_mb()
     order = loaders.Order(
@@ -57,7 +51,7 @@ def run(loader: str, *, dataset: str, data_dir: str | None, batch_size: int, k: 
 
 
 def main() -> None:
-    """Do the one job that the parent sends; the only event says how it ended."""
+    """Do the one job that the parent sends, and report how it ended in a single event."""
     job, emit = protocol.received()
     try:
         answer = {"status": "finished", **run(**job)}

@@ -6,8 +6,7 @@ import math
 import statistics
 
 from compare.results import Results, Run, closeness, describe, groups, name_of, numbers, order, speed_withheld, tested
-
-STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)  # 97.5 % quantile of t by degrees of freedom
+from compare.statistics import ratio_of_medians
 
 
 def verdict(results: Results) -> str:
@@ -27,23 +26,10 @@ def headline(results: Results) -> str:
     for preset, tracks in presets.items():
         shown, ranked = _ranking(results, tracks)
         if len(ranked) > 1:
-            parts.append(f"on {preset}, {_lead(ranked[0], ranked[1], shown)}")
+            ratio = ratio_of_medians(shown[ranked[0]], shown[ranked[1]])
+            parts.append(f"{preset}: {ratio.sentence(name_of(ranked[0]), name_of(ranked[1]))}")
     unfinished = "" if results.get("status") == "finished" else f"So far ({results.get('status')}): "
     return f"{unfinished}{'; '.join(filter(None, parts))}."
-
-
-def _lead(first: str, second: str, shown: dict[str, list[float]]) -> str:
-    """How far the fastest track is ahead of the next, if it is."""
-    middle, low, high = ratio(shown[first], shown[second])
-    one, other = name_of(first), name_of(second)
-    if low is None:
-        return f"{one} trains fastest, {middle:.2f} times {other} (one run each: no interval)"
-    if low > 1:
-        return f"{one} trains fastest, {middle:.2f} times {other} ({interval(low, high)})"
-    runs = min(len(shown[first]), len(shown[second]))
-    return (
-        f"{runs} runs each cannot tell which of {one} and {other} is faster (ratio {middle:.2f}, {interval(low, high)})"
-    )
 
 
 def _one_model(results: Results) -> str:
@@ -95,14 +81,12 @@ def _which_is_fastest(results: Results, preset: str, tracks: dict[str, list[Run]
     shown, ranked = _ranking(results, tracks)
     if not ranked:
         return f"**Fastest, {preset}?** No speed can be shown: see the table."
-    first = ranked[0]
-    speed = f"{name_of(first)} trains {statistics.fmean(shown[first]):,.0f} images/s on this machine"
-    others = [_times(shown[first], shown[track], name_of(track)) for track in ranked[1:]]
+    speeds = ", ".join(f"{name_of(track)} {statistics.median(shown[track]):,.0f}" for track in ranked)
+    pairs = [(track, ratio_of_medians(shown[ranked[0]], shown[track])) for track in ranked[1:]]
+    found = dict.fromkeys(ratio.sentence(name_of(ranked[0]), name_of(track)) for track, ratio in pairs)
+    text = "; ".join([f"**Fastest, {preset}?** {speeds} images/s", *found])
     missing = [name_of(track) for track in tracks if track not in ranked]
-    text = f"**Fastest, {preset}?** {': '.join([speed, *([', '.join(others)] if others else [])])}."
-    if others and min(len(speeds) for speeds in shown.values()) < 2:
-        text += " One run each: no interval can be given, so a ratio near 1 is a tie."
-    return text + (f" Not ranked: {', '.join(missing)}." if missing else "")
+    return f"{text}." + (f" Not ranked: {', '.join(missing)}." if missing else "")
 
 
 def _ranking(results: Results, tracks: dict[str, list[Run]]) -> tuple[dict[str, list[float]], list[str]]:
@@ -112,39 +96,7 @@ def _ranking(results: Results, tracks: dict[str, list[Run]]) -> tuple[dict[str, 
         for track, runs in tracks.items()
         if not speed_withheld(results, runs)
     }
-    return shown, sorted((t for t in shown if shown[t]), key=lambda t: -statistics.fmean(shown[t]))
-
-
-def _times(a: list[float], b: list[float], name: str) -> str:
-    """How one speed compares with another; a difference only where the interval of the ratio excludes 1."""
-    middle, low, high = ratio(a, b)
-    if low is None:
-        return f"{middle:.2f} times {name}"
-    if low > 1:
-        return f"{middle:.2f} times {name} ({interval(low, high)})"
-    return f"not known to be faster than {name} ({middle:.2f}, {interval(low, high)})"
-
-
-def interval(low: float, high: float | None) -> str:
-    """The 95 % interval of a ratio, in words; one that says nothing is not written out."""
-    if high is None or low < 0.01 or high > 100:
-        return "95 % interval beyond 0.01 to 100"
-    return f"95 % interval {low:.2f} to {high:.2f}"
-
-
-def ratio(a: list[float], b: list[float]) -> tuple[float, float, float] | tuple[float, None, None]:
-    """How many times `b` goes into `a`, and the 95 % interval of that, which one repeat does not have.
-
-    Of geometric means: log(a / b) ± t sqrt(var(log a) / n_a + var(log b) / n_b), t of Student with
-    min(n_a, n_b) - 1 degrees of freedom (Welch's interval, on the safe side).
-    """
-    logs = [[math.log(value) for value in values] for values in (a, b)]
-    middle = statistics.fmean(logs[0]) - statistics.fmean(logs[1])
-    repeats = min(len(a), len(b))
-    if repeats < 2:
-        return math.exp(middle), None, None
-    half = STUDENT[min(repeats - 1, len(STUDENT)) - 1] * math.sqrt(sum(statistics.variance(x) / len(x) for x in logs))
-    return math.exp(middle), math.exp(middle - half), math.exp(middle + half)
+    return shown, sorted((t for t in shown if shown[t]), key=lambda t: -statistics.median(shown[t]))
 
 
 def _accuracy_gap(tracks: dict[str, list[Run]]) -> tuple[dict[str, float], float, float, int] | None:

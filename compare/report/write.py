@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from compare.errors import UserError
+from compare.files import write_atomically
 from compare.report.markdown import COLUMNS, document, row
 from compare.results import Results, groups
 
@@ -52,9 +52,9 @@ def write(results: Results, out_dir: Path | str) -> list[Path]:
 
     out_dir = Path(out_dir)
     return [
-        _write(out_dir / "report.html", page([(out_dir.name, results)]).encode()),
-        _write(out_dir / "report.md", document(results).encode()),
-        _write(out_dir / "curves.png", figure(results)),
+        write_atomically(out_dir / "report.html", page([(out_dir.name, results)]).encode()),
+        write_atomically(out_dir / "report.md", document(results).encode()),
+        write_atomically(out_dir / "curves.png", figure(results)),
     ]
 
 
@@ -65,15 +65,4 @@ def write_together(comparisons: Mapping[Path, Results], out: Path | None) -> Pat
     out = out or Path(os.path.commonpath([path.absolute().parent for path in comparisons]), "side-by-side.html")
     names = [path.name for path in comparisons]
     names = names if len({*names}) == len(names) else [str(path) for path in comparisons]
-    return _write(out, page(list(zip(names, comparisons.values(), strict=True))).encode())
-
-
-def _write(path: Path, content: bytes) -> Path:
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; choose another folder.") from error
-    return path
+    return write_atomically(out, page(list(zip(names, comparisons.values(), strict=True))).encode())

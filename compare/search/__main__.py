@@ -1,10 +1,10 @@
-"""Search for good settings: many trainings, each in a process of its own, ranked by their validation accuracy.
+"""Search for good settings: many trainings, each in its own process, ranked by validation accuracy.
 
     python -m compare.search mlp-mnist --tracks torch --trials 20 --epochs 2 --space lr=1e-3:1:log batch_size=32,64,128
     python -m compare.search mlp-mnist cnn-mnist --tracks jax --grid --seeds 0 1 --space optimizer=sgd,adamw lr=0.01,0.1
 
-The test set is not used. The same command again resumes the search, up to as many trials; run at the same time in
-another terminal, it shares the trials. A trial whose process was killed is done again.
+The test set is not used. Run the same command again to resume a search, or at the same time in another terminal to
+share its trials. A trial whose process was killed is run again.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from compare import cli, machine, overrides, presets
 from compare.cli import command_line
 from compare.config import Config
 from compare.errors import UserError
-from compare.search import report, study
+from compare.search import report, results, study
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("search", __doc__)
     training = cli.group(options, "what to train")
-    training.add_argument("presets", nargs="+", metavar="PRESET", help="what to begin with; of several, one is chosen")
+    training.add_argument("presets", nargs="+", metavar="PRESET", help="where to start; of several, one is chosen")
     cli.add_track(options, default="torch")
-    cli.add_seeds(options, default=[0], what="trainings of each trial, whose mean counts")
+    cli.add_seeds(options, default=[0], what="trainings of each trial, whose mean accuracy ranks it")
     cli.add_settings(options, "epochs", "steps", "data_dir", "device")
     search = cli.group(options, "search")
     search.add_argument(
@@ -37,9 +37,9 @@ def parser() -> argparse.ArgumentParser:
         help="what to vary: lr=1e-3:1:log (a range), batch_size=32,64,128 (choices), model_args.hidden=[256],[512,512]",
     )  # fmt: skip
     search.add_argument(
-        "--trials", type=cli.number(int), metavar="N", help="how many in all (default: 20, or the whole grid)"
+        "--trials", type=cli.number(int), metavar="N", help="number of trials in all (default: 20, or the whole grid)"
     )
-    search.add_argument("--grid", action="store_true", help="every combination once, instead of Optuna's choice")
+    search.add_argument("--grid", action="store_true", help="try every combination once, instead of sampling")
     search.add_argument(
         "--pruner", type=cli.one_of("pruner", study.PRUNERS), default="median", metavar="|".join(study.PRUNERS),
         help="median: stop a trial below the median of the others at the same evaluation (default); or none",
@@ -50,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-def asked_of(options: argparse.Namespace) -> dict[str, Any]:
-    """What decides whether a command goes on with a search: plain JSON types."""
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What identifies a search, in plain JSON types: a command with the same settings resumes it."""
     names = ("presets", "track", "grid", "epochs", "steps", "pruner")
     return {
         **{name: getattr(options, name) for name in names},
@@ -61,7 +61,7 @@ def asked_of(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def configs_of(options: argparse.Namespace, fields: dict[str, overrides.Field]) -> dict[str, Config]:
-    """The config of each preset, the command line's wishes over it; UserError for a field that it has not."""
+    """The config of each preset with the command line's overrides; UserError for an unknown field."""
     found = {}
     for name in dict.fromkeys(options.presets):
         config = dataclasses.replace(presets.get(name), **cli.given(options))
@@ -73,7 +73,7 @@ def configs_of(options: argparse.Namespace, fields: dict[str, overrides.Field]) 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if there is a best trial, 1 if none came to anything, 2 for invalid arguments, 130 after Ctrl-C."""
+    """Return 0 if a trial finished, 1 if none did, 2 for a usage error, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(given)
     fields = overrides.parse(options.space)
@@ -81,15 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(configs) > 1:
         fields = {"preset": overrides.Choice("preset", tuple(configs)), **fields}
     if not fields:
-        raise UserError("nothing varies: say what with --space, like --space lr=1e-3:1:log, or name several presets")
+        raise UserError("nothing to search: name what varies, like --space lr=1e-3:1:log, or several presets")
     trials = options.trials or (study.grid_size(fields) if options.grid else 20)
     if options.grid:
         trials = min(trials, study.grid_size(fields))
     directory = cli.output_folder(options.out, "search-")
     cli.require_writable(directory)
-    asked = asked_of(options)
+    settings = settings_of(options)
     url = options.storage or cli.sqlite_url(directory / "study.db")
-    found = study.opened(url, directory, asked)
+    found = study.opened(url, directory, settings)
     command = shlex.join(
         ["python", "-m", "compare.search", *given, *([] if options.out else ["--out", str(directory)])]
     )
@@ -100,12 +100,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with Progress() as progress:
         tracker = Tracker(results_dir=directory, warn=progress.note, enabled=not options.no_mlflow)
         tags = environment_tags(machine.facts(threads=machine.cores()))
-        search = Search(found, directory, configs, fields, asked, trials, progress, tracker, tags)
-        return carried_out(search, command)
+        search = Search(found, directory, configs, fields, settings, trials, progress, tracker, tags)
+        return run(search, command)
 
 
-def carried_out(search: Any, command: str) -> int:
-    """Search and report; what was done before Ctrl-C counts."""
+def run(search: Any, command: str) -> int:
+    """Search and report; after Ctrl-C, report the trials that have ended."""
     status, known = 0, search.study.user_attrs.get("mlflow", "")
     with search.tracker as tracker:
         params = {"command": command}
@@ -114,15 +114,15 @@ def carried_out(search: Any, command: str) -> int:
         try:
             search.run()
         except KeyboardInterrupt:
-            search.progress.note(f"Stopped; what is done is kept. Go on with: {command}")
+            search.progress.note(f"Stopped; the trials that have ended are kept. Resume with: {command}")
             status = 130
-        results = report.results(search.study, search.asked, search.fields)
-        written = [report.write(results, search.directory), *report.draw(results, search.directory)]
+        found = results.results(search.study, search.settings, search.fields)
+        written = [report.write(found, search.directory), *report.draw(found, search.directory)]
         tracker.finish("interrupted" if status else "finished", artifacts=written)
-    report.show(results, search.progress.console)
+    report.show(found, search.progress.console)
     for path in written:
         search.progress.note(str(path))
-    return status or int(results["best"] is None)
+    return status or int(found["best"] is None)
 
 
 if __name__ == "__main__":

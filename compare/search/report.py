@@ -1,102 +1,44 @@
-"""What a search found: search.json, a table of the best, and two pictures, all made from the study alone.
+"""Show the best trials of a search again, and draw its plots, from search.json alone.
 
-search.json: {"schema": 1, "created", "status", "asked": what was searched, "environment", "best": a trial's number,
-"importance": {name: share}, "winner": the command that trains it, "trials": [{"number", "state", "params", "accuracy":
-the mean over seeds, "accuracies": of each seed, "evaluations": what was reported on the way, "seconds", "message"}]}.
-All accuracies are of the validation images.
+python -m compare.search.report DIR...      shows and draws them again
 """
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import io
-import json
-import shlex
-from collections.abc import Callable, Mapping
+import itertools
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compare import machine
-from compare.overrides import Field, Range
-from compare.search import study
+from compare import cli
+from compare.cli import command_line
+from compare.files import write_atomically, write_json
+from compare.search.results import Search, State, rank, read, typed
 from compare.style import INK, KNOWN, RC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.console import Console
 
-SCHEMA = 1
 SHOWN = 10  # rows of the table
 DPI = 110
-MARKS = {"complete": "o", "pruned": "x", "fail": "x"}
-COLORS = {"complete": KNOWN["numpy"].color, "pruned": KNOWN["jax"].color, "fail": KNOWN["torch"].color}
-
-Results = dict[str, Any]
-Trial = dict[str, Any]
-
-
-def results(found: Any, asked: Mapping[str, Any], fields: Mapping[str, Field]) -> Results:
-    """Everything that stands in the study, as search.json has it."""
-    trials = [entry(trial, fields) for trial in study.over(found)]
-    complete = [trial for trial in trials if trial["state"] == "complete"]
-    best = max(complete, key=lambda trial: (trial["accuracy"], -trial["number"]), default=None)
-    varied = [name for name, field in fields.items() if isinstance(field, Range) or len(field.values) > 1]
-    return {
-        "schema": SCHEMA,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "asked": dict(asked),
-        "environment": machine.facts(threads=machine.cores()),
-        "best": best and best["number"],
-        "winner": best and winner(best, asked),
-        "importance": study.importances(found, varied),
-        "trials": trials,
-    }
+MARKS: dict[State, tuple[str, str, str]] = {  # marker, colour, label
+    "finished": ("o", KNOWN["numpy"].color, "finished"),
+    "pruned": ("x", KNOWN["jax"].color, "pruned: last evaluation"),
+    "failed": ("x", KNOWN["torch"].color, "failed: last evaluation"),
+}
 
 
-def entry(trial: Any, fields: Mapping[str, Field]) -> Trial:
-    """One trial, as search.json has it."""
-    values = {name: fields[name].value(value) for name, value in trial.params.items()}
-    return {
-        "number": trial.number,
-        "state": trial.state.name.lower(),
-        "preset": trial.user_attrs.get("preset"),
-        "params": values,
-        "accuracy": trial.value if trial.state.name == "COMPLETE" else None,
-        "accuracies": trial.user_attrs.get("accuracies", []),
-        "evaluations": [value for _, value in sorted(trial.intermediate_values.items())],
-        "seconds": round(trial.duration.total_seconds(), 1) if trial.duration else None,
-        "message": trial.user_attrs.get(study.WHY),
-    }
+def write(found: Search, directory: Path) -> Path:
+    """Write search.json."""
+    return write_json(directory / "search.json", found)
 
 
-def winner(best: Trial, asked: Mapping[str, Any]) -> str:
-    """The command that trains a trial's settings as a preset is trained, with seeds that had no part in the choice."""
-    values = {name: value for name, value in best["params"].items() if name != "preset"}
-    words = ["python", "compare/run_all.py", best["preset"], "--tracks", asked["track"]]
-    words += [f"--{name}={asked[name]:g}" for name in ("epochs", "steps") if asked[name]]
-    fresh = max(asked["seeds"]) + 1
-    words += ["--seeds", *map(str, range(fresh, fresh + 3))]
-    if values:
-        words += ["--set", *(f"{name}={_text(value)}" for name, value in values.items())]
-    return shlex.join(words)
-
-
-def _text(value: Any) -> str:
-    """A value as ``space.parse`` reads it: words without quotes."""
-    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-
-
-def write(found: Results, directory: Path) -> Path:
-    """Write search.json: the new one whole, or the old one still."""
-    path = directory / "search.json"
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    part.replace(path)
-    return path
-
-
-def show(found: Results, console: Console) -> None:
-    """A table of the best trials, and what to do next."""
+def show(found: Search, console: Console) -> None:
+    """Print a table of the best trials, and how to train the best one."""
     from rich import box
     from rich.table import Table
 
@@ -104,44 +46,38 @@ def show(found: Results, console: Console) -> None:
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
     for name in ("trial", "validation accuracy", *names, "seconds"):
         table.add_column(name, justify="right", overflow="fold")
-    ranked = sorted((trial for trial in found["trials"] if trial["accuracy"] is not None), key=_rank)
+    ranked = sorted((trial for trial in found["trials"] if trial["val_accuracy"] is not None), key=rank)
     for trial in ranked[:SHOWN]:
         values = (shown(trial["params"].get(name)) for name in names)
-        table.add_row(str(trial["number"]), f"{trial['accuracy']:.2%}", *values, f"{trial['seconds']:.1f}")
+        table.add_row(str(trial["number"]), f"{trial['val_accuracy']:.2%}", *values, f"{trial['seconds']:.1f}")
     states = [trial["state"] for trial in found["trials"]]
     console.print(table)
     console.print(
-        f"{len(states)} trials: {states.count('complete')} complete, {states.count('pruned')} cut off, "
-        f"{states.count('fail')} failed", highlight=False,
+        f"{len(states)} trials: {states.count('finished')} finished, {states.count('pruned')} pruned, "
+        f"{states.count('failed')} failed", highlight=False,
     )  # fmt: skip
     if found["winner"]:
-        console.print("The best of many was lucky, too. With other seeds, and test images:")
+        console.print("The best of many trials is partly luck. Train its settings with other seeds and test them:")
         console.print(found["winner"], markup=False, highlight=False, soft_wrap=True)
 
 
-def _rank(trial: Trial) -> tuple[float, int]:
-    return -trial["accuracy"], trial["number"]
-
-
 def shown(value: Any) -> str:
-    """A value for people."""
-    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else _text(value)
+    """A value in a table or a line of progress."""
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else typed(value)
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
+# --- plots ------------------------------------------------------------------------------------------------------------
 
 
-def draw(found: Results, directory: Path) -> list[Path]:
-    """history.png and importance.png; the second where there are enough trials to tell."""
-    made = {"history.png": _picture(_history, found, (11, 5.5))}
+def draw(found: Search, directory: Path) -> list[Path]:
+    """Write history.png and, where there are enough trials, importance.png; returns their paths."""
+    made = {"history.png": _plot(_history, found, (11, 5.5))}
     if found["importance"]:
-        made["importance.png"] = _picture(_importance, found, (11, 1.6 + 0.55 * len(found["importance"])))
-    for name, png in made.items():
-        (directory / name).write_bytes(png)
-    return [directory / name for name in made]
+        made["importance.png"] = _plot(_importance, found, (11, 1.6 + 0.55 * len(found["importance"])))
+    return [write_atomically(directory / name, png) for name, png in made.items()]
 
 
-def _picture(paint: Callable[[Axes, Results], None], found: Results, size: tuple[float, float]) -> bytes:
+def _plot(paint: Callable[[Axes, Search], None], found: Search, size: tuple[float, float]) -> bytes:
     """A figure with one pair of axes as PNG."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -156,28 +92,25 @@ def _picture(paint: Callable[[Axes, Results], None], found: Results, size: tuple
     return buffer.getvalue()
 
 
-def _history(axes: Axes, found: Results) -> None:
-    """Each trial in its turn: the accuracy it ended with, and the best so far."""
-    drawn = [trial | {"height": (trial["evaluations"] or [None])[-1]} for trial in found["trials"]]
-    for trial in drawn:
-        trial["height"] = trial["height"] if trial["accuracy"] is None else trial["accuracy"]
-    for state, color in COLORS.items():
-        points = [(t["number"], 100 * t["height"]) for t in drawn if t["state"] == state and t["height"] is not None]
-        label = {"complete": "complete", "pruned": "cut off: its last evaluation", "fail": "failed"}[state]
+def _history(axes: Axes, found: Search) -> None:
+    """The last accuracy of each trial, and the best so far."""
+    for state, (marker, color, label) in MARKS.items():
+        trials = [trial for trial in found["trials"] if trial["state"] == state and trial["evaluations"]]
+        points = [(trial["number"], 100 * (trial["val_accuracy"] or trial["evaluations"][-1])) for trial in trials]
         if points:
-            axes.plot(*zip(*points, strict=True), MARKS[state], color=color, ms=8, mew=2, label=label)
-    complete = [trial for trial in drawn if trial["accuracy"] is not None]
-    best = [100 * max(each["accuracy"] for each in complete[: k + 1]) for k in range(len(complete))]
-    axes.step([trial["number"] for trial in complete], best, where="post", color=INK, lw=1.5, label="best so far")
-    axes.set_title("validation accuracy of each trial, %", weight="bold")
-    axes.set_xlabel("trial")
+            axes.plot(*zip(*points, strict=True), marker, color=color, ms=8, mew=2, label=label)
+    finished = [(trial["number"], 100 * trial["val_accuracy"]) for trial in found["trials"] if trial["val_accuracy"]]
+    best = itertools.accumulate((accuracy for _, accuracy in finished), max)
+    axes.step([number for number, _ in finished], list(best), where="post", color=INK, lw=1.5, label="best so far")
+    axes.set_title("Validation accuracy of each trial", weight="bold")
+    axes.set(xlabel="trial", ylabel="validation accuracy, %")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    if drawn:
+    if found["trials"]:
         axes.legend(loc="upper right", bbox_to_anchor=(1, 1.12), ncols=4, frameon=False)
 
 
-def _importance(axes: Axes, found: Results) -> None:
-    """Share of each field in being among the best quarter."""
+def _importance(axes: Axes, found: Search) -> None:
+    """Share of each setting in being among the best quarter."""
     shares = sorted(found["importance"].items(), key=lambda item: item[1])
     axes.barh([name for name, _ in shares], [share for _, share in shares], height=0.6, color=KNOWN["numpy"].color)
     for place, (_, share) in enumerate(shares):
@@ -185,5 +118,29 @@ def _importance(axes: Axes, found: Results) -> None:
     axes.set_xlim(0, 1.08)
     axes.xaxis.set_major_formatter("{x:.0%}")
     axes.grid(axis="y", visible=False)
-    complete = sum(trial["state"] == "complete" for trial in found["trials"])
-    axes.set_title(f"what set the best quarter of {complete} trials apart (PED-ANOVA)", weight="bold")
+    finished = sum(trial["state"] == "finished" for trial in found["trials"])
+    axes.set_title(f"Importance of each setting for the best quarter of {finished} trials (PED-ANOVA)", weight="bold")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.search.report``."""
+    options = cli.parser("search.report", "Show a search again, and draw its plots.")
+    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a search.json")
+    return options
+
+
+@command_line
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 if everything was shown, 2 for invalid arguments."""
+    from rich.console import Console
+
+    for directory in parser().parse_args(arguments).directories:
+        found = read(directory)
+        show(found, Console())
+        for path in draw(found, directory if directory.is_dir() else directory.parent):
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,7 +1,7 @@
 """The study of a search: its trials in a database that several processes share. The only importer of optuna.
 
-A process tells every few seconds that it lives. When one is silent for long, the others take its trial for dead, and
-whoever is free does it again, from its last checkpoint.
+Each process sends a heartbeat every few seconds. When one has been silent for long, its trial counts as failed, and the
+next free process runs it again from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from compare.errors import UserError
 from compare.overrides import Choice, Field
 
 NAME = "search"
-BEAT, GRACE = 10, 120  # seconds between signs of life, and until silence is death
-RETRIES = 3  # of a trial whose process died: perhaps it died of the trial
-ENOUGH = 8  # complete trials, to tell what was important
-WHY = "message"  # attribute of a trial that failed for a reason of its own, or was cut off
+BEAT, GRACE = 10, 120  # seconds between heartbeats, and of silence until a process counts as dead
+RETRIES = 3  # of a trial whose process died: the trial itself may be the reason
+ENOUGH = 8  # finished trials for an estimate of importance
+WHY = "message"  # attribute of a trial that was pruned, or failed for a reason of its own
 PRUNERS = ("median", "none")
 
 
 class FailedTrialError(Exception):
-    """A training that came to nothing: the trial is over, the search is not."""
+    """A training that failed: the trial ends, the search continues."""
 
 
 def library() -> Any:
@@ -39,13 +39,13 @@ def library() -> Any:
     return optuna
 
 
-def opened(url: str, directory: Path, asked: Mapping[str, Any]) -> Any:
+def opened(url: str, directory: Path, settings: Mapping[str, Any]) -> Any:
     """The study in this database, a new one if there is none; UserError if it is of another search."""
     optuna = library()
     storages = optuna.storages
     patient = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
     try:
-        with _alone(directory):  # to make the tables, once
+        with _locked(directory):  # so that one process alone makes the tables
             storage = storages.RDBStorage(
                 url,
                 engine_kwargs=patient,
@@ -54,37 +54,39 @@ def opened(url: str, directory: Path, asked: Mapping[str, Any]) -> Any:
                 heartbeat_stale_trial_callback=storages.RetryHeartbeatStaleTrialCallback(RETRIES),
             )
             study = optuna.create_study(
-                storage=storage, study_name=NAME, direction="maximize", load_if_exists=True, pruner=_pruner(asked)
+                storage=storage, study_name=NAME, direction="maximize", load_if_exists=True, pruner=_pruner(settings)
             )
             before = study.user_attrs.get("asked")
             if before is None:
-                study.set_user_attr("asked", dict(asked))
+                study.set_user_attr("asked", dict(settings))
     except Exception as error:  # whatever a damaged file or an absent server makes of two libraries
         what = " ".join(str(error).split())[:200]
         raise UserError(f"no study can be opened at {url} ({type(error).__name__}: {what})") from error
-    if different := [name for name in asked if before and before.get(name) != asked[name]]:
-        there = ", ".join(f"its {name} is {before[name]!r}, not {asked[name]!r}" for name in different)
+    if different := [name for name in settings if before and before.get(name) != settings[name]]:
+        there = ", ".join(f"its {name} is {before[name]!r}, not {settings[name]!r}" for name in different)
         raise UserError(f"{url} holds another search: {there}; choose another folder with --out")
     return study
 
 
 @contextmanager
-def _alone(directory: Path) -> Iterator[None]:
-    """While no other process of this search does the same."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the lock that the processes of this search share."""
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _pruner(asked: Mapping[str, Any]) -> Any:
+def _pruner(settings: Mapping[str, Any]) -> Any:
     pruners = library().pruners
     return (
-        pruners.MedianPruner(n_startup_trials=4, n_min_trials=3) if asked["pruner"] == "median" else pruners.NopPruner()
+        pruners.MedianPruner(n_startup_trials=4, n_min_trials=3)
+        if settings["pruner"] == "median"
+        else pruners.NopPruner()
     )
 
 
 def grid_size(fields: Mapping[str, Field]) -> int:
-    """How many trials a grid has; UserError where a range has no end of them."""
+    """The number of trials of a grid; UserError for a range, which has no end of values."""
     size = 1
     for field in fields.values():
         if not isinstance(field, Choice):
@@ -99,12 +101,12 @@ def grid_size(fields: Mapping[str, Field]) -> int:
 
 
 def next_trial(study: Any, objective: Callable[[Any], float], fields: Mapping[str, Field], *, grid: bool) -> bool:
-    """Do one trial; False if it came too late. One that is stopped by Ctrl-C is left to whoever goes on."""
+    """Run one trial; False if another process had taken it over. After Ctrl-C, a resumed search runs it again."""
     optuna = library()
     if grid:
         values = {name: list(field.labels) for name, field in fields.items() if isinstance(field, Choice)}
         study.sampler = optuna.samplers.GridSampler(values, seed=0)
-    else:  # the seed is that of the trial's number, so that a search that goes on is the one that was not stopped
+    else:  # seeded by the trial's number: a resumed search is the one that was not stopped
         study.sampler = optuna.samplers.TPESampler(seed=len(study.get_trials(deepcopy=False)))
     begun: list[int] = []
     broken: list[int] = []
@@ -113,7 +115,7 @@ def next_trial(study: Any, objective: Callable[[Any], float], fields: Mapping[st
         begun.append(trial.number)
         try:
             return objective(trial)
-        except ValueError:  # of ours; Optuna's own, of a trial that is over, comes after the objective
+        except ValueError:  # ours; Optuna's own, for a trial that has ended, comes after the objective
             broken.append(trial.number)
             raise
 
@@ -124,19 +126,19 @@ def next_trial(study: Any, objective: Callable[[Any], float], fields: Mapping[st
             optuna.storages.RetryHeartbeatStaleTrialCallback()(study, study.trials[number])
         raise
     except (ValueError, optuna.exceptions.UpdateFinishedTrialError):
-        if broken or not any(_taken_for_dead(study.trials[number]) for number in begun):
+        if broken or not any(_taken_over(study.trials[number]) for number in begun):
             raise
         return False
     return True
 
 
-def _taken_for_dead(trial: Any) -> bool:
-    """Has another process given up on it, because this one slept? Then its result comes too late."""
+def _taken_over(trial: Any) -> bool:
+    """Whether another process failed the trial because this one was silent; its result then comes too late."""
     return trial.state.name == "FAIL" and WHY not in trial.user_attrs
 
 
-def over(study: Any) -> list[Any]:
-    """The trials that need not be done again: complete, cut off, or failed for reasons of their own."""
+def ended(study: Any) -> list[Any]:
+    """The trials that are not run again: finished, pruned, or failed for reasons of their own."""
     return [
         trial
         for trial in study.get_trials(deepcopy=False)
@@ -144,29 +146,29 @@ def over(study: Any) -> list[Any]:
     ]
 
 
-def under_way(study: Any) -> int:
-    """How many trials are being done, by processes that live."""
+def running(study: Any) -> int:
+    """The number of trials that live processes are running."""
     library().storages.fail_stale_trials(study)
     return sum(trial.state.name == "RUNNING" for trial in study.get_trials(deepcopy=False))
 
 
 def first_number(trial: Any) -> int:
-    """Of a trial that is done again, the number it had the first time."""
+    """The number of a trial, or of the first attempt if it is run again."""
     stored = trial.study.get_trials(deepcopy=False)[trial.number]
     first = library().storages.RetryHeartbeatStaleTrialCallback.retried_trial_number(stored)
     return int(trial.number if first is None else first)
 
 
-def cut_off(why: str) -> Exception:
-    """What ends a trial that would not become one of the best."""
+def pruned(why: str) -> Exception:
+    """The exception that ends a trial as pruned."""
     return library().TrialPruned(why)
 
 
 def importances(study: Any, names: Sequence[str]) -> dict[str, float]:
-    """Share of each field in being among the better trials (PED-ANOVA); {} where there are too few to tell."""
+    """Share of each setting in being among the best quarter (PED-ANOVA); {} if too few trials have finished."""
     optuna = library()
-    complete = [trial for trial in over(study) if trial.state.name == "COMPLETE"]
-    if len(complete) < ENOUGH or len({trial.value for trial in complete}) < 2 or not names:
+    finished = [trial for trial in ended(study) if trial.state.name == "COMPLETE"]
+    if len(finished) < ENOUGH or len({trial.value for trial in finished}) < 2 or not names:
         return {}
     evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.25)
     return {

@@ -1,7 +1,7 @@
-"""The trials of a search: each a training in a process of its own, whose validation accuracy is reported to the study.
+"""The trials of a search: each trains in its own process and reports its validation accuracy to the study.
 
-When a trial is over, its checkpoints go. One that is cut short by Ctrl-C or by the end of its process keeps them, and
-whoever does it again goes on from there.
+When a trial ends, its checkpoints are deleted. One that is interrupted by Ctrl-C or loses its process keeps them, and
+the next attempt resumes from there.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from compare import machine, overrides, tracking
 from compare.config import Config
 from compare.progress import Progress
 from compare.search import report, study
+from compare.search.results import results
 from compare.training.loop import NOT_FINITE
 from compare.workers import process
 from compare.workers.protocol import Event, Job
 
-TESTED = ("test_loss", "test_accuracy")  # nobody should choose by these
+TESTED = ("test_loss", "test_accuracy")  # not logged: the test set is not used in a search
 
 
 @dataclasses.dataclass
@@ -32,27 +33,27 @@ class Search:
     directory: Path
     configs: dict[str, Config]  # by preset
     fields: dict[str, overrides.Field]
-    asked: dict[str, Any]
+    settings: dict[str, Any]
     trials: int
     progress: Progress
     tracker: tracking.Tracker
     tags: dict[str, Any]
-    folder: Path | None = None  # of the trial under way
-    steps: int = 0  # of its training under way
+    folder: Path | None = None  # of the running trial
+    steps: int = 0  # of its running training
 
     def run(self) -> None:
-        """Do what is left to do; wait for what others do."""
+        """Run the trials that are left, and wait for those that other processes are running."""
         waiting = False
-        while (left := self.trials - len(study.over(self.study))) > 0:
-            if study.under_way(self.study) < left:
-                counts = study.next_trial(self.study, self.trial, self.fields, grid=self.asked["grid"])
+        while (left := self.trials - len(study.ended(self.study))) > 0:
+            if study.running(self.study) < left:
+                counts = study.next_trial(self.study, self.trial, self.fields, grid=self.settings["grid"])
                 if counts and self.folder:
                     shutil.rmtree(self.folder, ignore_errors=True)
                 self.folder = None
-                report.write(report.results(self.study, self.asked, self.fields), self.directory)
+                report.write(results(self.study, self.settings, self.fields), self.directory)
             else:
                 if not waiting:
-                    self.progress.note("Waiting for the last trials of other processes (Ctrl-C: not)")
+                    self.progress.note("Waiting for the last trials of other processes; Ctrl-C stops waiting")
                 waiting = True
                 time.sleep(1)
 
@@ -64,21 +65,22 @@ class Search:
         self.folder = self.directory.absolute() / "checkpoints" / f"trial-{study.first_number(trial):04}"
         reported: list[float] = []
         own = [
-            self.train(trial, dataclasses.replace(config, seed=seed), reported=reported) for seed in self.asked["seeds"]
+            self.train(trial, dataclasses.replace(config, seed=seed), reported=reported)
+            for seed in self.settings["seeds"]
         ]
         trial.set_user_attr("accuracies", own)
         return statistics.fmean(own)
 
     def train(self, trial: Any, config: Config, *, reported: list[float]) -> float:
-        """One training; its validation accuracies are ``reported`` to Optuna, which may cut the trial off."""
+        """One training; its validation accuracies are ``reported`` to Optuna, which may prune the trial."""
         settings = "  ".join(f"{name}={report.shown(value)}" for name, value in trial.params.items())
         label = f"trial {trial.number} seed {config.seed}"
         self.progress.note(f"{label}: {settings}")
         child = self.tracker.child(
-            config.preset, self.asked["track"], config.seed, name=label, params=config.to_json(), tags=self.tags
+            config.preset, self.settings["track"], config.seed, name=label, params=config.to_json(), tags=self.tags
         )  # fmt: skip
         assert self.folder
-        job = Job(config, self.asked["track"], machine.cores(), self.folder / f"seed{config.seed}", keep=1)
+        job = Job(config, self.settings["track"], machine.cores(), self.folder / f"seed{config.seed}", keep=1)
         log = self.directory / "logs" / f"trial-{trial.number:04}-seed{config.seed}.log"
         status, accuracy = "interrupted", 0.0
         try:
@@ -94,14 +96,14 @@ class Search:
         return accuracy
 
     def heard(self, trial: Any, event: Event, label: str, *, child: str, reported: list[float]) -> None:
-        """Show and log what a training reports; raise what ends a trial that is cut off."""
+        """Show and log what a training reports; raises the exception that prunes a trial."""
         kind = event["event"]
         if kind == "note":
             self.progress.note(f"{label}: {event['text']}")
         elif kind == "begin":
             self.steps = event["steps"]
             self.progress.begin(label, self.steps, step=event["step"])
-            for row in event["history"]:  # of a trial that is done again
+            for row in event["history"]:  # of an earlier attempt
                 self.judge(trial, row, reported)
         elif kind == "chunk":
             loss = event["loss"][-1]
@@ -115,23 +117,25 @@ class Search:
             self.judge(trial, event, reported)
 
     def judge(self, trial: Any, row: Event, reported: list[float]) -> None:
-        """Report an evaluation, and raise what ends a trial that is behind the others."""
+        """Report an evaluation; raises the exception that prunes a trial below the median of the others."""
         reported.append(row["val_accuracy"])
         trial.report(row["val_accuracy"], len(reported))
         if row["step"] < self.steps and trial.should_prune():
-            raise study.cut_off(self.why(trial, f"behind the others at evaluation {len(reported)}"))
+            raise study.pruned(
+                self.why(trial, f"pruned: below the median of the other trials at evaluation {len(reported)}")
+            )
 
     def ended(self, trial: Any, event: Event, label: str) -> float:
-        """What a training came to: its validation accuracy; or raise why there is none."""
+        """The validation accuracy of a training that ended; raises the reason if there is none."""
         if event["status"] == "finished":
             seconds = event["seconds"]["total"]
             self.progress.end(label, f"validation accuracy {event['val_accuracy']:.2%}, {seconds:.1f} s")
             return float(event["val_accuracy"])
         message = self.why(trial, event["message"])
-        raise study.cut_off(message) if NOT_FINITE in message else study.FailedTrialError(message)
+        raise study.pruned(message) if NOT_FINITE in message else study.FailedTrialError(message)
 
     def why(self, trial: Any, text: str) -> str:
-        """Say and remember why a trial ended early."""
+        """Show and store why a trial ended early."""
         trial.set_user_attr(study.WHY, text)
         self.progress.end(f"trial {trial.number}", text)
         return text

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from compare import cli, machine
 from compare.cli import command_line
@@ -21,7 +22,7 @@ from compare.errors import UserError
 from compare.progress import Progress
 from compare.results import name_of
 from compare.tracks import TRACKS, environment
-from compare.transfer import methods, report
+from compare.transfer import methods, report, results
 from compare.workers.process import Worker
 from compare.workers.protocol import Event, received
 
@@ -30,9 +31,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("transfer", __doc__)
     tasks = options.add_subparsers(dest="task", required=True)
-    text = "MNIST: the digits 0 to 4 first, then 5 to 9 (offline, about 3 minutes)"
+    text = "MNIST: pretrain on the digits 0 to 4, transfer to 5 to 9 (offline, about 3 minutes)"
     digits = tasks.add_parser("digits", help=text, description=text)
-    text = "a published network, and few labels of a dataset"
+    text = "transfer a published network to few labels of a dataset"
     to = tasks.add_parser("to", help=text, description=text)
     for task, seeds in ((digits, range(5)), (to, range(1))):
         cli.add_tracks(task)
@@ -66,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all went well, 2 for invalid arguments, 130 after Ctrl-C, with the finished seeds reported."""
+    """Return 0 if all went well, 2 for a usage error, 130 after Ctrl-C; seeds that have ended are always reported."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given == ["--work"]:
         return work()
@@ -77,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = cli.output_folder(out, "transfer-")
     cli.require_writable(out)
     threads = machine.cores()
-    rows: list[Event] = []
+    rows: list[Any] = []
     status = 0
     with Progress() as progress, tempfile.TemporaryDirectory() as cache:
         try:
@@ -90,19 +91,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except UserError as error:
             status = cli.report(error)
         except KeyboardInterrupt:
-            progress.note("Stopped; what is complete is reported.")
+            progress.note("Stopped; the seeds that have ended are reported.")
             status = 130
         if rows:
             command = ["python", "-m", "compare.transfer", *given]
-            results = report.results(rows, task=task, options=options, command=command, threads=threads)
-            report.write(results, out)
-            progress.note(report.text(results))
-            progress.note(f"written: {', '.join(str(out / name) for name in report.FILES)}")
+            found = results.results(rows, task=task, options=options, command=command, threads=threads)
+            written = report.write(found, out)
+            progress.note(report.text(found))
+            progress.note(f"written: {', '.join(map(str, written))}")
     return status
 
 
 def watch(events: Iterator[Event], progress: Progress) -> Iterator[Event]:
-    """Show the events of a worker and yield the rows of each seed that is done."""
+    """Show the events of a worker and yield the rows of each seed that has ended."""
     label, step = "", 0
     for event in events:
         if event["event"] == "begin":
@@ -113,7 +114,7 @@ def watch(events: Iterator[Event], progress: Progress) -> Iterator[Event]:
             progress.update(step, loss=event["loss"])
         elif event["event"] == "rows":
             last = {row["method"]: row["accuracy"] for row in event["rows"]}
-            yield from event["rows"]  # first: whoever is interrupted on seeing the line below has them
+            yield from event["rows"]  # before the line below appears: an interruption then does not lose them
             progress.end(label, ", ".join(f"{method} {100 * value:.2f} %" for method, value in last.items()))
         elif event["status"] == "failed":
             raise UserError(event["message"])
@@ -125,7 +126,7 @@ def watch(events: Iterator[Event], progress: Progress) -> Iterator[Event]:
 def worker(job: Event, *, cache: Path, log: Path) -> Worker:
     """A process for the trainings of one track.
 
-    JAX keeps what it compiled in the folder ``cache``: the five seeds run the same programs.
+    JAX keeps its compiled programs in the folder ``cache``, because all seeds run the same ones.
     """
     config = Config(preset="", model="", dataset="")
     variables = environment(job["track"], config, threads=job["threads"]) | {
@@ -136,7 +137,7 @@ def worker(job: Event, *, cache: Path, log: Path) -> Worker:
 
 
 def work() -> int:
-    """Do the job on standard input."""
+    """Run the job on standard input."""
     job, emit = received()
     try:
         for seed in job["seeds"]:

@@ -1,54 +1,49 @@
-"""What transfer learning brought: results.json, a table in report.md and transfer.png, all made from the same rows."""
+"""Write the report of a transfer and its plot again, from transfer.json alone.
+
+python -m compare.transfer.report DIR...      shows and writes them again
+"""
 
 from __future__ import annotations
 
-import datetime
+import argparse
 import io
 import itertools
-import json
-import shlex
+import math
 import statistics
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from compare import machine
+from compare import cli
+from compare.cli import command_line
+from compare.files import write_atomically, write_json
 from compare.results import name_of, spread
+from compare.statistics import mean_interval
 from compare.style import FAINT, RC, track_styles
 from compare.transfer.methods import METHODS, PRETRAINED
+from compare.transfer.results import NAME, Row, Transfer, read
 
-FILES = ("results.json", "report.md", "transfer.png")
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 COLORS = {"scratch": "#6b6b6b", "linear probe": "#56B4E9", "fine-tuning": "#009E73"}
-Row = dict[str, Any]
-Results = dict[str, Any]
 
 
-def results(rows: list[Row], *, task: str, options: Row, command: Sequence[str], threads: int) -> Results:
-    """Everything that was measured, with what it was measured on."""
-    return {
-        "schema": 1,
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "task": task,
-        "options": options,
-        "command": shlex.join(command),
-        "environment": machine.describe(threads=threads),
-        "rows": rows,
-    }
-
-
-def write(results: Results, directory: Path) -> None:
-    """The three files."""
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (directory / "report.md").write_text(report(results), encoding="utf-8")
-    (directory / "transfer.png").write_bytes(figure(results["rows"]))
+def write(results: Transfer, directory: Path) -> list[Path]:
+    """Write transfer.json, report.md and transfer.png; returns their paths."""
+    return [
+        write_json(directory / NAME, results),
+        write_atomically(directory / "report.md", report(results).encode()),
+        write_atomically(directory / "transfer.png", figure(results["rows"])),
+    ]
 
 
 # --- figures from rows ------------------------------------------------------------------------------------------------
 
 
 def final(rows: Sequence[Row], track: str, method: str) -> dict[int, float]:
-    """The last accuracy of each seed, in percent."""
+    """The final accuracy of each seed, in percent."""
     mine = sorted(
         (row for row in rows if (row["track"], row["method"]) == (track, method)), key=lambda row: row["step"]
     )
@@ -56,13 +51,13 @@ def final(rows: Sequence[Row], track: str, method: str) -> dict[int, float]:
 
 
 def gains(rows: Sequence[Row], track: str) -> list[float]:
-    """Fine-tuning minus scratch, seed by seed, in points."""
+    """Fine-tuning minus scratch for each seed, in percentage points."""
     scratch, tuned = final(rows, track, "scratch"), final(rows, track, "fine-tuning")
     return [tuned[seed] - scratch[seed] for seed in scratch]
 
 
 def largest_gap(rows: Sequence[Row]) -> tuple[float, str]:
-    """The largest difference between two tracks in the same seed and method, in points, and where it is."""
+    """The largest difference between two tracks with the same seed and method, in points, and where it is."""
     found = [(0.0, "")]
     for method in (PRETRAINED, *METHODS):
         accuracies = {track: final(rows, track, method) for track in tracks_of(rows)}
@@ -79,15 +74,15 @@ def largest_gap(rows: Sequence[Row]) -> tuple[float, str]:
 
 
 def tracks_of(rows: Sequence[Row]) -> list[str]:
-    """The tracks in their order."""
+    """The tracks, in the order of the rows."""
     return list(dict.fromkeys(row["track"] for row in rows))
 
 
 # --- table and text ---------------------------------------------------------------------------------------------------
 
 
-def text(results: Results) -> str:
-    """The table, and what it says in sentences."""
+def text(results: Transfer) -> str:
+    """The table and its findings, in Markdown."""
     rows = results["rows"]
     shown = [method for method in (PRETRAINED, *METHODS) if any(row["method"] == method for row in rows)]
     lines = [
@@ -103,14 +98,16 @@ def text(results: Results) -> str:
     ]
     counts = {row["method"]: row["count"] for row in rows}
     lines.append(
-        f"Accuracy on {counts['scratch']:,} test images of the new task"
-        + (f" ({PRETRAINED}: {counts[PRETRAINED]:,} of the old one)" if PRETRAINED in counts else "")
-        + ", mean ± standard deviation over the seeds; the difference is taken seed by seed."
+        f"Accuracy on the {counts['scratch']:,} test images of the new task"
+        + (f" ({PRETRAINED}: on the {counts[PRETRAINED]:,} of the old task)" if PRETRAINED in counts else "")
+        + ", mean ± standard deviation over the seeds; differences are taken for each seed."
     )
-    lines += [verdict(track, gains(rows, track)) for track in tracks_of(rows)]
+    lines.append("")
+    lines += [f"- {verdict(track, gains(rows, track))}" for track in tracks_of(rows)]
     if len(tracks_of(rows)) > 1:
         gap, where = largest_gap(rows)
-        lines.append(f"Largest difference between tracks in one seed and method: {gap:.2f} points ({where or 'none'}).")
+        at = f" ({where})" if where else ""
+        lines.append(f"- Largest difference between tracks with the same seed and method: {gap:.2f} points{at}.")
     return "\n".join(lines)
 
 
@@ -121,30 +118,35 @@ def signed(differences: list[float]) -> str:
 
 
 def verdict(track: str, differences: list[float]) -> str:
-    """What fine-tuning was worth in one track: in how many seeds, and how it stands to the spread."""
+    """What fine-tuning gains over scratch in one track, with the confidence interval over the seeds."""
+    found = mean_interval(differences)
+    sentence = f"{name_of(track)}: fine-tuning gains {found.mean:+.2f} points over scratch"
+    if math.isinf(found.low):
+        return f"{sentence} (one seed: no confidence interval; add --seeds 0 1 2 3 4)."
+    n = len(differences)
+    interval = f"95 % CI {found.low:+.2f} to {found.high:+.2f}, n = {n}"
+    if found.low <= 0 <= found.high:
+        return f"{name_of(track)}: no significant difference from scratch ({found.mean:+.2f} points, {interval})."
     ahead = sum(difference > 0 for difference in differences)
-    sentence = f"{name_of(track)}: fine-tuning is ahead of scratch in {ahead} of {len(differences)} seeds"
-    if len(differences) < 2:
-        return sentence + "; one seed shows no spread."
-    mean, error = statistics.fmean(differences), statistics.stdev(differences) / len(differences) ** 0.5
-    return f"{sentence}, by {mean:.2f} points on average, {mean / max(error, 1e-9):.1f} standard errors above zero."
+    return f"{sentence} ({interval}), and is ahead with {ahead} of {n} seeds."
 
 
-def report(results: Results) -> str:
-    """report.md."""
+def report(results: Transfer) -> str:
+    """The content of report.md."""
     environment = results["environment"]
     return (
         f"# Transfer learning: {results['task']}\n\n{text(results)}\n\n"
-        f"![accuracies](transfer.png)\n\n"
-        f"Made by `{results['command']}` on {environment['cpu']}, {environment['cores']} cores, {results['created']}.\n"
+        f"![Accuracy of each method](transfer.png)\n\n"
+        f"Reproduce: `{results['command']}`\n\n"
+        f"Measured on {environment['cpu']}, {environment['cores']} cores, {results['created']}.\n"
     )
 
 
-# --- picture ----------------------------------------------------------------------------------------------------------
+# --- plot -------------------------------------------------------------------------------------------------------------
 
 
 def figure(rows: Sequence[Row]) -> bytes:
-    """Left: accuracy while learning, each track's mean over the seeds. Right: every seed at the end. As PNG."""
+    """PNG. Left: accuracy during training, the mean over the seeds. Right: the final accuracy of every seed."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -160,7 +162,7 @@ def figure(rows: Sequence[Row]) -> bytes:
     return buffer.getvalue()
 
 
-def _curves(axes: Any, rows: Sequence[Row]) -> None:
+def _curves(axes: Axes, rows: Sequence[Row]) -> None:
     styles = track_styles(tracks_of(rows))
     for method, (track, style) in itertools.product(METHODS, styles.items()):
         at: dict[int, list[float]] = {}
@@ -170,11 +172,15 @@ def _curves(axes: Any, rows: Sequence[Row]) -> None:
         means = [statistics.fmean(at[step]) for step in sorted(at)]
         look = {"color": COLORS[method], "linewidth": style.width, "linestyle": style.dashes}
         axes.plot(sorted(at), means, marker="" if len(at) > 1 else "o", **look, label=f"{method}, {name_of(track)}")
-    axes.set(title="While learning: mean over the seeds", xlabel="step", ylabel="accuracy on the new task, %")
-    axes.legend(fontsize=9, frameon=False, ncols=len(METHODS), handlelength=3.2)
+    axes.set_title("Accuracy during training, mean over the seeds", pad=24)
+    axes.set(xlabel="step", ylabel="accuracy on the new task, %")
+    axes.set_xlim(left=0)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13)}
+    axes.legend(**below, fontsize=9, frameon=False, ncols=len(METHODS), handlelength=3.2)
 
 
-def _ends(axes: Any, rows: Sequence[Row]) -> None:
+def _ends(axes: Axes, rows: Sequence[Row]) -> None:
     names, ticks = tracks_of(rows), []
     for place, (method, track) in enumerate(itertools.product(METHODS, names)):
         x = place + place // len(names)  # a gap between the methods
@@ -182,8 +188,31 @@ def _ends(axes: Any, rows: Sequence[Row]) -> None:
         axes.scatter([x] * len(values), values, s=26, color=COLORS[method], alpha=0.7, linewidths=0)
         axes.hlines(statistics.fmean(values), x - 0.35, x + 0.35, color=COLORS[method], linewidth=2.5)
         ticks.append((x, name_of(track)))
+    axes.set_title("Final accuracy of each seed", pad=24)
     for k, method in enumerate(METHODS):
         centre = k * (len(names) + 1) + (len(names) - 1) / 2
         axes.text(centre, 1.0, method, transform=axes.get_xaxis_transform(), ha="center", va="bottom", color=FAINT)
     axes.set_xticks([x for x, _ in ticks], [name for _, name in ticks], rotation=45, ha="right")
     axes.grid(axis="x", visible=False)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m compare.transfer.report``."""
+    options = cli.parser("transfer.report", "Write the report of a transfer and its plot again.")
+    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a transfer.json")
+    return options
+
+
+@command_line
+def main(arguments: list[str] | None = None) -> int:
+    """Return 0 if everything was shown, 2 for invalid arguments."""
+    for directory in parser().parse_args(arguments).directories:
+        results = read(directory)
+        print(text(results))
+        for path in write(results, directory if directory.is_dir() else directory.parent):
+            print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

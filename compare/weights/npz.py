@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from compare.errors import UserError
+from compare.files import write_atomically
 from numpy_nn.tree import Tree, from_leaves, leaves
 
 
@@ -21,22 +21,11 @@ class WeightsError(UserError):
 
 
 def write_npz(path: Path, snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> None:
-    """Write ``params`` and ``stats`` by their paths ("params/output/kernel"), and ``meta`` as JSON: whole or not."""
+    """Write ``params`` and ``stats`` by their paths ("params/output/kernel"), and ``meta`` as JSON."""
     arrays = {name: np.asarray(leaf) for name, leaf in leaves(snapshot).items()}
     buffer = io.BytesIO()
     np.savez(buffer, meta=np.array(json.dumps(meta)), **arrays)  # type: ignore[arg-type]
-    write_whole(path, buffer.getvalue())
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is whole or absent, whatever happens meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, buffer.getvalue())
 
 
 def read_npz(path: Path) -> tuple[Tree, dict[str, Any]]:

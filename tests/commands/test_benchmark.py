@@ -1,12 +1,14 @@
-"""The benchmark: its statistics on samples whose answer is known, its order of work, its refusals, one real trial."""
+"""The benchmark: its report, what it refuses to show, its order of work, and real trials."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import math
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +17,14 @@ import pytest
 
 from compare import machine, presets
 from compare.benchmark import __main__ as benchmark
-from compare.benchmark import plots, report, roofline, sweep, tables, trial, variants
+from compare.benchmark import plots, report, roofline, session, sweep, tables, trial, variants
 from compare.benchmark.results import PARTS, read, rows
-from compare.benchmark.statistics import exponent, false_alarms, steps_to_pay_off, times_as_fast
 from compare.errors import UserError
 from compare.training.flops import training_flops
 from compare.workers import process
 from compare.workers.protocol import Job
 
 MLP = dataclasses.replace(presets.PRESETS["mlp-mnist"], model_args={"hidden": (8,)})
-
-
-# --- statistics -------------------------------------------------------------------------------------------------------
-
-
-def test_a_ratio_is_sure_only_where_the_samples_part() -> None:
-    rng = np.random.default_rng(0)
-    slow, fast = (10 + rng.random(7)).tolist(), (5 + rng.random(7)).tolist()
-    found = times_as_fast(fast, slow)
-    assert found.low < found.value < found.high
-    assert found.sure
-    assert found.value == pytest.approx(np.median(slow) / np.median(fast))
-    assert not times_as_fast(slow, slow[::-1]).sure
-
-
-def test_two_repeats_have_no_interval_and_show_no_difference() -> None:
-    found = times_as_fast([1.0, 1.0], [2.0, 2.0])
-    assert (str(found), found.sure) == ("2.00", False)
-
-
-def test_noise_is_called_a_difference_as_often_as_is_said() -> None:
-    rng = np.random.default_rng(1)
-    pairs = rng.normal(10, 1, (100, 2, 5)).tolist()
-    alarms = sum(times_as_fast(a, b).sure for a, b in pairs) / 100  # observed for three seeds: 0.02 to 0.05
-    assert alarms == pytest.approx(false_alarms(5), abs=0.04)
-    assert false_alarms(3) > 2 * false_alarms(5)
-
-
-@pytest.mark.parametrize(
-    ("cold", "step_ms", "steps"),
-    [((0.0, 3.0), (5.0, 2.0), 1000.0), ((0.0, 3.0), (2.0, 5.0), math.inf), ((3.0, 1.0), (5.0, 2.0), 0.0)],
-)
-def test_when_a_compilation_pays_off(cold: Any, step_ms: Any, steps: float) -> None:
-    assert steps_to_pay_off(cold, step_ms) == pytest.approx(steps)
-
-
-def test_an_exponent_is_found() -> None:
-    assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -77,24 +40,33 @@ def invented(step_ms: dict[str, list[float]], **losses: list[float]) -> dict[str
             trials.append(
                 {"preset": "mlp-mnist", "track": track, "variant": variant, "repeat": repeat, "seconds": seconds}
                 | {"step_ms": [ms, ms, ms], "losses": losses.get(variant, [2.0, 1.5]), "test_accuracy": 0.9}
-                | {"split_ms": {"input": 0.1, "forward": 1.0, "backward": 2.0, "update": 0.5}}
+                | {"breakdown_ms": {"input": 0.1, "forward": 1.0, "backward": 2.0, "update": 0.5}}
                 | {"import_rss_mb": 40.0, "peak_rss_mb": 99.0, "gemm_gflops": 200.0}
             )
-    plan = {"batch_size": 128, "flops_per_image": 3_209_216, "steps": 600, "precision": "float32", "device": "cpu"}
-    proof = {"preset": "mlp-mnist", "precision": "float32", "a": "numpy", "b": "torch", "passed": True, "checks": []}
+    plan = {
+        "batch_size": 128,
+        "flops_per_image": 3_209_216,
+        "steps": 900,
+        "evaluated_step": 600,
+        "precision": "float32",
+        "device": "cpu",
+    }
+    pair = {"preset": "mlp-mnist", "precision": "float32", "a": "numpy", "b": "torch", "passed": True, "checks": []}
     core = {"gemm_gflops": 100.0, "memory": 12.0, "cache": 50.0}
     return {
-        "schema": 1,
+        "schema": 2,
         "kind": "benchmark",
+        "status": "finished",
         "created": "today",
         "command": "python -m compare.benchmark",
         "repeats": 3,
+        "min_seconds": 5.0,
         "target": None,
         "seconds": 90,
         "environment": {"threads": 2, "cpu": "a CPU", "gemm_gflops": 200.0, "one_core": core, "load": [0.5, 1.5]}
         | {"versions": {"numpy": "2"}},
         "presets": {"mlp-mnist": plan},
-        "proof": [proof],
+        "parity": [pair],
         "trials": trials,
         "cold": [],
         "layers": [],
@@ -107,65 +79,132 @@ def test_the_report_says_who_is_faster_and_that_a_failed_compiler_failed() -> No
     failed = {"preset": "mlp-mnist", "track": "torch", "variant": "compiled", "error": "no C++ compiler"}
     results["trials"].append(failed)
     text = report.document(results)
-    assert "mlp-mnist: torch eager is 1.98 (1.90 to 2.05) times as fast as numpy plain." in text
+    assert "mlp-mnist: torch eager is 1.98× as fast as numpy plain (95 % CI 1.85–2.11, n = 3)." in text
     assert "mlp-mnist: torch compiled is not shown: failed: no C++ compiler." in text
-    assert "31,220 (30,476 to 32,000)" in text  # 128 images in 4.1 ms
+    assert "31,220 [30,476–32,000]" in text  # 128 images in 4.1 ms
     assert report.status(results, None) == 1
 
 
-def test_no_speed_without_a_proof_or_with_other_losses() -> None:
+def test_no_speed_without_parity_or_with_other_losses() -> None:
     times = {"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3, "torch compiled": [3.0] * 3}
     results = invented(times, compiled=[2.0, 1.6])
     problems = {row.label: row.problem for row in rows(results)}
     assert problems["torch eager"] is None
-    assert "its first losses are 4e-02 from those of the others" in (problems["torch compiled"] or "")
+    assert "its first losses differ from the others' by 4e-02" in (problems["torch compiled"] or "")
     assert "42,667" not in report.document(results)  # its images per second
-    results["proof"][0]["checks"] = [{"what": "losses", "tolerance": 0.05}]  # as in bfloat16
+    results["parity"][0]["checks"] = [{"what": "losses", "tolerance": 0.05}]  # as in bfloat16
     assert {row.problem for row in rows(results)} == {None}
-    results["proof"] = []
-    assert {row.problem for row in rows(results)} == {"not proven"}
+    results["parity"] = []
+    assert None not in {row.problem for row in rows(results)}
 
 
-def test_where_kinks_are_many_only_the_very_first_losses_count() -> None:
+def test_where_kinks_are_many_only_the_first_three_losses_are_compared() -> None:
     times = {"torch eager": [4.0] * 3, "torch compiled": [3.0] * 3}
     results = invented(times, compiled=[2.0, 1.5, 1.4, 1.9], eager=[2.0, 1.5, 1.4, 1.3])
     assert [row.problem is None for row in rows(results)] == [False, False]
-    results["proof"][0]["sensitivity"] = {"losses": 1e-3}
+    results["parity"][0]["sensitivity"] = {"losses": 1e-3}
     assert [row.problem for row in rows(results)] == [None, None]
     results["trials"][0]["losses"][2] = 1.5
     assert [row.problem is None for row in rows(results)] == [False, False]
 
 
-def test_one_process_with_other_losses_and_a_failed_proof_are_not_overlooked() -> None:
+def test_one_process_with_other_losses_and_a_failed_parity_check_are_noticed() -> None:
     results = invented({"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3})
     assert report.status(results, None) == 0
     results["trials"][1]["losses"] = [2.0, 1.6]  # of the second of three processes
     assert [row.problem is None for row in rows(results)] == [False, True]
     results = invented({"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3})
-    results["proof"].append(results["proof"][0] | {"b": "jax", "passed": False})  # so JAX was not measured
+    results["parity"].append(results["parity"][0] | {"b": "jax", "passed": False})  # so JAX was not measured
     assert report.status(results, None) == 1
-    assert "mlp-mnist: numpy and jax are not the same model in float32." in report.document(results)
+    assert "mlp-mnist: numpy and jax are not at parity in float32." in report.document(results)
 
 
-def test_against_an_earlier_one_only_what_is_beyond_noise_is_slower() -> None:
+def test_only_a_significant_change_against_an_earlier_benchmark_is_slower() -> None:
     before = invented({"numpy plain": [8.0, 8.1, 8.2], "torch eager": [4.0, 4.4, 4.8]})
     now = invented({"numpy plain": [9.0, 9.1, 9.2], "torch eager": [4.1, 4.4, 4.7]})
-    assert [slower for _, slower in report.against(now, before)][1:] == [True, False]
+    now["presets"]["mlp-mnist"] |= {"steps": 1800}  # a longer schedule is the same work
+    said = report.against(now, before)
+    assert [slower for _, slower in said][1:] == [True, False]
+    assert "numpy plain, slower than before, 0.89× (95 % CI" in said[1][0]
+    assert "torch eager, against before: no significant difference (1.00×" in said[2][0]
     assert (report.status(now, before), report.status(before, now)) == (1, 0)
 
 
-def test_reading_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "benchmark.json").write_text('{"schema": 1, "runs": []}')
-    with pytest.raises(UserError, match="is not a benchmark of schema 1"):
+@pytest.mark.parametrize("change", [{"cpu": "another CPU"}, {"threads": 1}])
+def test_a_benchmark_of_another_machine_gives_no_verdict(change: dict[str, Any]) -> None:
+    before, now = invented({"numpy plain": [8.0] * 3}), invented({"numpy plain": [9.0] * 3})
+    before["environment"] |= change
+    ((sentence, slower),) = report.against(now, before)
+    assert "ran on another machine" in sentence
+    assert str(*change.values()) in sentence
+    assert not slower
+    assert report.status(now, before) == 0
+
+
+def test_other_work_is_not_compared() -> None:
+    before, now = invented({"numpy plain": [8.0] * 3}), invented({"numpy plain": [9.0] * 3})
+    now["presets"]["mlp-mnist"] |= {"batch_size": 64}
+    assert [line for line, _ in report.against(now, before)][1:] == [
+        "mlp-mnist: not compared, since the network, the batch or the device has changed."
+    ]
+
+
+def test_single_runs_are_not_ranked() -> None:
+    results = invented({"numpy plain": [8.0], "torch eager": [4.0], "torch baseline": [5.0]}) | {"repeats": 1}
+    lines = report.verdict(results, None)
+    assert lines == ["mlp-mnist: one run each: not ranked; add --repeats 5."]
+    text = report.document(results)
+    assert "not ranked" in text
+    assert "1.25" not in text.partition("## Speed\n")[2].partition("## Step breakdown")[0].replace("(1.25)", "")
+
+
+def test_an_interrupted_benchmark_says_so() -> None:
+    results = invented({"numpy plain": [8.0, 8.1], "torch eager": [4.0]}) | {"status": "interrupted"}
+    assert "This benchmark was interrupted after 1.5 minutes" in report.document(results)
+    assert report.summary(results).startswith("Interrupted")
+
+
+def test_a_target_that_no_run_reached_is_said() -> None:
+    results = invented({"numpy plain": [8.0] * 3}) | {"target": 0.999}
+    results["cold"] = [row | {"reached": False, "val_accuracy": 0.9, "steps": 600} for row in results["trials"]]
+    assert "mlp-mnist: numpy plain did not reach the target of 99.90% in 3 runs." in report.document(results)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"schema": 1, "runs": []}', "is not of the kind 'benchmark'"),
+        ("[]", "holds no JSON object"),
+        ("{", "cannot be read"),
+        ('{"kind": "benchmark", "schema": 3}', "has schema 3, and this version reads 2"),
+        ('{"kind": "benchmark", "schema": 2, "trials": []}', "lacks cold, command, created"),
+    ],
+)
+def test_a_file_that_is_no_benchmark_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "benchmark.json").write_text(content)
+    with pytest.raises(UserError, match=message):
         read(tmp_path)
     with pytest.raises(UserError, match="cannot be read"):
         read(tmp_path / "none.json")
 
 
+def test_schema_1_is_read_by_the_names_of_today(tmp_path: Path) -> None:
+    now = invented({"numpy plain": [8.0] * 3, "torch baseline": [4.0] * 3})
+    old = {name: value for name, value in now.items() if name not in ("parity", "status", "min_seconds")}
+    old |= {"schema": 1, "proof": now["parity"], "trials": []}
+    for row in now["trials"]:
+        variant = row["variant"].replace("baseline", "reference")
+        old["trials"].append(row | {"variant": variant, "split_ms": row["breakdown_ms"], "products": "float32"})
+        del old["trials"][-1]["breakdown_ms"]
+        row["matmul_precision"] = "float32"
+    (tmp_path / "benchmark.json").write_text(json.dumps(old))
+    assert read(tmp_path) == now | {"min_seconds": 0.0}
+
+
 def test_pictures_and_tables_of_everything(tmp_path: Path) -> None:
-    names = ("numpy processes", "jax scan", "torch eager", "torch reference")
+    names = ("numpy processes", "jax scan", "torch eager", "torch baseline")
     results = invented({name: [4.0, 4.1, 4.2] for name in names})
-    results["proof"].append(results["proof"][0] | {"b": "jax"})
+    results["parity"].append(results["parity"][0] | {"b": "jax"})
     one = {"op": "linear", "count": 1, "flops": 25e6, "bytes": 5e6, "ms": 0.4, "label": "linear 784→512"}
     relu = {"op": "relu", "count": 2, "flops": 0, "bytes": 2e5, "ms": 0.01, "label": "relu 512"}
     results["layers"] = [{"preset": "mlp-mnist", "track": track, "layers": [one, relu]} for track in ("numpy", "jax")]
@@ -194,8 +233,10 @@ def test_pictures_and_tables_of_everything(tmp_path: Path) -> None:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def test_they_take_turns_and_the_unproven_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def proof(*arguments: str, variables: Any) -> list[dict[str, Any]]:
+def test_they_take_turns_and_a_track_without_parity_is_not_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parity(*arguments: str, variables: Any) -> list[dict[str, Any]]:
         pairs = [("numpy", "jax", True), ("numpy", "torch", False), ("jax", "torch", False)]
         facts = {"preset": "mlp-mnist", "checks": []}
         return [facts | {"a": a, "b": b, "passed": p, "precision": "float32"} for a, b, p in pairs]
@@ -205,7 +246,7 @@ def test_they_take_turns_and_the_unproven_is_not_measured(tmp_path: Path, monkey
         return {"preset": config.preset, "track": variant.track, "variant": variant.name, "error": "-"}
 
     done: list[str] = []
-    monkeypatch.setattr(process, "call", proof)
+    monkeypatch.setattr(process, "call", parity)
     monkeypatch.setattr(variants, "measure", one)
     monkeypatch.setattr(machine, "products", lambda **_: [200.0])
     options = benchmark.parser().parse_args(["--repeats", "2", "--no-layers", "--out", str(tmp_path)])
@@ -216,8 +257,55 @@ def test_they_take_turns_and_the_unproven_is_not_measured(tmp_path: Path, monkey
     assert [row["repeat"] for row in written["trials"]] == [0] * (len(done) // 2) + [1] * (len(done) // 2)
 
 
-def test_an_accelerator_is_held_against_its_own_products(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def proof(*_: str, variables: Any) -> list[dict[str, Any]]:
+def test_ctrl_c_and_sigterm_report_the_processes_that_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished = invented({"numpy plain": [8.0]})["trials"][0] | {"reached": None}
+
+    def one(config: Any, variant: Any, **_: Any) -> dict[str, Any]:
+        if variant.label != "numpy plain":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)  # until the handler has run
+        return finished | {"preset": config.preset, "track": variant.track, "variant": variant.name}
+
+    pair = {"preset": "mlp-mnist", "a": "numpy", "b": "torch", "passed": True, "checks": [], "precision": "float32"}
+    monkeypatch.setattr(process, "call", lambda *_, **__: [pair])
+    monkeypatch.setattr(variants, "measure", one)
+    monkeypatch.setattr(machine, "products", lambda **_: [200.0])
+    assert benchmark.main(["mlp-mnist", "--tracks", "numpy", "torch", "--out", str(tmp_path)]) == 143
+    results = read(tmp_path)
+    assert (results["status"], len(results["trials"])) == ("interrupted", 1)
+    assert "Interrupted" in capsys.readouterr().out
+    assert "This benchmark was interrupted" in (tmp_path / "benchmark.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--repeats", "0"], "--repeats: invalid value '0': expected a whole number of at least 1"),
+        (["--batch-size", "-1"], "--batch-size: invalid batch_size '-1'"),
+        (["--min-time", "long"], "--min-time: invalid time 'long': expected seconds, like 5s"),
+        (["--target", "98"], "--target: invalid value '98': expected a number above 0 and at most 1"),
+        (["--quick", "--repeats", "3"], "not allowed with argument"),
+    ],
+)
+def test_a_usage_error_names_the_flag(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        benchmark.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("seconds", "chunks"), [(0.0, 10), (5.0, 68)])
+def test_a_plan_lasts_for_the_minimum_time_at_the_gemm_peak(seconds: float, chunks: int) -> None:
+    plan = session.plan(presets.get("mlp-mnist"), 200.0, seconds)
+    chunk_seconds = plan["chunk"] * plan["batch_size"] * plan["flops_per_image"] / 200e9
+    assert (plan["steps"] - plan["chunk"]) * chunk_seconds / plan["chunk"] >= seconds
+    assert plan["steps"] / plan["chunk"] == pytest.approx(chunks, rel=0.1)
+    assert plan["evaluated_step"] == 10 * plan["chunk"]
+
+
+def test_an_accelerator_is_compared_with_its_own_matmuls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def parity(*_: str, variables: Any) -> list[dict[str, Any]]:
         pair = {"preset": "mlp-mnist", "a": "jax", "b": "torch", "passed": True, "checks": []}
         return [pair | {"precision": "float64"}, pair | {"precision": "bfloat16"}]
 
@@ -226,7 +314,7 @@ def test_an_accelerator_is_held_against_its_own_products(tmp_path: Path, monkeyp
         facts = {"preset": config.preset, "track": variant.track, "variant": variant.name}
         return facts | {"hardware": hardware, "error": "-"}
 
-    monkeypatch.setattr(process, "call", proof)
+    monkeypatch.setattr(process, "call", parity)
     monkeypatch.setattr(variants, "measure", one)
     monkeypatch.setattr(machine, "products", lambda **_: [200.0])
     monkeypatch.setattr(machine, "accelerator_gflops", lambda device, precision: {"bfloat16": 8e5}[precision])
@@ -259,15 +347,16 @@ def test_a_worker_that_dies_is_a_row_with_its_reason(tmp_path: Path) -> None:
 
 def test_a_trial_measures_and_stops_at_a_target(tmp_path: Path) -> None:
     job = Job(config=dataclasses.replace(MLP, steps=20), track="numpy", threads=1, folder=tmp_path, chunk=4)
-    timed = trial.run(job)
-    assert (timed["steps"], timed["chunk"], len(timed["step_ms"])) == (20, 4, 4)
-    assert set(timed["split_ms"]) == set(PARTS)
+    timed = trial.run(job, stop_after=12)
+    assert (timed["steps"], timed["chunk"], len(timed["step_ms"])) == (12, 4, 2)
+    assert trial.run(job, stop_after=4, min_seconds=1e9, breakdown=False)["steps"] == 20
+    assert set(timed["breakdown_ms"]) == set(PARTS)
     assert min(timed["step_ms"]) > 0
     assert len(timed["losses"]) == 5
     assert timed["val_accuracy"] is None
-    assert trial.run(dataclasses.replace(job, chunk=1), split=False, evaluate=False)["test_accuracy"] is None
+    assert trial.run(dataclasses.replace(job, chunk=1), breakdown=False, evaluate=False)["test_accuracy"] is None
     long = dataclasses.replace(job, config=dataclasses.replace(MLP, epochs=3), chunk=None)
-    early = trial.run(long, target=0.5, split=False)
+    early = trial.run(long, target=0.5, breakdown=False)
     assert early["reached"]
     assert early["steps"] < 3 * 429
 
@@ -277,7 +366,7 @@ def test_the_plain_script_is_the_same_model(preset: str, tmp_path: Path) -> None
     small = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8}
     small |= {"batch_norm": True} if preset == "speedrun-mnist" else {}
     config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
-    nothing_else: dict[str, Any] = {"split": False, "evaluate": False}
+    nothing_else: dict[str, Any] = {"breakdown": False, "evaluate": False}
     found = [
         trial.run(Job(config=config, track=track, threads=1, folder=tmp_path, chunk=5), module=module, **nothing_else)
         for track, module in (("numpy", None), ("torch", "compare.benchmark.baseline_torch"))
@@ -292,24 +381,24 @@ def test_the_keras_script_is_the_same_model(preset: str, tmp_path: Path) -> None
     config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
     numpy_plain, keras_script = variants.VARIANTS[0], variants.VARIANTS[-1]
     found = [
-        variants.measure(config, variant, threads=1, chunk=5, folder=tmp_path, split=False)
+        variants.measure(config, variant, threads=1, chunk=5, folder=tmp_path, breakdown=False)
         for variant in (numpy_plain, keras_script)
     ]
     np.testing.assert_allclose(found[1]["losses"], found[0]["losses"], rtol=1e-5)
     assert abs(found[1]["test_accuracy"] - found[0]["test_accuracy"]) < 2e-3
 
 
-def test_tensorflow_is_held_to_the_tracks_by_its_losses_alone() -> None:
-    results = invented({"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3, "tensorflow reference": [5.0] * 3})
+def test_tensorflow_is_compared_with_the_tracks_by_its_losses_alone() -> None:
+    results = invented({"numpy plain": [8.0] * 3, "torch eager": [4.0] * 3, "tensorflow baseline": [5.0] * 3})
     assert {row.label for row in rows(results) if row.problem is None} == {
-        "numpy plain", "torch eager", "tensorflow reference",
+        "numpy plain", "torch eager", "tensorflow baseline",
     }  # fmt: skip
-    assert "mlp-mnist: torch eager is 1.25 (1.25 to 1.25) times as fast as tensorflow reference." in (
+    assert "mlp-mnist: torch eager is 1.25× as fast as tensorflow baseline (95 % CI 1.25–1.25, n = 3)." in (
         report.document(results)
     )
     assert plots.speeds(results).startswith(b"\x89PNG")
     results["trials"] = [trial for trial in results["trials"] if trial["track"] == "tensorflow"]
-    assert [row.problem for row in rows(results)] == ["there is no track to hold it against"]
+    assert [row.problem for row in rows(results)] == ["no track was measured whose losses it could be compared with"]
 
 
 @pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist", "lenet5-mnist"])

@@ -1,4 +1,4 @@
-"""A search: what one may type, what decides, and that nothing is lost when processes come and go."""
+"""A search: what one may type, what ranks the trials, and that nothing is lost when processes come and go."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from support.paths import ROOT
 from compare import overrides, presets, run_all
 from compare.errors import UserError
 from compare.search import __main__ as search
-from compare.search import study, trials
+from compare.search import report, results, study, trials
 from compare.workers import process
 
 MLP = presets.get("mlp-mnist")
@@ -108,11 +108,13 @@ def searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., d
 
 def test_the_best_by_validation_wins(searched, tmp_path, capsys):
     found = searched("--trials", "8", "--space", "lr=1e-2:1:log", "--pruner", "none")
-    accuracies = [trial["accuracy"] for trial in found["trials"]]
-    assert (found["schema"], len(accuracies)) == (1, 8)
+    accuracies = [trial["val_accuracy"] for trial in found["trials"]]
+    assert (found["kind"], found["schema"], len(accuracies)) == ("search", 2, 8)
     assert accuracies[found["best"]] == max(accuracies)
     best = found["trials"][found["best"]]
-    assert best["evaluations"] == pytest.approx([best["accuracy"] - 0.02, best["accuracy"] - 0.01, best["accuracy"]])
+    assert best["evaluations"] == pytest.approx(
+        [best["val_accuracy"] - 0.02, best["val_accuracy"] - 0.01, best["val_accuracy"]]
+    )
     assert found["importance"] == {"lr": 1.0}
     assert "test" not in json.dumps(found["trials"])
     printed = capsys.readouterr().out
@@ -123,28 +125,62 @@ def test_the_best_by_validation_wins(searched, tmp_path, capsys):
     assert not list((tmp_path / "out" / "checkpoints").iterdir())
 
 
+def test_search_json_is_read_in_both_schemas_and_its_report_drawn_again(searched, tmp_path, capsys):
+    found = searched("--trials", "3", "--space", "lr=1e-2:1:log", "--pruner", "none")
+    assert results.read(tmp_path / "out") == found
+    (tmp_path / "out" / "history.png").unlink()
+    capsys.readouterr()
+    assert report.main([str(tmp_path / "out")]) == 0
+    assert "3 trials: 3 finished" in capsys.readouterr().out
+    assert (tmp_path / "out" / "history.png").exists()
+    names = {"val_accuracy": "accuracy", "val_accuracies": "accuracies"}
+    old = {name: value for name, value in found.items() if name not in ("kind", "settings")}
+    old |= {"schema": 1, "asked": found["settings"]}
+    old["trials"] = [
+        {names.get(name, name): value for name, value in trial.items()} | {"state": "complete"}
+        for trial in found["trials"]
+    ]
+    (tmp_path / "search.json").write_text(json.dumps(old))
+    assert results.read(tmp_path) == found | {"asked": found["settings"]}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "cannot be read"),
+        ('{"schema": 2, "kind": "benchmark"}', "is not of the kind 'search'"),
+        ('{"schema": 9, "kind": "search"}', "has schema 9"),
+        ('{"schema": 2, "kind": "search"}', "lacks best, created"),
+    ],
+)
+def test_a_file_that_is_no_search_is_refused(content, message, tmp_path):
+    (tmp_path / "search.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        results.read(tmp_path)
+
+
 def test_a_grid_is_done_once_and_counts_the_mean_over_seeds(searched):
     grid = ("--grid", "--seeds", "0", "10", "--space", "lr=0.1,0.2", "optimizer=sgd,adamw", "--pruner", "none")
     found = searched(*grid)
     assert len({json.dumps(trial["params"]) for trial in found["trials"]}) == len(found["trials"]) == 4
     best = found["trials"][found["best"]]
     assert best["params"]["lr"] == 0.1
-    assert best["accuracy"] == pytest.approx(0.935)
-    assert best["accuracies"] == pytest.approx([0.93, 0.94])
+    assert best["val_accuracy"] == pytest.approx(0.935)
+    assert best["val_accuracies"] == pytest.approx([0.93, 0.94])
 
 
-def test_who_is_behind_is_cut_off_and_what_diverges_is_not_the_end(searched):
+def test_trials_below_the_median_are_pruned_and_divergence_does_not_end_the_search(searched):
     rates = "lr=0.10,0.11,0.12,0.13,0.14,0.8,0.9,1000,0.0001"
     found = searched("--grid", "--space", rates)
     by_rate = {trial["params"]["lr"]: trial for trial in found["trials"]}
     assert len(by_rate) == 9
-    assert by_rate[0.0001]["state"] == "fail"
+    assert by_rate[0.0001]["state"] == "failed"
     assert by_rate[1000]["state"] == "pruned"
-    behind = [trial for trial in found["trials"] if "behind the others" in (trial["message"] or "")]
+    behind = [trial for trial in found["trials"] if "below the median" in (trial["message"] or "")]
     assert behind
     assert {trial["params"]["lr"] for trial in behind} <= {0.8, 0.9, 1000, 0.14, 0.13, 0.12}
     assert all(len(trial["evaluations"]) < 3 for trial in behind)
-    assert found["trials"][found["best"]]["state"] == "complete"
+    assert found["trials"][found["best"]]["state"] == "finished"
 
 
 def test_several_presets_are_a_choice(searched):
@@ -201,7 +237,7 @@ def test_each_trial_is_a_run_of_one_parent(searched, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "nothing varies: say what with --space"),
+        ([], "nothing to search: name what varies"),
         (["--grid", "--space", "lr=0.1:1"], "a grid needs values, and lr is a range"),
         (
             ["--space", "lr=0.1,1", "--storage", "sqlite:////nowhere/study.db"],
@@ -272,7 +308,7 @@ def test_processes_share_a_search_and_do_what_a_killed_one_left(searched, tmp_pa
     assert len(found["trials"]) == 8
     numbers = {trial["number"] for trial in found["trials"]}
     (lost,) = set(range(max(numbers) + 1)) - numbers
-    opened = study.opened(f"sqlite:///{out / 'study.db'}", out, found["asked"])
+    opened = study.opened(f"sqlite:///{out / 'study.db'}", out, found["settings"])
     (again,) = [trial for trial in opened.trials if trial.system_attrs.get("failed_trial") == lost]
     assert (again.state.name, again.params) == ("COMPLETE", opened.trials[lost].params)
 
@@ -288,9 +324,9 @@ def test_whose_trial_was_given_to_another_goes_on_with_the_next(tmp_path):
         return trial.suggest_float("lr", 0.1, 1)
 
     study.next_trial(opened, asleep, fields, grid=False)
-    assert study.over(opened) == []
+    assert study.ended(opened) == []
     study.next_trial(opened, fields["lr"].suggested, fields, grid=False)
-    assert len(study.over(opened)) == 1
+    assert len(study.ended(opened)) == 1
 
 
 # --- for real ---------------------------------------------------------------------------------------------------------
@@ -300,9 +336,9 @@ def test_a_small_search_for_real(tmp_path, capsys):
     small = ["--steps", "8", "--trials", "2", "--space", "lr=0.01,0.1", "model_args.hidden=[16]", "batch_size=16:32"]
     assert search.main(["mlp-mnist", "--track", "numpy", "--no-mlflow", "--out", str(tmp_path), *small]) == 0
     found = json.loads((tmp_path / "search.json").read_text())
-    assert [trial["state"] for trial in found["trials"]] == ["complete", "complete"]
-    assert all(0.1 < trial["accuracy"] < 0.9 for trial in found["trials"])
-    assert "2 trials: 2 complete, 0 cut off, 0 failed" in capsys.readouterr().out
+    assert [trial["state"] for trial in found["trials"]] == ["finished", "finished"]
+    assert all(0.1 < trial["val_accuracy"] < 0.9 for trial in found["trials"])
+    assert "2 trials: 2 finished, 0 pruned, 0 failed" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -318,6 +354,6 @@ def test_a_killed_worker_of_a_trial_is_a_failed_trial(tmp_path, monkeypatch):
     monkeypatch.setattr(process.Worker, "events", killed)
     options = ["--steps", "500", "--trials", "2", "--grid", "--space", "lr=0.01,0.1", "--no-mlflow"]
     assert search.main(["mlp-mnist", "--track", "numpy", "--out", str(tmp_path), *options]) == 0
-    trials = json.loads((tmp_path / "search.json").read_text())["trials"]
-    assert [trial["state"] for trial in trials] == ["fail", "complete"]
-    assert "the worker was killed by SIGKILL" in trials[0]["message"]
+    rows = json.loads((tmp_path / "search.json").read_text())["trials"]
+    assert [trial["state"] for trial in rows] == ["failed", "finished"]
+    assert "the worker was killed by SIGKILL" in rows[0]["message"]

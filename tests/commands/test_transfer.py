@@ -24,7 +24,7 @@ from compare.data.subsets import few, fit_images, only
 from compare.errors import UserError
 from compare.tracks import TRACKS
 from compare.transfer import __main__ as transfer
-from compare.transfer import methods, report
+from compare.transfer import methods, report, results
 from compare.weights import hub, network
 from compare.weights.architectures import ARCHITECTURES
 from numpy_nn.models import MODELS
@@ -271,19 +271,19 @@ def test_a_recipe_that_cannot_work_is_named(data, change, message):
 
 def test_the_command_writes_what_it_found(tmp_path, capsys, monkeypatch):
     arguments = ["digits", "--tracks", "torch", "numpy", "--seeds", "0", "1", "--steps", "2", "--out", str(tmp_path)]
-    monkeypatch.setattr(report.machine, "describe", lambda threads: {"cpu": "some", "cores": threads})
+    monkeypatch.setattr(results.machine, "describe", lambda threads: {"cpu": "some", "cores": threads})
     assert transfer.main(arguments) == 0
-    results = json.loads((tmp_path / "results.json").read_text())
-    assert len(results["rows"]) == 2 * 2 * 4
-    assert {row["count"] for row in results["rows"]} == {5139, 4861}
-    assert list(dict.fromkeys(row["track"] for row in results["rows"])) == ["numpy", "torch"]
+    rows = results.read(tmp_path)["rows"]
+    assert len(rows) == 2 * 2 * 4
+    assert {row["count"] for row in rows} == {5139, 4861}
+    assert list(dict.fromkeys(row["track"] for row in rows)) == ["numpy", "torch"]
     assert "| NumPy |" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "transfer.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     assert "NumPy, seed 1: pretraining" in printed
-    gap, _ = report.largest_gap(results["rows"])
+    gap, _ = report.largest_gap(rows)
     assert gap <= 0.1  # observed: 0
-    assert f"in one seed and method: {gap:.2f} points" in printed
+    assert f"with the same seed and method: {gap:.2f} points" in printed
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,55 @@ def test_a_wrong_question_is_answered_without_a_traceback(arguments, message, tm
     err = capfd.readouterr().err
     assert message in err
     assert "Traceback" not in err
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert not (tmp_path / "out" / "transfer.json").exists()
+
+
+def written(rows: list[dict]) -> dict:
+    environment = {"cpu": "some", "cores": 2}
+    facts = {"created": "today", "command": "the command", "task": "digits", "options": {}, "environment": environment}
+    return {"schema": 2, "kind": "transfer", **facts, "rows": rows}
+
+
+def row(method: str, seed: int, accuracy: float, track: str = "numpy") -> dict:
+    return {"track": track, "seed": seed, "method": method, "step": 100, "accuracy": accuracy, "count": 4861}
+
+
+@pytest.mark.parametrize(
+    ("tuned", "sentence"),
+    [
+        ([0.9], "- NumPy: fine-tuning gains +40.00 points over scratch (one seed: no confidence interval; add --seeds"),
+        (
+            [0.9, 0.91, 0.92],
+            "gains +41.00 points over scratch (95 % CI +38.52 to +43.48, n = 3), and is ahead with 3 of",
+        ),
+        (
+            [0.9, 0.1, 0.6],
+            "- NumPy: no significant difference from scratch (+3.33 points, 95 % CI -97.07 to +103.74, n = 3)",
+        ),
+    ],
+)
+def test_the_report_is_made_again_and_claims_no_more_than_its_interval(tuned, sentence, tmp_path, capsys):
+    rows = [row(method, seed, accuracy) for seed, best in enumerate(tuned)
+            for method, accuracy in (("scratch", 0.5), ("linear probe", 0.6), ("fine-tuning", best))]  # fmt: skip
+    (tmp_path / "transfer.json").write_text(json.dumps(written(rows)))
+    assert report.main([str(tmp_path)]) == 0
+    assert sentence in capsys.readouterr().out
+    assert sentence in (tmp_path / "report.md").read_text()
+
+
+def test_a_transfer_of_schema_1_is_read_under_its_old_name_and_other_files_are_refused(tmp_path):
+    now = written([row("scratch", 0, 0.5)])
+    old = {name: value for name, value in now.items() if name != "kind"} | {"schema": 1}
+    (tmp_path / "results.json").write_text(json.dumps(old))
+    assert results.read(tmp_path) == now
+    for content, message in (
+        ("{", "cannot be read"),
+        ('{"schema": 1, "runs": []}', "is not of the kind 'transfer'"),
+        ('{"schema": 2, "kind": "transfer"}', "lacks command, created"),
+    ):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(UserError, match=message):
+            results.read(tmp_path)
 
 
 def test_ctrl_c_reports_what_is_complete(tmp_path):
@@ -330,7 +378,7 @@ def test_ctrl_c_reports_what_is_complete(tmp_path):
     assert process.returncode == 130
     assert "Stopped" in out
     assert "Traceback" not in err
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "transfer.json").read_text())["rows"]
     assert {row["seed"] for row in rows} <= {0, 1, 2, 3}
 
 
@@ -338,7 +386,7 @@ def test_ctrl_c_reports_what_is_complete(tmp_path):
 @pytest.mark.timeout(1800)
 def test_fine_tuning_beats_scratch_in_every_track(tmp_path):
     assert transfer.main(["digits", "--out", str(tmp_path)]) == 0
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "transfer.json").read_text())["rows"]
     for track in TRACKS:
         gains = report.gains(rows, track)
         assert len(gains) == 5

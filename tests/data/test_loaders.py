@@ -27,6 +27,7 @@ from compare.data.loaders import LOADERS, Order, records
 from compare.data.loaders.records import Records, prepared, write
 from compare.errors import UserError
 from compare.loaders import __main__ as command
+from compare.loaders import report, results
 from compare.workers.protocol import Job
 
 SIZE, SHAPE = 90, (5, 6, 3)
@@ -117,7 +118,7 @@ def test_training_sees_the_same_whatever_loads(tmp_path: Path) -> None:
 
     def losses(loader: str) -> list[float]:
         job = Job(dataclasses.replace(config, loader=loader), "numpy", threads=1, folder=tmp_path, chunk=2)
-        answer = trial.run(job, split=False, evaluate=False)
+        answer = trial.run(job, breakdown=False, evaluate=False)
         assert 0 < answer["input_share"] < 1
         return answer["losses"]
 
@@ -324,11 +325,12 @@ def test_other_batches_are_no_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     arguments = ["--loaders", *checksums, "--repeats", "2"]
     assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert "10.0%" in capsys.readouterr().out
-    results = json.loads((tmp_path / "out" / "loaders.json").read_text())
-    assert (results["schema"], len(results["trials"])) == (1, 6)
+    assert len(results.read(tmp_path / "out")["trials"]) == 6
+    assert report.main([str(tmp_path / "out")]) == 0
+    assert "10.0%" in capsys.readouterr().out
     checksums["grain"] = "b"
     assert command.main([*arguments, "--out", str(tmp_path / "other")]) == 1
-    assert "its batches are not those of memory" in capsys.readouterr().out
+    assert "its batches differ from those of memory" in capsys.readouterr().out
     assert command.main([*arguments, "--out", str(tmp_path / "other")]) == 2
     assert "holds results already (loaders.json)" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
@@ -336,10 +338,24 @@ def test_other_batches_are_no_figures(tmp_path: Path, monkeypatch: pytest.Monkey
     assert command.main(["mnits", "--out", str(tmp_path / "third")]) == 2
 
 
+def test_ctrl_c_reports_the_loaders_that_have_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measured(loader: str, number: int, _: Any) -> dict[str, Any]:
+        if loader == "grain":
+            raise KeyboardInterrupt
+        return {"loader": loader, "repeat": number, "checksum": "a", **TRIAL}
+
+    monkeypatch.setattr(command, "measured", measured)
+    assert command.main(["--loaders", "memory", "grain", "--out", str(tmp_path)]) == 130
+    assert [trial["loader"] for trial in results.read(tmp_path)["trials"]] == ["memory"]
+    (tmp_path / "loaders.json").write_text('{"kind": "search", "schema": 1}')
+    with pytest.raises(UserError, match="is not of the kind 'loaders'"):
+        results.read(tmp_path)
+
+
 @pytest.mark.slow
 def test_the_benchmark_of_the_loaders(tmp_path: Path, capsys: Any) -> None:
     assert command.main(["--repeats", "1", "--out", str(tmp_path)]) == 0
-    trials = json.loads((tmp_path / "loaders.json").read_text())["trials"]
+    trials = results.read(tmp_path)["trials"]
     assert [each["loader"] for each in trials] == list(LOADERS)
     assert len({each["checksum"] for each in trials}) == 1
     assert trials[0]["input_share"] < 0.1  # the target for memory; observed: 0.02

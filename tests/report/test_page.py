@@ -270,6 +270,6 @@ def test_several_are_set_side_by_side(tmp_path, capsys, monkeypatch):
     assert report.main([str(tmp_path / "old"), str(tmp_path / "new")]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "side-by-side.html")
     html = (tmp_path / "side-by-side.html").read_text("utf-8")
-    assert "2.00 times, 95 % interval 1.9" in html
+    assert "; 2.00× (95 % CI 1.9" in html
     assert html.count('<h3 class="name">new</h3>') == html.count('<h3 class="name">old</h3>') > 8
     assert (tmp_path / "new" / "report.html").is_file()

@@ -19,8 +19,9 @@ from markdown_it import MarkdownIt
 from compare.report.html import bars, grids, pictures, plots, roof
 from compare.report.html.plots import Plot
 from compare.report.markdown import markdown, sections
-from compare.report.summary import headline, interval, ratio
+from compare.report.summary import headline
 from compare.results import Results, groups, machine_facts, name_of, numbers, speed_withheld, spread, tested, title
+from compare.statistics import ratio_of_medians
 from compare.style import track_styles
 
 FOLDER = Path(__file__).parent
@@ -134,17 +135,12 @@ def side_by_side(comparisons: Sequence[Comparison]) -> str:
             runs = groups(results).get(preset, {}).get(track, [])
             accuracy = spread([100 * value for value in numbers(tested(runs), "test_accuracy")], unit="%")
             speed = [] if not runs or speed_withheld(results, runs) else numbers(tested(runs), "images_per_second")
-            against = f" ({_times(speed, first)})" if speed and first else ""
+            against = f"; {ratio_of_medians(speed, first).describe()}" if speed and first else ""
             first = first or speed
-            cells += [accuracy, f"{statistics.fmean(speed):,.0f}{against}" if speed else "-"]
+            cells += [accuracy, f"{statistics.median(speed):,.0f}{against}" if speed else "-"]
         rows.append(cells)
     headers = ["preset", "track", *(f"{name}: {what}" for name, _ in comparisons for what in ("accuracy", "images/s"))]
     return markdown(headers, rows)
-
-
-def _times(speed: list[float], first: list[float]) -> str:
-    middle, low, high = ratio(speed, first)
-    return f"{middle:.2f} times" + ("" if low is None else f", {interval(low, high)}")
 
 
 def _section(name: str, part: Part, comparisons: Sequence[Comparison], count: Iterator[int]) -> Section:
