@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 2 -m compare.launch mlp-mnist --tracks torch --out DIR
     python -m compare.launch mlp-mnist --tracks jax --coordinator HOST:PORT --processes 2 --process 0 --out DIR
 
-Every process runs this same command (docs/scaling.md has it for Slurm, Kubernetes and ssh), makes the same batches, and
+Every process runs this same command (docs/devices.md has it for Slurm, Kubernetes and ssh), makes the same batches, and
 computes its own shard of each; process 0 reports, saves to DIR/checkpoints on the way, and writes the trained network
 to DIR/PRESET-TRACK.npz. If a process is lost, the others end and say which; the same command goes on from the last
 checkpoint. NumPy's processes share the memory of one machine: `python -m compare.run_all --devices N` starts them.
