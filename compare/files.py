@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,8 +32,17 @@ def write_atomically(path: Path, content: bytes) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Write ``value`` as indented JSON; see :func:`write_atomically`."""
-    return write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+    """Write ``value`` as indented JSON, its numbers that are not finite as null; see :func:`write_atomically`."""
+    return write_atomically(path, (json.dumps(finite(value), indent=1) + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by None."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:

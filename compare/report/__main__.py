@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from compare import cli
 from compare.cli import command_line
 from compare.report.write import show, write, write_together
-from compare.results import read
+from compare.results.reader import kind_of, read
 
 
 def parser() -> argparse.ArgumentParser:
