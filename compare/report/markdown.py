@@ -222,7 +222,8 @@ def _machine_table(results: Results) -> str:
             facts[f"{run['preset']} {run['track']} on"] = f"{run['hardware']}, {run['matmul_precision']}{memory}"
     facts |= {"GEMM peak": _gemm_peak(results), "memory bandwidth": bandwidth and f"{bandwidth:,.0f} GB/s"}
     facts |= {"date": results["created"], **(environment["versions"] or {})}
-    return markdown(("", ""), [[name, "-" if value is None else str(value)] for name, value in facts.items()])
+    known = [[name, "-" if value is None else str(value)] for name, value in facts.items()]
+    return markdown(("property", "value"), known)
 
 
 def _gemm_peak(results: Results) -> str:

@@ -46,7 +46,7 @@ def headline(results: Results) -> str:
         shown, ranked = _ranking(results, tracks)
         if len(ranked) > 1:
             ratio = ratio_of_medians(shown[ranked[0]], shown[ranked[1]])
-            parts.append(f"{preset}: {ratio.sentence(name_of(ranked[0]), name_of(ranked[1]))}")
+            parts.append(f"training speed on {preset}: {ratio.sentence(name_of(ranked[0]), name_of(ranked[1]))}")
     unfinished = "" if results["status"] == "finished" else f"{results['status'].capitalize()}: "
     return f"{unfinished}{'; '.join(filter(None, parts))}."
 
@@ -143,7 +143,8 @@ def _accuracy_in_short(presets: dict[str, Tracks]) -> str:
         return f"test accuracies on {', '.join(apart)} differ by more than chance"
     widest = max(found, key=lambda preset: found[preset][1] / max(found[preset][2], 1e-9))
     _, gap, chance, _ = found[widest]
-    return f"no significant difference in test accuracy (at most {100 * gap:.2f} points; chance: {100 * chance:.2f})"
+    apart_by = f"{100 * gap:.2f} points apart, up to {100 * chance:.2f} by chance"
+    return f"no significant difference in test accuracy ({apart_by})"
 
 
 def _accuracy(preset: str, tracks: Tracks) -> str:

@@ -55,7 +55,7 @@ def roofline(results: Results) -> dict[str, list[Plot]]:
     low = min(speed for found in speeds.values() for speed in found.values())
     room = 0.3 * (1 + max(name.count("<br>") for name in names["text"]))  # decades, for the names
     layout: dict[str, Any] = {
-        "xaxis": {"type": "log", "title": {"text": "arithmetic intensity of a step, FLOP/byte"}, "dtick": 1},
+        "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, FLOP/byte"}, "dtick": 1},
         "yaxis": {"type": "log", "title": {"text": "GFLOP/s"}, "dtick": 1}
         | {"range": [np.log10(low / 2), np.log10(peak) + room]},
         "hovermode": "closest",
