@@ -51,7 +51,8 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a {name} or its folder") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read ({reason}): give a {name} or its folder") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object: give a {name} or its folder")
     return value

@@ -1,65 +1,43 @@
-"""Read results.json of every schema as the current one."""
+"""Read results.json of every schema as the current one, and tell which command wrote a file."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 from compare.errors import UserError
+from compare.files import read_json, require_kind
 from compare.results.schema import SCHEMA, Environment, Results, not_measured
 
-OTHERS = {  # files of other commands, by the name that is looked for in a folder
-    "benchmark.json": "benchmark",
-    "search.json": "search",
-    "transfer.json": "transfer",
-    "loaders.json": "loaders",
-}
+NAME, KIND = "results.json", "comparison"
+OTHERS = ("benchmark", "search", "transfer", "loaders")  # kinds of files, named benchmark.json and so on
 
 
 def read(path: Path | str) -> Results:
-    """Load a results.json, or the one in a folder; older schemas are converted.
+    """Load a results.json, or the one in a folder, and convert it from an older schema.
 
-    UserError says what is wrong with the file, or which command the folder belongs to.
+    Raises UserError for a damaged file, and for that of another command.
     """
     path = Path(path)
     kind = kind_of(path)
-    if kind != "comparison":
-        raise UserError(
-            f"{path} holds a {kind} run, not a comparison: python -m compare.{kind} has written its report there"
-        )
-    path = path / "results.json" if path.is_dir() else path
-    results = load(path)
-    found = results.get("schema")
-    if found not in (1, SCHEMA):
-        raise UserError(f"{path} has schema {found!r} and this version reads 1 to {SCHEMA}: run the comparison again.")
-    missing = [key for key in ("environment", "runs", "parity") if key not in results]
-    if missing:
-        raise UserError(f"{path} lacks {', '.join(missing)}: it was cut short; run the comparison again.")
-    return from_schema_1(results) if found == 1 else cast(Results, results)
+    if kind != KIND:
+        raise UserError(f"{path} holds a {kind} run, not a comparison: see python -m compare.report {path}")
+    found = read_json(path, NAME)
+    if found.get("schema") == 1:
+        require_kind(found | {"kind": KIND}, path, kind=KIND, schema=1, keys=("environment", "runs", "parity"))
+        return from_schema_1(found)
+    require_kind(found, path, kind=KIND, schema=SCHEMA, keys=Results.__required_keys__)
+    return cast(Results, found)
 
 
 def kind_of(path: Path) -> str:
-    """Which command wrote a results file, or the one in a folder: comparison, benchmark, search, transfer, loaders."""
-    if path.is_dir() and not (path / "results.json").exists():
-        return next((kind for name, kind in OTHERS.items() if (path / name).exists()), "comparison")
-    results = load(path / "results.json" if path.is_dir() else path)
-    if "kind" in results:
-        return str(results["kind"])
-    return "transfer" if "task" in results and "rows" in results else "comparison"  # before each file had a kind
-
-
-def load(path: Path) -> dict[str, Any]:
-    """The JSON object of a file."""
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is not there: give the folder of a comparison, the DIR of run_all's --out.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): run the comparison again, or restore the file.") from error
-    if not isinstance(results, dict):
-        raise UserError(f"{path} holds a JSON {type(results).__name__}, not an object: run the comparison again.")
-    return results
+    """The kind of a results file, or of the one in a folder: comparison, or one of ``OTHERS``."""
+    if path.is_dir() and not (path / NAME).exists():
+        return next((kind for kind in OTHERS if (path / f"{kind}.json").exists()), KIND)
+    found = read_json(path, NAME)
+    if found.get("kind") in OTHERS:
+        return str(found["kind"])
+    return "transfer" if {"task", "rows"} <= found.keys() else KIND  # which had no kind in schema 1
 
 
 def from_schema_1(old: dict[str, Any]) -> Results:

@@ -325,15 +325,15 @@ def test_the_command_writes_the_report_again(tmp_path: Path, capsys: pytest.Capt
     assert str(tmp_path / "curves.png") in output
     assert "98." in output
     assert report.main([str(tmp_path / "absent")]) == 2
-    assert "absent is not there" in capsys.readouterr().err
+    assert "absent cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "cannot be read"),
-        ("[]", "holds a JSON list"),
-        ('{"schema": 3}', "schema 3 and this version reads 1 to 2"),
+        ("[]", "holds no JSON object"),
+        ('{"schema": 3, "kind": "comparison"}', "schema 3, and this version reads 2"),
         ('{"schema": 1, "runs": []}', "lacks environment, parity"),
         (b"\xff\xfe", "cannot be read"),
     ],

@@ -13,6 +13,7 @@ from support import typed_json
 from support.fake_results import fake_results
 from support.paths import ROOT
 
+from compare.errors import UserError
 from compare.report import __main__ as report
 from compare.results.reader import read
 from compare.results.schema import Results
@@ -97,19 +98,22 @@ def test_report_of_schema_1_is_made_again(schema_1: Path, capsys: pytest.Capture
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
+    ("name", "content", "kind"),
     [
+        ("benchmark.json", {"kind": "benchmark"}, "benchmark"),
         ("search.json", {"kind": "search"}, "search"),
         ("transfer.json", {"kind": "transfer"}, "transfer"),
         ("results.json", {"schema": 1, "task": "digits", "rows": []}, "transfer"),  # before it had a name of its own
         ("loaders.json", {"kind": "loaders"}, "loaders"),
     ],
 )
-def test_report_of_another_command_names_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: dict[str, Any], message: str
+def test_folders_of_other_commands_are_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: dict[str, Any], kind: str
 ):
     (tmp_path / name).write_text(json.dumps(content))
-    assert report.main([str(tmp_path)]) == 2
-    error = capsys.readouterr().err
-    assert f"holds a {message} run" in error
-    assert f"python -m compare.{message}" in error
+    reported: list[list[str]] = []
+    monkeypatch.setattr(f"compare.{kind}.report.main", reported.append)
+    assert report.main([str(tmp_path)]) == 0
+    assert reported == [[str(tmp_path)]]
+    with pytest.raises(UserError, match=f"holds a {kind} run, not a comparison: see python -m compare.report"):
+        read(tmp_path)

@@ -223,7 +223,7 @@ def test_log_says_what_is_wrong(results_dir: Path, dead_server: str, capsys: pyt
     assert "MLFLOW_TRACKING_URI" in message
     assert "secret" not in message
     assert main(["log", str(results_dir / "nowhere")]) == 2
-    assert "nowhere is not there" in capsys.readouterr().err
+    assert "nowhere cannot be read" in capsys.readouterr().err
 
 
 def test_chunk_losses_are_means_and_a_lost_one_is_left_out():
