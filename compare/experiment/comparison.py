@@ -142,11 +142,8 @@ class Comparison:
                 if kind == "note":
                     self.progress.note(f"{label}: {event['text']}")
                 elif kind == "begin":
-                    run["chunk"], run["history"], run["step_loss"] = (
-                        event["chunk"],
-                        event["history"],
-                        event["step_loss"],
-                    )
+                    run["chunk"], run["step_loss"] = event["chunk"], event["step_loss"]
+                    run["history"] = event["history"]
                     tracker.log_steps(child, trajectory(run))
                     self.progress.begin(label, event["steps"], step=event["step"])
                 elif kind == "chunk":
