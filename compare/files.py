@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,8 +32,17 @@ def write_atomically(path: Path, content: bytes) -> Path:
 
 
 def write_json(path: Path, value: Any) -> Path:
-    """Write ``value`` as indented JSON; see :func:`write_atomically`."""
-    return write_atomically(path, (json.dumps(value, indent=1) + "\n").encode())
+    """Write ``value`` as indented JSON, its numbers that are not finite as null; see :func:`write_atomically`."""
+    return write_atomically(path, (json.dumps(finite(value), indent=1) + "\n").encode())
+
+
+def finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by None."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path, name: str) -> dict[str, Any]:
@@ -41,7 +51,8 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): give a {name} or its folder") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path} cannot be read ({reason}): give a {name} or its folder") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no JSON object: give a {name} or its folder")
     return value

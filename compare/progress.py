@@ -1,4 +1,4 @@
-"""What one sees while networks train: a bar in a terminal, plain lines in a file.
+"""Progress of training: a live bar in a terminal, plain lines in a file.
 
 with Progress() as progress:
     progress.begin("mlp-mnist jax seed 0", 4300)
@@ -17,14 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Column
 
-REFRESH_HZ = 4  # the trainers want every core: drawing must not be felt
+REFRESH_HZ = 4  # low, because training needs every core
 
 
 class Progress:
-    """The run that trains now: a live bar if the console is a terminal, else a line per evaluation.
+    """The current run: a live bar if the console is a terminal, else a line per evaluation.
 
-    Runs come one after another; each leaves one line behind. However the `with` block is left, the
-    terminal gets its cursor and its last line back.
+    Each run leaves one line. The `with` block restores the terminal's cursor however it ends.
     """
 
     def __init__(self, console: Console | None = None) -> None:
@@ -46,7 +45,7 @@ class Progress:
             self._bars.stop()
 
     def begin(self, label: str, total_steps: int, *, step: int = 0) -> None:
-        """Show a run that stands at `step`: 0, or where it resumes."""
+        """Show a run from `step` on: 0, or where it resumes."""
         self._label, self._total, self._first_step, self._began = label, total_steps, step, time.perf_counter()
         self._seen = {}
         if self._bars:
@@ -63,7 +62,7 @@ class Progress:
         accuracy: float | None = None,
         images_per_second: float | None = None,
     ) -> None:
-        """Show where the run is. What is not given keeps its last value; plain mode prints only evaluations."""
+        """Show the state of the run. Omitted values keep their last value; plain mode prints only evaluations."""
         given = {
             "loss": None if loss is None else f"loss {loss:.4f}",
             "accuracy": None if accuracy is None else f"accuracy {100 * accuracy:.2f} %",
@@ -78,7 +77,7 @@ class Progress:
             self.note(f"{self._label}: step {step:,}/{self._total:,}  {status}  {self._time_left(step)}")
 
     def end(self, label: str, text: str) -> None:
-        """Replace the bar of a run by one line that stays."""
+        """Replace the bar of a run by one permanent line."""
         self._drop_bar()
         self.note(f"{label}: {text}")
 
@@ -87,7 +86,7 @@ class Progress:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _time_left(self, step: int) -> str:
-        """Steps left at the mean pace of this run so far."""
+        """Remaining time at the mean speed of this run so far."""
         done = step - self._first_step
         if done <= 0:
             return ""
@@ -100,7 +99,7 @@ class Progress:
 
 
 def _bars(console: Console) -> Bars:
-    """The live display: label, bar if there is room for one, steps, what was last measured, time left."""
+    """The live display: label, a bar if the terminal is wide enough, steps, latest metrics, time left."""
     one_line = Column(no_wrap=True, overflow="ellipsis")
     return Bars(
         TextColumn("{task.description}", table_column=one_line),

@@ -138,7 +138,7 @@ def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         save_every=str(options.save_every),
         keep=options.keep,
         resume_from=options.resume_from,
-        proof=not options.skip_parity,
+        parity=not options.skip_parity,
         mlflow=not options.no_mlflow,
     )
     with Progress() as progress:

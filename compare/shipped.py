@@ -53,7 +53,7 @@ def train(directory: Path) -> None:
     from compare.progress import Progress
 
     command = ["python", "-m", "compare.shipped"]
-    results = plan.plan(directory, list(CONFIGS.values()), ["torch"], command=command, proof=False, mlflow=False)
+    results = plan.plan(directory, list(CONFIGS.values()), ["torch"], command=command, parity=False, mlflow=False)
     with Progress() as progress:
         if Comparison(results, directory, progress).run():
             raise UserError(f"the training did not finish: see {directory}")

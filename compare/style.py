@@ -1,4 +1,4 @@
-"""How a track looks in every picture: its colour, its dash, and the letters around it."""
+"""How a track appears in every table and plot: its name, its place, its colour and its dash."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ class Style(NamedTuple):
     dashes: Any
 
 
+NAMES = {"numpy": "NumPy", "jax": "JAX", "torch": "PyTorch", "tensorflow": "TensorFlow"}  # the order of every table
 KNOWN = {
     "numpy": Style("#0072B2", 4.2, "solid"),
     "jax": Style("#E58A00", 2.5, (0, (4, 2))),
@@ -51,3 +52,14 @@ def track_styles(tracks: Iterable[str]) -> dict[str, Style]:
     """A style for every track: its own, or one of the spare ones for a variant such as torch-compiled."""
     spare = itertools.cycle(VARIANTS)
     return {track: KNOWN[track] if track in KNOWN else next(spare) for track in dict.fromkeys(tracks)}
+
+
+def order(track: str) -> tuple[int, str]:
+    """Sort key of a track: the known ones first, in the order of ``NAMES``, then any variant by name."""
+    tracks = list(NAMES)
+    return (tracks.index(track) if track in NAMES else len(tracks), track)
+
+
+def name_of(track: str) -> str:
+    """A track's name in a sentence: JAX, PyTorch; a variant keeps its own."""
+    return NAMES.get(track, track)

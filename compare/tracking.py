@@ -24,14 +24,16 @@ from urllib.parse import unquote
 from compare import cli
 from compare.cli import command_line
 from compare.errors import UserError
-from compare.results import Run, final_figures, read, trajectory
+from compare.results.reader import read
+from compare.results.runs import final_metrics, trajectory
+from compare.results.schema import RunResult
 
 Metrics = Mapping[str, float | int | None]
 Fields = Mapping[str, Any] | None
 P = ParamSpec("P")
 
 BATCH = 1000  # metrics per call, MLflow's limit; the same call takes at most 100 params
-ENVIRONMENT = {  # a server that is down costs seconds, not the four minutes of MLflow's defaults
+ENVIRONMENT = {  # with a server that is down, fail after seconds instead of the four minutes of MLflow's defaults
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -45,7 +47,7 @@ STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "
 def _never_stops_training(
     method: Callable[Concatenate[Tracker, P], str],
 ) -> Callable[Concatenate[Tracker, P], str]:
-    """Turn tracking off at the first error instead of raising it; once off, do nothing."""
+    """Turn tracking off at the first error instead of raising it; do nothing once it is off."""
 
     @functools.wraps(method)
     def call(self: Tracker, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -56,8 +58,8 @@ def _never_stops_training(
         except Exception as error:
             self.error = error
             self._warn(
-                f"MLflow tracking is off: {_without_password(self.uri)} does not work ({_reason(error)}). "
-                f"Training goes on and the results are written to {self._results_dir}; log them later with: "
+                f"MLflow tracking is off: {_without_password(self.uri)} failed ({_reason(error)}). "
+                f"Training continues, and the results are written to {self._results_dir}. Log them later with: "
                 f"python -m compare.tracking log {shlex.quote(str(self._results_dir))}"
             )
             return ""
@@ -97,15 +99,15 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave no run open: what the block did not finish is finished, killed (Ctrl-C) or failed."""
+        """End every open run: as finished, as killed after Ctrl-C, or as failed."""
         status = "finished" if kind is None else "interrupted" if kind is KeyboardInterrupt else "failed"
         self.finish(status)
 
     @_never_stops_training
     def start(self, experiment: str, name: str, *, params: Fields = None, tags: Fields = None, parent: str = "") -> str:
-        """Create store and experiment if need be and the parent run, all that a worker never does.
+        """Create the store and the experiment if they are missing, and the parent run; return its id.
 
-        ``parent`` is one of before to go on with, if it is in this store.
+        ``parent`` is the id of an earlier parent run to continue, if it is in this store.
         """
         if self.uri == cli.sqlite_url(self._store / "mlflow.db"):
             self._store.mkdir(parents=True, exist_ok=True)
@@ -125,7 +127,7 @@ class Tracker:
         params: Fields = None,
         tags: Fields = None,
     ) -> str:
-        """Create the run of one training; MLflow's page shows it under its parent."""
+        """Create the run of one training below the parent; return its id."""
         names = {"preset": preset, "track": track, "seed": seed}
         return self._run(
             name or f"{preset} {track} seed {seed}",
@@ -135,13 +137,13 @@ class Tracker:
 
     @_never_stops_training
     def log_steps(self, run: str, rows: Iterable[tuple[int, Metrics]]) -> str:
-        """Keep (step, {name: value}) for the next `flush`: the store is not called here. None and NaN are left out."""
+        """Keep (step, {name: value}) for the next `flush` without calling the store. None and NaN are left out."""
         self._keep(run, rows)
         return run
 
     @_never_stops_training
     def flush(self) -> str:
-        """Send what was kept, in as few calls as MLflow allows."""
+        """Send the kept metrics, in as few calls as MLflow allows."""
         self._send()
         return self._parent
 
@@ -155,11 +157,11 @@ class Tracker:
         self._end(run, status, artifacts)
         return run
 
-    def log_run(self, run: Run, *, tags: Fields = None) -> None:
-        """A training that is over, from its entry in results.json."""
+    def log_run(self, run: RunResult, *, tags: Fields = None) -> None:
+        """Log a training that has ended, from its entry in results.json."""
         child = self.child(run["preset"], run["track"], run["seed"], params=run.get("config"), tags=tags)
         self.log_steps(child, trajectory(run))
-        self.finish_child(child, run["status"], metrics=final_figures(run))
+        self.finish_child(child, run["status"], metrics=final_metrics(run))
 
     @_never_stops_training
     def finish(self, status: str, *, artifacts: Iterable[Path] = ()) -> str:
@@ -211,7 +213,7 @@ class Tracker:
         return run
 
     def _again(self, run: str) -> str:
-        """Take up a run of before; empty if this store has none."""
+        """Reopen an earlier run; empty if this store does not have it."""
         known = self._client.search_runs([self._experiment], f"attributes.run_id = '{run}'") if run else []
         if not known:
             return ""
@@ -227,7 +229,7 @@ class Tracker:
 
 
 def _client(uri: str) -> Any:
-    """A quiet, impatient client. MLflow reads these variables as it is imported or per request."""
+    """A client with short timeouts and no log output. MLflow reads these variables at import or per request."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import mlflow.store.db.utils
@@ -240,7 +242,7 @@ def _client(uri: str) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong at the bottom of MLflow's layers, on one line."""
+    """The innermost cause of an error, on one line."""
     while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         error = cause
     return " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -251,7 +253,7 @@ def _without_password(uri: str) -> str:
 
 
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Tags of results.json's `environment`: one per version, the commit under MLflow's own name."""
+    """MLflow tags from results.json's `environment`: one per package version, the commit under MLflow's own name."""
     plain = {name: environment.get(name) for name in ("python", "platform", "cpu", "cores", "threads", "gemm_gflops")}
     versions = {f"version.{name}": version for name, version in (environment.get("versions") or {}).items()}
     return plain | versions | {"mlflow.source.git.commit": environment.get("git_commit")}
@@ -273,7 +275,7 @@ def log(directory: Path, *, experiment: str = "compare", uri: str | None = None,
         tracker.finish(results.get("status", "finished"), artifacts=[path for path in files if path.exists()])
     if tracker.error is not None:
         raise UserError(
-            f"{directory} was not logged: {_without_password(tracker.uri)} does not work ({_reason(tracker.error)}). "
+            f"{directory} was not logged: {_without_password(tracker.uri)} failed ({_reason(tracker.error)}). "
             f"Start that server, or unset MLFLOW_TRACKING_URI to log to {store / 'mlflow.db'}."
         )
     return parent

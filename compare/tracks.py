@@ -57,12 +57,6 @@ def load(name: str) -> Track:
     return cast(Track, importlib.import_module(TRACKS[name]))
 
 
-def recorded_facts(track: Track, state: Any) -> dict[str, Any]:
-    """The device facts under the keys of results.json."""
-    facts = track.device_facts(state)
-    return {"products": facts.pop("matmul_precision"), **facts}
-
-
 def that_have(precision: str, names: Sequence[str]) -> list[str]:
     """Those of the named tracks that compute in this precision: NumPy has no bfloat16."""
     return [name for name in names if not (name == "numpy" and precision == "bfloat16")]

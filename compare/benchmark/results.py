@@ -10,7 +10,8 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 import numpy as np
 
 from compare.files import read_json, require_kind
-from compare.results import proof_problem, proofs
+from compare.results import parity
+from compare.results.schema import ParityRow
 
 KIND, SCHEMA = "benchmark", 2
 TENSORFLOW = "tensorflow"  # stands in the place of a track
@@ -112,7 +113,7 @@ class Benchmark(TypedDict):
     target: float | None  # validation accuracy of the ``cold`` trials
     seconds: int | None  # that all of it took
     presets: dict[str, Plan]
-    parity: list[dict[str, Any]]  # as in results.json
+    parity: list[ParityRow]  # as in results.json
     trials: list[Trial]
     cold: list[Trial]  # those that trained until they reached the target
     layers: list[LayerTimes]
@@ -230,7 +231,7 @@ def problem(results: Benchmark, key: Key, trials: list[Trial], gaps: dict[Key, f
 
 def loss_tolerance(results: Benchmark, preset: str) -> float:
     """How far first losses may be apart: as far as parity allows, where kinks or bfloat16 part them early."""
-    pairs = proofs(_as_comparison(results), preset, results["presets"][preset]["precision"])
+    pairs = parity.parity_rows(results["parity"], preset, results["presets"][preset]["precision"])
     losses = [check["tolerance"] for pair in pairs for check in pair["checks"] if check["what"] == "losses"]
     return max(losses, default=TOLERANCE)
 
@@ -241,11 +242,7 @@ def parity_problem(results: Benchmark, preset: str, track: str) -> str | None:
         return None
     precision = results["presets"][preset]["precision"]
     run = {"preset": preset, "track": track, "precision": precision}
-    return proof_problem(_as_comparison(results), run)
-
-
-def _as_comparison(results: Benchmark) -> dict[str, Any]:
-    return {"proof": results["parity"]}
+    return parity.parity_problem(results["parity"], run)
 
 
 def loss_gaps(results: Benchmark) -> dict[Key, float]:

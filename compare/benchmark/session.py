@@ -43,12 +43,12 @@ class Session:
 
     def check_parity(self) -> None:
         """Compare the tracks with each other, or a single one with another; one that fails is not measured."""
-        from compare.parity.check import proof_of
+        from compare.parity.check import parity_config
 
         names = self.tracks if len(self.tracks) > 1 else [*self.tracks, other(self.tracks[0])]
         for precision in dict.fromkeys(("float64", *(config.precision for config in self.configs))):
             self.note(f"checking parity of {' and '.join(names)} in {precision}")
-            wanted = [proof_of(config, precision) for config in self.configs]
+            wanted = [parity_config(config, precision) for config in self.configs]
             self.results["parity"] += process.call(
                 *("compare.parity", "--json", json.dumps([config.to_json() for config in wanted]), "--tracks", *names),
                 variables=tracks.device_variables(wanted[0]),

@@ -19,7 +19,7 @@ from compare.benchmark.results import (
     loss_gaps,
     rows,
 )
-from compare.results import describe, worst_check
+from compare.results.parity import describe, worst_check
 from compare.statistics import ConfidenceInterval, exponent, ratio_of_medians, steps_to_pay_off
 
 Table = tuple[tuple[str, ...], list[list[str]]]

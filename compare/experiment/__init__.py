@@ -1,1 +1,1 @@
-"""One comparison: its plan, and its runs in turn."""
+"""A comparison: its plan, and its runs one after the other."""

@@ -1,7 +1,6 @@
-"""One comparison: prove, train every (preset, seed, track) in turn, write down what came out.
+"""One comparison: check parity, train every (preset, seed, track) in turn, write the results.
 
-results.json is written anew after every run, so that whatever happens later is
-not at the cost of what is done.
+results.json is written after every run, so that nothing that is finished can be lost.
 """
 
 from __future__ import annotations
@@ -15,17 +14,18 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from compare import machine, tracking, tracks
 from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.experiment import plan
 from compare.files import write_json
-from compare.parity.check import proof_of
+from compare.parity.check import parity_config
 from compare.progress import Progress
 from compare.report.write import show, write
-from compare.results import Results, Run, final_figures, trajectory
+from compare.results.runs import final_metrics, trajectory
+from compare.results.schema import Evaluation, Results, RunResult
 from compare.training.flops import training_bytes, training_flops
 from compare.workers import process
 from compare.workers.process import Worker
@@ -36,12 +36,12 @@ from compare.workers.protocol import Job
 class Comparison:
     """Everything that the runs of one command share."""
 
-    results: Results  # of planning.plan, or planning.taken_up: the runs that are not finished are done
+    results: Results  # of plan.plan or plan.taken_up: every run that is not finished will be trained
     directory: Path
     progress: Progress
     stopping: bool = False
     worker: Worker | None = None
-    products: list[float] = dataclasses.field(default_factory=list)  # GFLOP/s of large ones, since the last run ended
+    matmuls: list[float] = dataclasses.field(default_factory=list)  # GFLOP/s, measured since the last run ended
 
     @property
     def configs(self) -> list[Config]:
@@ -55,15 +55,15 @@ class Comparison:
         return list(dict.fromkeys(run["track"] for run in self.results["runs"]))
 
     def run(self) -> int:
-        """Do what is not done; return the exit status: 0, 1 if a run failed or a proof did, 130 if interrupted."""
+        """Run everything that is not finished; return 0, 1 if a run or a parity check failed, 130 if interrupted."""
         settings, environment = self.results["settings"], self.results["environment"]
         tracker = tracking.Tracker(results_dir=self.directory, warn=self.progress.note, enabled=settings["mlflow"])
         with plan.alone(self.directory), self.on_interrupt(), tracker:
             self.write()
             tags = tracking.environment_tags(environment)
             tracker.start("compare", self.directory.name, params={"command": self.results["command"]}, tags=tags)
-            if settings["proof"]:
-                self.prove()
+            if settings["parity"]:
+                self.check_parity()
             try:
                 for run in self.results["runs"]:
                     if run["status"] == "finished":  # before this comparison was resumed
@@ -75,18 +75,18 @@ class Comparison:
                 self.stopping = True
             self.finish(tracker)
         failed = any(run["status"] == "failed" for run in self.results["runs"])
-        unequal = any(not row["passed"] for row in self.results["proof"])
+        unequal = any(not row["passed"] for row in self.results["parity"])
         return 130 if self.stopping else int(failed or unequal)
 
     @contextlib.contextmanager
     def on_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C asks the run under way to save and end; the second ends everything at once."""
+        """The first Ctrl-C asks the current run to save and end; the second ends everything at once."""
 
         def handle(*_: object) -> None:
             if self.stopping:
                 raise KeyboardInterrupt
             self.stopping = True
-            self.progress.note("Stopping: the run under way saves its state (Ctrl-C again: at once)")
+            self.progress.note("Stopping: the current run saves its state (press Ctrl-C again to stop at once)")
             if self.worker:
                 self.worker.ask_to_stop()
 
@@ -96,21 +96,20 @@ class Comparison:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def prove(self) -> None:
-        """Show that the tracks are one function: in float64 to rounding, and in the precision that is timed."""
+    def check_parity(self) -> None:
+        """Compare the tracks in float64, to rounding, and in the precision that is timed."""
         if len(self.track_names) < 2:
             return
         first_seed = {config.preset: config for config in self.configs if config.seed == self.configs[0].seed}
-        proven = {row["precision"] for row in self.results["proof"]}
+        checked = {row["precision"] for row in self.results["parity"]}
         for precision in dict.fromkeys(("float64", *(config.precision for config in self.configs))):
             if self.stopping:
                 return
-            if precision in proven:  # before this comparison was resumed
+            if precision in checked:  # before this comparison was resumed
                 continue
-            configs = [proof_of(config, precision) for config in first_seed.values()]
-            without = [name for name in self.track_names if name not in tracks.that_have(precision, self.track_names)]
-            but = f" ({', '.join(without)} has none)" if without else ""
-            self.progress.note(f"Proving that the tracks are one model: {', '.join(first_seed)} in {precision}{but}")
+            configs = [parity_config(config, precision) for config in first_seed.values()]
+            names = tracks.that_have(precision, self.track_names)
+            self.progress.note(f"Parity check in {precision}: {', '.join(first_seed)} ({', '.join(names)})")
             try:
                 rows = process.call(
                     *("compare.parity", "--json", json.dumps([config.to_json() for config in configs])),
@@ -119,16 +118,16 @@ class Comparison:
                 )
             except (RuntimeError, UserError) as error:
                 if not self.stopping:
-                    self.progress.note(f"The proof failed to run: {error}")
+                    self.progress.note(f"The parity check could not run: {error}")
                 continue
-            self.results["proof"] += rows
+            self.results["parity"] += rows
             for row in rows:
                 if not row["passed"]:
-                    self.progress.note(f"NOT THE SAME: {row['preset']}, {row['a']} against {row['b']}, {precision}")
+                    self.progress.note(f"PARITY CHECK FAILED: {row['preset']}, {row['a']} and {row['b']}, {precision}")
 
-    def train(self, run: Run, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
-        """One run: started, followed, written into the results."""
-        self.products = self.products or machine.products(threads=self.results["environment"]["threads"])
+    def train(self, run: RunResult, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
+        """Train one run in a worker process and enter what it reports into the results."""
+        self.matmuls = self.matmuls or machine.products(threads=self.results["environment"]["threads"])
         if self.stopping:
             return
         config = Config.from_json(run["config"])
@@ -143,7 +142,8 @@ class Comparison:
                 if kind == "note":
                     self.progress.note(f"{label}: {event['text']}")
                 elif kind == "begin":
-                    run |= {name: event[name] for name in ("chunk", "history", "step_loss")}
+                    run["chunk"], run["step_loss"] = event["chunk"], event["step_loss"]
+                    run["history"] = event["history"]
                     tracker.log_steps(child, trajectory(run))
                     self.progress.begin(label, event["steps"], step=event["step"])
                 elif kind == "chunk":
@@ -154,18 +154,18 @@ class Comparison:
                         event["step"], loss=event["loss"][-1], images_per_second=event["images_per_second"]
                     )
                 elif kind == "eval":
-                    run["history"].append(event)
+                    run["history"].append(cast(Evaluation, event))
                     tracker.log_steps(child, [(event["step"], {k: v for k, v in event.items() if k != "step"})])
                     tracker.flush()
                     self.progress.update(event["step"], accuracy=event["val_accuracy"])
                 elif kind == "end":
                     self.end(run, event, config, label)
         self.worker = None
-        self.weigh(run)
-        tracker.finish_child(child, run["status"], metrics=final_figures(run))
+        self.measure_matmul(run)
+        tracker.finish_child(child, run["status"], metrics=final_metrics(run))
 
-    def job(self, run: Run, config: Config) -> Job:
-        """What a worker is told."""
+    def job(self, run: RunResult, config: Config) -> Job:
+        """The job of the worker that trains a run."""
         settings, environment = self.results["settings"], self.results["environment"]
         return Job(
             config=config,
@@ -178,34 +178,35 @@ class Comparison:
             origin={name: environment[name] for name in ("versions", "git_commit")},
         )
 
-    def end(self, run: dict[str, Any], event: dict[str, Any], config: Config, label: str) -> None:
-        """Enter a run's figures, and what follows from them."""
-        run |= event
+    def end(self, run: RunResult, measured: dict[str, Any], config: Config, label: str) -> None:
+        """Enter what the worker measured, and the figures that follow from it."""
+        run.update(cast(RunResult, measured))
         if self.stopping and run["status"] == "failed" and not run["steps"]:  # asked to stop before it had begun
-            run |= {"status": "interrupted", "message": "stopped before the first step"}
+            run["status"], run["message"] = "interrupted", "stopped before the first step"
         if run["checkpoint"]:
             run["checkpoint"] = os.path.relpath(run["checkpoint"], self.directory)
-        speed = run["images_per_second"]
+        speed, seconds = run["images_per_second"], run["seconds"]
         if speed:
-            run["flops_per_image"] = training_flops(config)
-            run["gflops"] = speed * run["flops_per_image"] / 1e9
+            flops = training_flops(config)
+            run["flops_per_image"], run["gflops"] = flops, speed * flops / 1e9
             run["step_bytes"] = training_bytes(config)
         if run["status"] == "finished":
-            accuracy = f"test accuracy {run['test_accuracy']:.2%} of {run['test_count']:,} images"
+            accuracy = f"test accuracy {run['test_accuracy']:.2%} on {run['test_count']:,} images"
+            best = f" (best validation accuracy at step {run['best_step']:,})" if run["best_step"] else ""
+            total = f", {seconds['total']:.1f} s" if seconds else ""
             pace = f", {speed:,.0f} images/s" if speed else ""
-            best = f" (best validation at step {run['best_step']:,} of {run['steps']:,})" if run["best_step"] else ""
-            self.progress.end(label, f"{accuracy}{best}, {run['seconds']['total']:.1f} s{pace}")
+            self.progress.end(label, f"{accuracy}{best}{total}{pace}")
         else:
             self.progress.end(label, f"{run['status'].upper()}: {run['message']}")
 
-    def weigh(self, run: Run) -> None:
-        """Hold a run's speed against large products just before it and just after: a machine has slow minutes.
+    def measure_matmul(self, run: RunResult) -> None:
+        """Set a run's ``gemm_gflops``: the matmul speed just before and after it, because a machine's speed varies.
 
-        What ran on an accelerator is held against that one's.
+        The speed of a run on an accelerator is compared with that accelerator's matmul speed.
         """
-        environment, before, config = self.results["environment"], self.products, run["config"]
-        self.products = [] if self.stopping else machine.products(threads=environment["threads"])
-        pace = machine.around(environment, before, self.products)
+        environment, before, config = cast(dict[str, Any], self.results["environment"]), self.matmuls, run["config"]
+        self.matmuls = [] if self.stopping else machine.products(threads=environment["threads"])
+        pace = machine.around(environment, before, self.matmuls)
         if not machine.on_cpu(run["hardware"]):
             each = machine.accelerator_gflops(config["device"], config["precision"])
             pace = each and each * config["devices"]
@@ -213,14 +214,14 @@ class Comparison:
         run["gemm_share"] = run["gflops"] / pace if run["gflops"] and pace else None
 
     def finish(self, tracker: tracking.Tracker) -> None:
-        """Measure the drift, write results and report, end the MLflow run."""
-        self.results["environment"]["load"].append(machine.load())
+        """Measure the drift, write the results and the report, end the MLflow run."""
+        self.results["environment"]["load"]["after"] = machine.load()
         self.write()
         if len(self.track_names) > 1:
             try:
-                self.results["parity"] = process.call("compare.parity.drift", str(self.directory.absolute()))
+                self.results["drift"] = process.call("compare.parity.drift", str(self.directory.absolute()))
             except (RuntimeError, UserError) as error:
-                self.progress.note(f"The drift between the tracks was not measured: {error}")
+                self.progress.note(f"The drift could not be measured: {error}")
         self.results["status"] = "interrupted" if self.stopping else "finished"
         written = [self.write(), *write(self.results, self.directory)]
         tracker.finish(self.results["status"], artifacts=written)
@@ -228,7 +229,7 @@ class Comparison:
         for path in written:
             self.progress.note(str(path))
         if any(run["status"] != "finished" for run in self.results["runs"]):
-            self.progress.note(f"Go on with: python -m compare.run_all --resume {shlex.quote(str(self.directory))}")
+            self.progress.note(f"Resume with: python -m compare.run_all --resume {shlex.quote(str(self.directory))}")
 
     def write(self) -> Path:
         """Write results.json as it stands."""
@@ -238,6 +239,6 @@ class Comparison:
             raise UserError(f"{error}; then continue with --resume {self.directory}") from error
 
 
-def file_name(run: Run) -> str:
-    """What the files of a run are called."""
+def file_name(run: RunResult) -> str:
+    """The name of a run's checkpoint folder and log file."""
     return f"{run['preset']}-{run['track']}-seed{run['seed']}"

@@ -1,7 +1,7 @@
-"""results.json before anything has run: every run of a comparison, planned, or taken up again.
+"""results.json before anything has run: the plan of a new comparison, or of one that is resumed.
 
-All runs stand in it from the start, each with its configuration and as "not started", so that
-whatever kills the program, ``--resume`` knows what is left to do.
+Every run is listed from the start, with its configuration and the status "not started", so that
+``--resume`` knows what is left to do, whatever killed the program.
 """
 
 from __future__ import annotations
@@ -15,20 +15,15 @@ import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from compare import machine
 from compare.cli import require_writable
 from compare.config import SETTINGS, Config
 from compare.errors import UserError
-from compare.results import SCHEMA, Results, Run, read
+from compare.results.reader import read
+from compare.results.schema import SCHEMA, Environment, Results, new_run
 from compare.workers import process
-
-FIGURES = (
-    "steps best_step epochs test_accuracy test_count test_loss val_accuracy val_loss val_count seconds step_ms "
-    "images_per_second input_share chunk parameters peak_rss_mb import_rss_mb checkpoint message resumed "
-    "flops_per_image step_bytes gflops gemm_gflops gemm_share compile_note insight hardware products peak_device_mb"
-).split()
 
 
 def plan(
@@ -37,7 +32,7 @@ def plan(
     track_names: Sequence[str],
     *,
     command: Sequence[str],
-    proof: bool = True,
+    parity: bool = True,
     mlflow: bool = True,
     save_every: str = "60s",
     keep: int = 2,
@@ -47,91 +42,79 @@ def plan(
     require_writable(directory)
     return {
         "schema": SCHEMA,
+        "kind": "comparison",
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "status": "interrupted",
         "command": shlex.join(command),
         "settings": {
-            "proof": proof,
+            "parity": parity,
             "mlflow": mlflow,
             "save_every": save_every,
             "keep": keep,
             "resume_from": str(resume_from.absolute()) if resume_from else None,
         },
-        "environment": machine.describe(threads=machine.cores()),
-        "runs": [planned(config, track) for config, track in itertools.product(configs, track_names)],
+        "environment": environment(),
+        "runs": [new_run(config, track) for config, track in itertools.product(configs, track_names)],
         "parity": [],
-        "proof": [],
+        "drift": [],
     }
 
 
-def planned(config: Config, track: str) -> Run:
-    """An entry of results.json's ``runs``, as it stands before the run has begun."""
-    return {
-        "preset": config.preset,
-        "track": track,
-        "seed": config.seed,
-        "model": config.model,
-        "dataset": config.dataset,
-        "precision": config.precision,
-        "device": "cpu" if track == "numpy" else config.device,
-        "devices": config.devices,
-        "batch_size": config.batch_size,
-        **dict.fromkeys(FIGURES),
-        "history": [],
-        "step_loss": [],
-        "config": config.to_json(),
-        "status": "not started",
-    }
+def environment() -> Environment:
+    """The machine, measured before the first run."""
+    threads = machine.cores()
+    found = machine.describe(threads=threads)
+    (before,) = found.pop("load")
+    return cast(Environment, found | {"load": {"before": before, "after": None}, "disturbed": []})
 
 
 def taken_up(directory: Path) -> tuple[Results, list[str]]:
-    """The results of a comparison that is to go on, what is not finished as if it had not started.
+    """The results of a comparison to resume, every unfinished run reset to "not started".
 
-    Also what is not as it was, and may make the figures others than those of an uninterrupted comparison.
+    Also a list of what has changed on this machine since, which may change the figures.
     """
     results = read(directory)
     if "settings" not in results:
-        raise UserError(f"{directory} was written by another version, which could not be resumed: start it again")
+        raise UserError(f"{directory} was written by a version that could not resume: start the comparison again")
     for number, run in enumerate(results["runs"]):
         if run["status"] != "finished":
-            results["runs"][number] = planned(Config.from_json(run["config"]), run["track"])
-    then, now = results["environment"], machine.describe(threads=machine.cores())
+            results["runs"][number] = new_run(Config.from_json(run["config"]), run["track"])
+    then, now = cast(dict[str, Any], results["environment"]), machine.facts(threads=machine.cores())
     results["status"] = "interrupted"
     changed = [
-        f"{name} was {then.get(name)} and is {now[name]}"
+        f"{name} was {then[name]} and is {now[name]}"
         for name in ("cpu", "threads", "python", "versions", "git_commit")
-        if then.get(name) != now[name]
+        if then[name] != now[name]
     ]
     return results, changed
 
 
 def from_checkpoint(path: Path, wanted: Config | None, changes: Mapping[str, Any]) -> Config:
-    """What to train from a checkpoint on: what was wanted, or as it was trained so far; with changes.
+    """The config of a run that starts from a checkpoint: ``wanted`` or else the checkpoint's own, with ``changes``.
 
-    Raises UserError with everything that does not fit.
+    UserError lists everything that differs and must not.
     """
     meta = process.call("compare.checkpoint", "show", "--json", str(path.absolute()))
     then = Config.from_json(meta["config"])
     if then.dataset == "elsewhere":
         raise UserError(
-            f"{path} holds weights from elsewhere and no training to go on with: learn something new from them with "
-            "python -m compare.transfer"
+            f"{path} holds imported weights and no training state: fine-tune them with python -m compare.transfer"
         )
     now = dataclasses.replace(wanted or then, **changes)
     old, new = (json.loads(json.dumps(config.to_json())) for config in (then, now))
     lasting = [name for name, setting in SETTINGS.items() if setting.resume == "state"]
     unfit = [f"{name} is {old[name]!r}, not {new[name]!r}" for name in lasting if old[name] != new[name]]
     if unfit:
-        raise UserError(f"{path} is of another training: its {'; its '.join(unfit)}")
+        raise UserError(f"{path} cannot continue as this run: its {'; its '.join(unfit)}")
     return now
 
 
 @contextlib.contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Keep any other process from working on this comparison; the lock goes with the process, however it ends."""
+    """Lock the folder against other processes; the lock ends with this process, however it ends."""
     with (directory / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(f"{directory} is being worked on by another process: wait for it, or stop it") from error
+            raise UserError(f"{directory} is in use by another process: wait until it ends, or stop it") from error
         yield

@@ -93,7 +93,7 @@ def train(job: Job, *, process: int, say: rendezvous.Say) -> tuple[dict[str, Any
         if saver:
             saver.finish()
     moment = training.best_moment or training.moment()
-    return training.result() | tracks.recorded_facts(track, training.state), moment.snapshot
+    return training.result() | track.device_facts(training.state), moment.snapshot
 
 
 def lost(why: str, *, status: int = 1) -> NoReturn:

@@ -17,20 +17,24 @@ from compare import cli
 from compare.cli import command_line
 from compare.config import Config
 from compare.errors import look_up
-from compare.parity.check import EXAMPLES, TOLERANCES, Details, Row, prove
+from compare.files import finite
+from compare.parity.check import EXAMPLES, TOLERANCES, Details, check_parity
+from compare.results.schema import ParityRow
 
 
-def show(row: Row, details: Details) -> None:
+def show(row: ParityRow, details: Details) -> None:
     """Print one pair of tracks, a line per leaf; the first leaf out of tolerance is named at the end."""
-    print(f"\n{row['preset']}: {row['a']} against {row['b']}, {row['precision']}, {row['steps']} steps")
+    print(f"\n{row['preset']}: {row['a']} and {row['b']}, {row['precision']}, {row['steps']} steps")
     first_bad = None
     for check in row["checks"]:
         what, tolerance = check["what"], check["tolerance"]
         for path, (max_abs, max_rel) in details[what].items():
             good = max_rel <= tolerance
             first_bad = first_bad or (None if good else f"{what} {path}")
-            mark = "ok" if good else "FAR APART"
-            print(f"  {what:<11}{path:<28} max abs {max_abs:8.1e}   rel {max_rel:8.1e} (<= {tolerance:.0e})  {mark}")
+            mark = "ok" if good else "tolerance exceeded"
+            print(
+                f"  {what:<11}{path:<28} max abs {max_abs:8.1e}   max rel {max_rel:8.1e} (<= {tolerance:.0e})  {mark}"
+            )
     print("  passed" if row["passed"] else f"  FAILED, first at: {first_bad}")
 
 
@@ -58,9 +62,9 @@ def parser() -> argparse.ArgumentParser:
         default=["nesterov"], metavar="NAME", help=f"{', '.join(OPTIMIZERS)} (default: nesterov)",
     )  # fmt: skip
     check.add_argument(
-        "--lr", type=cli.setting("lr"), metavar="X", help="default: 0.05, of optimizers that normalise 0.001"
+        "--lr", type=cli.setting("lr"), metavar="X", help="default: 0.05 for sgd, momentum and nesterov, else 0.001"
     )
-    # how a comparison asks: rows for results.json on standard output
+    # for a comparison: rows of results.json on standard output
     options.add_argument("--json", metavar="CONFIGS", help=argparse.SUPPRESS)
     return options
 
@@ -73,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.json is not None:
         configs = [Config.from_json(config) for config in json.loads(options.json)]
-        rows = [row for config in configs for row, _ in prove(config, options.tracks, steps=options.steps)]
-        print(json.dumps(rows))
+        rows = [row for config in configs for row, _ in check_parity(config, options.tracks, steps=options.steps)]
+        print(json.dumps(finite(rows)))
         return 0
     for model in options.models:
         look_up("model", model, MODELS)
@@ -91,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 lr=options.lr or (0.05 if optimizer in ("sgd", "momentum", "nesterov") else 0.001),
                 precision=options.precision,
             )
-            for row, details in prove(config, options.tracks, steps=options.steps):
+            for row, details in check_parity(config, options.tracks, steps=options.steps):
                 show(row, details)
                 passed = passed and row["passed"]
     print("\nThe tracks are the same model." if passed else "\nThe tracks differ.")

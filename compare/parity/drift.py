@@ -1,11 +1,10 @@
-"""How far trained networks have drifted apart, from their checkpoints.
+"""Drift: how far the networks of two tracks are apart at the end of training, from their checkpoints.
 
-The proof (``compare.parity``) holds the first steps to tight tolerances. After
-thousands of steps in float32 nothing is left to prove: rounding differs, a relu
-somewhere falls to its other side, and from there on the tracks go their own,
-equally good ways. That is measured here, and shown.
+The parity check (``compare.parity``) holds the first steps to tight tolerances. Over
+thousands of steps in float32 the tracks part: rounding differs, a relu takes its other
+branch, and training amplifies it. The drift is measured and shown; it has no tolerance.
 
-``python -m compare.parity.drift DIR`` prints rows of results.json's ``parity`` as JSON.
+``python -m compare.parity.drift DIR`` prints rows of results.json's ``drift`` as JSON.
 """
 
 from __future__ import annotations
@@ -13,31 +12,30 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from compare.checkpoint import store
+from compare.files import finite
 from compare.parity.check import distances
-from compare.results import read
+from compare.results.reader import read
+from compare.results.schema import DriftRow, RunResult
 
-Row = dict[str, Any]
 
-
-def drift(runs: Sequence[Mapping[str, Any]], directory: Path) -> list[Row]:
-    """Rows of results.json's ``parity``: how far finished runs of the same preset and seed have drifted apart."""
-    rows = []
-    done = [run for run in runs if run["status"] == "finished" and run["checkpoint"]]
-    for first, second in itertools.combinations(done, 2):
+def drift(runs: Sequence[RunResult], directory: Path) -> list[DriftRow]:
+    """One row for each pair of finished runs with the same preset and seed; ``directory`` holds their checkpoints."""
+    rows: list[DriftRow] = []
+    done = [(run, run["checkpoint"]) for run in runs if run["status"] == "finished" and run["checkpoint"]]
+    for (first, first_checkpoint), (second, second_checkpoint) in itertools.combinations(done, 2):
         if (first["preset"], first["seed"]) != (second["preset"], second["seed"]):
             continue
-        common = min(first["steps"], second["steps"])  # one of them may have stopped early
-        gaps = np.abs(np.subtract(first["step_loss"][:common], second["step_loss"][:common]))
-        trees = [  # of the last step, or of the best if that is the result
-            store.restore(directory / run["checkpoint"])[0]["params"] for run in (first, second)
-        ]
+        losses = np.array(first["step_loss"], np.float64), np.array(second["step_loss"], np.float64)
+        common = min(map(len, losses))  # one of them may have stopped early
+        gaps = np.abs(losses[0][:common] - losses[1][:common])
+        # checkpoints of the last step, or of the best if that is the result
+        trees = [store.restore(directory / path)[0]["params"] for path in (first_checkpoint, second_checkpoint)]
         found = distances(*trees)
         worst = max(found, key=lambda path: found[path][1])
         rows.append(
@@ -58,4 +56,4 @@ def drift(runs: Sequence[Mapping[str, Any]], directory: Path) -> list[Row]:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    print(json.dumps(drift(read(folder)["runs"], folder)))
+    print(json.dumps(finite(drift(read(folder)["runs"], folder))))

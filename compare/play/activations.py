@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from compare.call_recorder import watching
-from compare.results import pack
+from compare.results.arrays import pack
 from compare.weights.network import Network
 from numpy_nn.layers import ACTIVATIONS
 

@@ -1,8 +1,8 @@
-"""curves.png: a row per preset (loss, accuracy, how far apart, how fast), one colour and one dash per track.
+"""curves.png: a row per preset (loss, accuracy, loss gap, speed), one colour and one dash per track.
 
 Curves that agree lie on top of each other, so each track is drawn thinner and more broken than the one before
-it: all of them stay visible. Blue, orange and magenta are told apart by every kind of eye. Several seeds are thin
-lines around their mean.
+it: all of them stay visible. Blue, orange and magenta can be told apart with every kind of colour vision. Several
+seeds are thin lines around their mean.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compare.report import series
-from compare.results import Results, groups, machine_facts, name_of, numbers, speed_withheld, tested, title
-from compare.style import FAINT, INK, RC, Style, track_styles
+from compare.report.summary import machine_facts, title
+from compare.results.parity import speed_withheld
+from compare.results.runs import Tracks, groups, numbers, tested
+from compare.results.schema import Results
+from compare.style import FAINT, INK, RC, Style, name_of, track_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from compare.report.series import Curve, Tracks
+    from compare.report.series import Curve
 
 WIDTH, HEAD, ROW, DPI = 18.0, 1.1, 3.9, 110  # inches, heading and preset rows; dots per inch
 
@@ -97,7 +100,7 @@ def _loss(axes: Axes, preset: str, tracks: Tracks, styles: dict[str, Style]) -> 
 
 
 def _accuracy(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
-    """Validation accuracy as training went on, and in words what counts in the end: the test set."""
+    """Validation accuracy during training; the test accuracy in words."""
     words = []
     for zorder, (track, runs) in enumerate(tracks.items(), start=2):
         _draw(axes, [series.accuracy_curve(run) for run in runs], styles[track], zorder)
@@ -105,7 +108,10 @@ def _accuracy(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
         words += [(f"{100 * statistics.fmean(tested):.2f} %", styles[track].color)] if tested else []
     axes.set_title("validation accuracy, %")
     low, high = axes.get_ylim()
-    middle, half = (low + high) / 2, max(high - low, 1) / 2  # a point at least, lest chance look like a difference
+    middle, half = (
+        (low + high) / 2,
+        max(high - low, 1) / 2,
+    )  # one point at least: chance is no difference
     axes.set_ylim(middle - half, middle + half)
     if words:
         _words(axes, words, where="lower right", title="test set")
@@ -113,19 +119,19 @@ def _accuracy(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
 
 
 def _gaps(axes: Axes, tracks: Tracks, styles: dict[str, Style]) -> None:
-    """How far two tracks' losses are apart on the same batch, having started from the same weights."""
+    """Absolute difference of two tracks' losses on the same batch."""
     words = []
     for zorder, gap in enumerate(series.gaps(tracks, styles), start=2):
         _draw(axes, gap.curves, gap.style, zorder)
         words += [(gap.name, gap.style.color)] if gap.curves else []
-    axes.set_title("gap between training losses")
+    axes.set_title("loss gap between tracks, same batch")
     if words:
         _words(axes, words, where="best")
     _finish(axes, "step", log=True)
 
 
 def _speed(axes: Axes, results: Results, tracks: Tracks, styles: dict[str, Style]) -> None:
-    """Images per second, a dot for each seed; in words why, where no speed may be shown."""
+    """Images per second, a dot for each seed; or the reason why no speed is shown."""
     axes.set_title("training speed, images/s")
     for place, (track, runs) in enumerate(tracks.items()):
         reason = speed_withheld(results, runs)
@@ -171,7 +177,7 @@ def _finish(axes: Axes, x: str, *, log: bool = False) -> None:
 
     axes.set_xlabel(x)
     if not axes.lines:
-        axes.text(0.5, 0.5, "nothing to show", color=FAINT, ha="center", transform=axes.transAxes)
+        axes.text(0.5, 0.5, "no data", color=FAINT, ha="center", transform=axes.transAxes)
         axes.set(xticks=[], yticks=[])
         return
     if log:

@@ -1,76 +1,111 @@
-"""The words and tables of report.md: the verdict first, then what it rests on, then what is wrong with it."""
+"""The sections of report.md: tables from results.json in the prose of templates/report.md.j2."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compare import machine
-from compare.report.limitations import one_line, unfairness, unfinished
-from compare.report.summary import verdict
-from compare.results import (
-    Results,
-    Run,
-    cold_seconds,
-    drift_from_numpy,
-    groups,
-    numbers,
-    order,
-    size,
-    speed_withheld,
-    spread,
-    target_accuracy,
-    tested,
-)
+from compare.report.summary import summary, title
+from compare.results.parity import difference, drift_from_numpy, speed_withheld
+from compare.results.runs import Tracks, cold_seconds, confusions, groups, numbers, spread, target_accuracy, tested
+from compare.results.schema import Results, RunResult
+from compare.style import order
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
+TITLES = {  # of the sections, in their order, by the name of their block in the template
+    "summary": "Summary",
+    "results": "Accuracy and speed",
+    "curves": "Training curves",
+    "parity": "Parity check",
+    "drift": "Drift at the end of training",
+    "time": "Time per phase",
+    "memory": "Memory",
+    "roofline": "Roofline",
+    "errors": "Error analysis",
+    "filters": "First-layer filters",
+    "limitations": "Limitations",
+    "unfinished": "Unfinished runs",
+    "machine": "Hardware and software",
+    "command": "Command",
+}
+FIGURES_ONLY = ("memory", "roofline", "filters")  # have no tables, and no place in report.md
 COLUMNS = (  # a line break is where a narrow table may break a cell
     "preset",
     "track",
     "test\naccuracy",
     "test\nloss",
     "images/s",
-    "of\nproducts",
+    "% of GEMM\npeak",
     "step ms\n[p10 p90]",
     "compile\ns",
     "peak\nMB",
-    "largest gap\nto NumPy",
+    "drift from\nNumPy",
 )
 
 
 def document(results: Results) -> str:
     """The whole of report.md."""
-    found = sections(results)
-    found["Curves"] += "\n\n![Loss, accuracy, gaps and speed](curves.png)"
-    body = "\n\n".join(f"## {title}\n\n{text}" for title, text in found.items() if text)
-    return f"# The same networks, track by track\n\n{body}\n"
+    found = {name: text for name, text in sections(results).items() if text and name not in FIGURES_ONLY}
+    found["curves"] += "\n\n![Training loss, validation accuracy, loss gap and speed](curves.png)"
+    body = "\n\n".join(f"## {TITLES[name]}\n\n{text}" for name, text in found.items())
+    return f"# {title(results)}\n\n{body}\n"
 
 
 def sections(results: Results) -> dict[str, str]:
-    """Titles and texts in Markdown, in their order; a text is empty where there is nothing to say."""
+    """The text of each section in Markdown, by the names of ``TITLES``; empty where there is nothing to say."""
+    context = _context(results)
+    template = _template()
+    return {name: "".join(template.blocks[name](template.new_context(context))).strip() for name in TITLES}
+
+
+@cache
+def _template() -> Template:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        autoescape=False,  # Markdown; report.html escapes when it renders it
+    )
+    environment.filters["one_line"] = one_line
+    return environment.get_template("report.md.j2")
+
+
+def _context(results: Results) -> dict[str, Any]:
+    """Everything that the template needs."""
+    runs, load = results["runs"], results["environment"]["load"]
     return {
-        "Verdict": verdict(results),
-        "Results": _results(results),
-        "Curves": (
-            "Losses are running means over a fortieth of the run. Several seeds are thin lines around their mean. "
-            "The gap is that of the losses of two tracks on the same batch, having started from the same weights."
-        ),
-        "The same model: the proof": _proof(results),
-        "Drift: the end of training": _drift(results),
-        "Where the time goes": _time(results),
-        "What they get wrong": _errors(results),
-        "Known unfairness": unfairness(results),
-        "What did not finish": unfinished(results),
-        "Machine": _machine(results),
-        "To reproduce": f"```\n{results.get('command') or 'the command was not recorded'}\n```",
+        "summary": summary(results),
+        "results_table": markdown(COLUMNS, [row(results, *each) for each in _each(results)]),
+        "gemm_peak": _gemm_peak(results),
+        "parity_table": _parity_table(results),
+        "parity_steps": " or ".join(str(steps) for steps in sorted({pair["steps"] for pair in results["parity"]})),
+        "perturbed": sorted({pair["preset"] for pair in results["parity"] if pair["sensitivity"]}),
+        "drift_table": _drift_table(results),
+        "time_table": _time_table(results),
+        "errors_table": _errors_table(results),
+        "seeds": len({run["seed"] for run in runs}),
+        "chunk": max((run["chunk"] or 0 for run in runs), default=0),
+        "load": ", ".join(f"{load[when]:.1f} {when}" for when in ("before", "after") if load[when] is not None),
+        "unfinished": [run for run in runs if run["status"] != "finished"],
+        "machine_table": _machine_table(results),
+        "command": results["command"],
     }
 
 
-def row(results: Results, preset: str, track: str, runs: list[Run]) -> list[str]:
+def row(results: Results, preset: str, track: str, runs: list[RunResult]) -> list[str]:
     """One row of the table of results, a cell's parts on lines of their own; several seeds: mean ± deviation."""
     speed, share, step = _speed(results, runs)
-    gap = drift_from_numpy(results, preset, track)
-    reference = "the reference" if track == "numpy" else "-"
+    drift = drift_from_numpy(results, preset, track)
     cells = [
         preset,
         track,
@@ -80,24 +115,24 @@ def row(results: Results, preset: str, track: str, runs: list[Run]) -> list[str]
         step,
         spread(numbers(runs, "seconds", "compile"), ".1f"),
         spread(numbers(runs, "peak_rss_mb"), ",.0f"),
-        f"{size(gap['max_abs'])}\n{(gap['worst_leaf'] or '').removeprefix('params/')}" if gap else reference,
+        f"{difference(drift['max_abs'])}\n{drift['worst_leaf'].removeprefix('params/')}" if drift else "-",
     ]
     return [cell.replace(" ± ", "\n± ") for cell in cells]
 
 
-def _quality(runs: list[Run]) -> tuple[str, str]:
-    """Test accuracy and loss, or what kept the runs from having them."""
+def _quality(runs: list[RunResult]) -> tuple[str, str]:
+    """Test accuracy and loss, or the status of runs that have none."""
     done = tested(runs)
     if not done:
         return ", ".join(sorted({run["status"] for run in runs})), "-"
     accuracy = spread([100 * value for value in numbers(done, "test_accuracy")])
-    counts = " or ".join(f"{count:,}" for count in sorted({run["test_count"] for run in done}))
+    counts = " or ".join(f"{count:,.0f}" for count in sorted({*numbers(done, "test_count")}))
     missing = f", {len(done)} of {len(runs)} seeds" if len(done) < len(runs) else ""
     return f"{accuracy} %\nof {counts}{missing}", spread(numbers(done, "test_loss"), ".4f")
 
 
-def _speed(results: Results, runs: list[Run]) -> tuple[str, str, str]:
-    """Images/s, share of large products' speed and step time: only beside an accuracy, only of a proven model."""
+def _speed(results: Results, runs: list[RunResult]) -> tuple[str, str, str]:
+    """Images/s, % of GEMM peak and step time, or why they are not shown."""
     reason = speed_withheld(results, runs)
     if reason:
         return reason, "-", "-"
@@ -110,80 +145,40 @@ def _speed(results: Results, runs: list[Run]) -> tuple[str, str, str]:
     return spread(numbers(runs, "images_per_second"), ",.0f"), share, step
 
 
-def _results(results: Results) -> str:
-    lines = [row(results, preset, track, runs) for preset, track, runs in _each(results)]
-    notes = [
-        f"- {run['preset']} {run['track']} seed {run['seed']}: {one_line(run['compile_note'])}"
-        for run in results["runs"]
-        if run.get("compile_note")
-    ]
-    how = (
-        "Accuracy counts every test image. A speed stands only beside its accuracy and only if the track proved to be "
-        "the same model; otherwise its cell says why. Steps are timed in chunks: the first is warm-up, and what it "
-        "took beyond the median of the others is in *compile s*. *Of products*: the network's arithmetic, counted "
-        "on paper, per second, as a share of what NumPy's large fp32 matrix products reached just before and just "
-        f"after the run (their median; the best of all: {_peak(results)}); on an accelerator, of what PyTorch's reach. "
-        "Several seeds: mean ± standard deviation."
-    )
-    return "\n\n".join([markdown(COLUMNS, lines), how, *(["\n".join(notes)] if notes else [])])
-
-
-def _proof(results: Results) -> str:
-    """A line for each thing compared, a column for each pair of tracks."""
-    proof = results.get("proof") or []
-    if not proof:
-        return "No proof was made, so nothing here may be read as a comparison of speed."
-    names = sorted({(pair["a"], pair["b"]) for pair in proof}, key=lambda names: [order(name) for name in names])
+def _parity_table(results: Results) -> str:
+    """A line for each quantity, a column for each pair of tracks; empty without a parity check."""
+    rows = results["parity"]
+    names = sorted({(pair["a"], pair["b"]) for pair in rows}, key=lambda names: [order(name) for name in names])
     found: dict[tuple[str, ...], dict[tuple[str, str], str]] = {}
-    for pair in proof:
+    for pair in rows:
         for check in pair["checks"]:
             line = (pair["preset"], pair["precision"], check["what"], f"{check['tolerance']:.0e}")
-            leaf = check.get("worst_leaf")
-            cell = f"{size(check['max_rel'])} {leaf if leaf and leaf != check['what'] else ''}"
-            found.setdefault(line, {})[pair["a"], pair["b"]] = cell if check["passed"] else f"**DIFFERS: {cell}**"
-    lines = [[*line, *(cells.get(pair, "-") for pair in names)] for line, cells in found.items()]
-    headers = ("preset", "precision", "what", "tolerance", *(f"{a} - {b}" for a, b in names))
-    steps = " or ".join(str(steps) for steps in sorted({pair["steps"] for pair in proof}))
-    kinked = sorted({pair["preset"] for pair in proof if pair.get("sensitivity")})
-    nudge = (
-        f" In {', '.join(kinked)} rounding decides some relus of every batch: the tolerance in float32 is, where that "
-        "is more than usual, twice as far as exact arithmetic moves if each parameter is changed by 1e-5 of itself; "
-        "what that moves by more than 10 % is left out."
-        if kinked
-        else ""
-    )
-    return (
-        f"The first {steps} steps, from the same weights on the same batches. Each cell is the largest relative "
-        f"difference of two tracks, and where it is.{nudge}\n\n{markdown(headers, lines)}"
-    )
+            leaf = check["worst_leaf"]
+            cell = f"{difference(check['max_rel'])} {leaf if leaf and leaf != check['what'] else ''}".strip()
+            found.setdefault(line, {})[pair["a"], pair["b"]] = cell if check["passed"] else f"**EXCEEDED: {cell}**"
+    headers = ("preset", "precision", "quantity", "tolerance", *(f"{a} - {b}" for a, b in names))
+    return markdown(headers, [[*line, *(cells.get(pair, "-") for pair in names)] for line, cells in found.items()])
 
 
-def _drift(results: Results) -> str:
-    if not results["parity"]:
-        return ""
+def _drift_table(results: Results) -> str:
     lines = [
         [
             entry["preset"],
             str(entry["seed"]),
             f"{entry['a']} - {entry['b']}",
-            size(entry["first_loss_gap"]),
-            size(entry["max_loss_gap"]),
-            entry["worst_leaf"] or "-",
-            size(entry["max_abs"]),
-            size(entry["max_rel"]),
+            difference(entry["first_loss_gap"]),
+            difference(entry["max_loss_gap"]),
+            entry["worst_leaf"],
+            difference(entry["max_abs"]),
+            difference(entry["max_rel"]),
         ]
-        for entry in results["parity"]
+        for entry in results["drift"]
     ]
     headers = ("preset", "seed", "pair", "first loss gap", "largest loss gap", "worst leaf", "max abs", "max rel")
-    return (
-        "Sums taken in another order round differently, and training magnifies it, most suddenly where a ReLU or a "
-        "maximum within rounding of its kink takes the other branch in one track: thousands of steps later the same "
-        "model, trained on the same batches, stands at other weights that are equally good.\n\n"
-        f"{markdown(headers, lines)}"
-    )
+    return markdown(headers, lines)
 
 
-def _time(results: Results) -> str:
+def _time_table(results: Results) -> str:
     clocks = ("import", "data", "compile", "train", "eval", "total")
     lines, targets = [], {preset: target_accuracy(tracks) for preset, tracks in groups(results).items()}
     for preset, track, runs in _each(results):
@@ -191,57 +186,65 @@ def _time(results: Results) -> str:
         cold = [] if target is None else [s for run in tested(runs) if (s := cold_seconds(run, target)) is not None]
         reached = f"{spread(cold, '.1f')} (to {100 * target:.1f} %)" if cold and target else "-"
         lines.append([preset, track, *(spread(numbers(runs, "seconds", clock), ".1f") for clock in clocks), reached])
-    note = (
-        "Seconds of one process from its start. *Cold to accuracy*: import, data and compilation plus training until "
-        "an evaluation first showed the validation accuracy named, which every tested run of that preset reached."
-    )
-    return f"{markdown(('preset', 'track', *clocks, 'cold to accuracy'), lines)}\n\n{note}"
+    return markdown(("preset", "track", *clocks, "time to accuracy"), lines)
 
 
-def _errors(results: Results) -> str:
-    """Mistakes per track, and which digit is taken for which."""
+def _errors_table(results: Results) -> str:
+    """Misclassified test images per track, and which class is taken for which."""
     lines = []
     for preset, track, runs in _each(results):
-        looked_into = [run["insight"] for run in runs if (run.get("insight") or {}).get("confusion")]
-        if not looked_into:
+        known = confusions(runs)
+        if not known:
             continue
-        counts = np.sum([found["confusion"] for found in looked_into], axis=0)
+        counts = np.sum([count for _, count in known], axis=0)
         np.fill_diagonal(counts, 0)
-        classes, seeds = looked_into[0]["classes"], len(looked_into)
+        (classes, _), seeds = known[0], len(known)
         often = [divmod(int(place), len(counts)) for place in np.argsort(-counts, axis=None, kind="stable")[:3]]
-        named = [f"{classes[a]} as {classes[b]} ({counts[a, b] / seeds:.3g})" for a, b in often if counts[a, b]]
+        named = [f"{classes[a]} → {classes[b]} ({counts[a, b] / seeds:.3g})" for a, b in often if counts[a, b]]
         lines.append([preset, track, f"{counts.sum() / seeds:,.4g}", ", ".join(named) or "-"])
-    if not lines:
-        return ""
-    return "Of all test images, by the state whose accuracy is reported; of several seeds the mean.\n\n" + markdown(
-        ("preset", "track", "mistakes", "most often"), lines
-    )
+    return markdown(("preset", "track", "misclassified", "most frequent, label → prediction"), lines)
 
 
-def _machine(results: Results) -> str:
+def _machine_table(results: Results) -> str:
     environment = results["environment"]
-    facts = {name: environment.get(name) for name in ("cpu", "cores", "threads", "platform", "python", "git_commit")}
+    bandwidth = environment["memory_gbs"]
+    facts: dict[str, Any] = {
+        "CPU": environment["cpu"],
+        "cores": environment["cores"],
+        "threads": environment["threads"],
+        "platform": environment["platform"],
+        "Python": environment["python"],
+        "git commit": environment["git_commit"],
+    }
     for run in results["runs"]:
-        if not machine.on_cpu(run.get("hardware")):
+        if not machine.on_cpu(run["hardware"]):
             memory = f", {run['peak_device_mb']:,.0f} MB of its memory" if run["peak_device_mb"] else ""
-            facts[f"{run['preset']} {run['track']} on"] = f"{run['hardware']}, {run['products']}{memory}"
-    memory = results["environment"].get("memory_gbs")
-    facts |= {"best matmul": _peak(results), "copying in memory": memory and f"{memory:,.0f} GB/s"}
-    facts |= {"measured": results.get("created"), **(environment.get("versions") or {})}
-    return markdown(("what", "value"), [[name, "-" if value is None else str(value)] for name, value in facts.items()])
+            facts[f"{run['preset']} {run['track']} on"] = f"{run['hardware']}, {run['matmul_precision']}{memory}"
+    facts |= {"GEMM peak": _gemm_peak(results), "memory bandwidth": bandwidth and f"{bandwidth:,.0f} GB/s"}
+    facts |= {"date": results["created"], **(environment["versions"] or {})}
+    known = [[name, "-" if value is None else str(value)] for name, value in facts.items()]
+    return markdown(("property", "value"), known)
 
 
-def _peak(results: Results) -> str:
-    peak = results["environment"].get("gemm_gflops")
-    return "unmeasured rate" if peak is None else f"{peak:,.0f} GFLOP/s"
+def _gemm_peak(results: Results) -> str:
+    peak = results["environment"]["gemm_gflops"]
+    return "not measured" if peak is None else f"{peak:,.0f} GFLOP/s"
 
 
-def _each(results: Results) -> Iterable[tuple[str, str, list[Run]]]:
-    return [(preset, track, runs) for preset, tracks in groups(results).items() for track, runs in tracks.items()]
+def _each(results: Results) -> Iterable[tuple[str, str, list[RunResult]]]:
+    presets: dict[str, Tracks] = groups(results)
+    return [(preset, track, runs) for preset, tracks in presets.items() for track, runs in tracks.items()]
 
 
 def markdown(headers: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """A pipe table."""
-    lines = [list(headers), *([cell.replace("|", "\\|") for cell in cells] for cells in rows)]
+    """A pipe table; empty without rows."""
+    body = [[cell.replace("|", "\\|") for cell in cells] for cells in rows]
+    lines = [list(headers), *body]
     lines.insert(1, ["---"] * len(lines[0]))
-    return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(' '.join(cell.split()) for cell in line)} |" for line in lines) if body else ""
+
+
+def one_line(text: str) -> str:
+    """A message of any length, shortened to a line of a report."""
+    line = " ".join(text.split())
+    return line if len(line) <= 400 else f"{line[:400]}..."

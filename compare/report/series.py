@@ -1,4 +1,4 @@
-"""What the figures draw, as numbers: losses smoothed, accuracies, gaps between tracks, means over the seeds."""
+"""The curves of every figure as numbers: smoothed losses, accuracies, gaps between tracks, means over the seeds."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from compare.results import Run, name_of
-from compare.style import PAIR, Style
+from compare.results.runs import Tracks, numbers
+from compare.results.schema import RunResult
+from compare.style import PAIR, Style, name_of
 
 FEW = 30  # so many steps or epochs are shown as points, not smoothed
 ROUNDING = {"float32": 2.0**-23, "float64": 2.0**-52}  # of a loss near 1: no gap means anything below it
 
-Tracks = dict[str, list[Run]]
 Curve = tuple[np.ndarray, np.ndarray]  # x, y
 
 
 class Gap(NamedTuple):
-    """How far the losses of two tracks are apart, a curve for each seed that both have."""
+    """The loss gap of two tracks, a curve for each seed that both have."""
 
     name: str
     tracks: tuple[str, str]
@@ -40,35 +40,35 @@ def smooth(values: Sequence[float] | np.ndarray, memory: float) -> np.ndarray:
     return shown
 
 
-def step_losses(run: Run) -> np.ndarray:
+def step_losses(run: RunResult) -> np.ndarray:
     """The loss of every training step, shape (t,); NaN where it was not finite."""
-    losses = np.array(run.get("step_loss") or [], dtype=np.float64)  # null becomes NaN
+    losses = np.array(run["step_loss"], dtype=np.float64)  # null becomes NaN
     return np.where(np.isfinite(losses), losses, np.nan)
 
 
-def loss_gap(run: Run, other: Run) -> np.ndarray:
+def loss_gap(run: RunResult, other: RunResult) -> np.ndarray:
     """|loss of one run - loss of the other| at each step both made, no less than the rounding of a loss near 1."""
     a, b = step_losses(run), step_losses(other)
     steps = min(len(a), len(b))
-    return np.maximum(np.abs(a[:steps] - b[:steps]), ROUNDING.get(run.get("precision") or "", 2.0**-23))
+    return np.maximum(np.abs(a[:steps] - b[:steps]), ROUNDING.get(run["precision"], 2.0**-23))
 
 
-def loss_curve(run: Run, tracks: Tracks) -> Curve:
-    """Training loss at every step, smoothed on the log scale on which it is drawn, as long as for all of `tracks`."""
+def loss_curve(run: RunResult, tracks: Tracks) -> Curve:
+    """Training loss at every step, smoothed on a log scale with the same window for all of `tracks`."""
     return _by_step(np.maximum(step_losses(run), 1e-12), _memory(tracks))
 
 
-def accuracy_curve(run: Run) -> Curve:
+def accuracy_curve(run: RunResult) -> Curve:
     """Validation accuracy in percent, by epoch."""
-    rows = [row for row in run.get("history") or [] if row.get("val_accuracy") is not None]
-    x, y = (np.array([row[key] for row in rows], np.float64) for key in ("epoch", "val_accuracy"))
+    rows = [row for row in run["history"] if row["val_accuracy"] is not None]
+    x, y = (np.array(numbers(rows, key)) for key in ("epoch", "val_accuracy"))
     return x, 100 * y
 
 
 def gaps(tracks: Tracks, styles: dict[str, Style]) -> Iterator[Gap]:
-    """How far two tracks' losses are apart on the same batch, having started from the same weights.
+    """The loss gap of every pair of two or three tracks; with more tracks, of the pairs with the first.
 
-    Every pair of three tracks; of more, those with the first.
+    The two start from the same weights and see the same batches.
     """
     reference = list(tracks)[: 2 if len(tracks) < 4 else 1]
     for a, b in itertools.combinations(tracks, 2):
@@ -82,7 +82,7 @@ def gaps(tracks: Tracks, styles: dict[str, Style]) -> Iterator[Gap]:
 
 
 def mean(curves: Sequence[Curve]) -> Curve | None:
-    """The mean of the longest of several curves, those that are finite throughout; one alone stays as it is."""
+    """The mean of the longest of several curves, if they are finite throughout; a single curve is returned as it is."""
     curves = [(x, y) for x, y in curves if len(x)]
     if len(curves) > 1:
         longest = max(len(x) for x, _ in curves)
@@ -96,6 +96,6 @@ def _by_step(values: np.ndarray, memory: float) -> Curve:
 
 
 def _memory(tracks: Tracks) -> float:
-    """Steps to smooth over: 1/40 of the longest run, the same for all, and none of a run shown as points."""
-    longest = max((len(run.get("step_loss") or []) for runs in tracks.values() for run in runs), default=0)
+    """Steps to smooth over: 1/40 of the longest run, or 1 if it is short enough to be shown as points."""
+    longest = max((len(run["step_loss"]) for runs in tracks.values() for run in runs), default=0)
     return longest / 40 if longest > FEW else 1.0

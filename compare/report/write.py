@@ -15,13 +15,14 @@ from rich.text import Text
 
 from compare.files import write_atomically
 from compare.report.markdown import COLUMNS, document, row
-from compare.results import Results, groups
+from compare.results.runs import groups
+from compare.results.schema import Results
 
 WIDTH = 110  # of the table where no terminal says otherwise
 
 
 def table(results: Results) -> Table:
-    """Track x preset: what came out, how fast, at what cost, how far from NumPy; 80 columns are enough."""
+    """Accuracy, speed, cost and drift of every preset and track; fits 80 columns."""
     made = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
     made.add_column("preset\ntrack", no_wrap=True)
     for name in COLUMNS[2:]:
@@ -46,7 +47,7 @@ def show(results: Results, console: Console | None = None) -> None:
 
 
 def write(results: Results, out_dir: Path | str) -> list[Path]:
-    """Write report.html, report.md and curves.png into `out_dir`: each appears complete or not at all."""
+    """Write report.html, report.md and curves.png into `out_dir`."""
     from compare.report.figure import figure
     from compare.report.html.content import page
 

@@ -1,11 +1,11 @@
-"""What a trained network gets wrong, and what its first layer looks for: ``insight`` of a run in results.json.
+"""The error analysis of a trained network: ``error_analysis`` of a run in results.json.
 
-Looked at once, after the last clock has stopped, in the state whose figures are the result:
+Made once, after the last clock has stopped, of the state whose metrics are the result:
 
-    classes      their names
-    confusion    test images by (label, prediction); left out where there are more than MOST_CLASSES
-    mistakes     the worst: index of the test image, label, prediction, probability it was given, image
-    filters      weights of some units of the first layer, each scaled to -127 .. 127
+    classes         their names
+    confusion       test images by (label, prediction); None if there are more than MOST_CLASSES
+    misclassified   the most confident errors: index of the test image, label, prediction, its probability, image
+    filters         weights of some units of the first layer, each scaled to -127 .. 127
 
 Images and filters are packed arrays: bytes in base64, with dtype and shape.
 """
@@ -18,21 +18,27 @@ from typing import Any
 import numpy as np
 
 from compare.data import Data, eval_batches
-from compare.results import pack
+from compare.results.arrays import pack
+from compare.results.schema import ErrorAnalysis, Filters, Misclassified
 from numpy_nn.tree import Tree, leaves
 
-MISTAKES = 12
+MISCLASSIFIED = 12
 UNITS = 16
 LARGEST = 64  # pixels on a side of an image that is kept
 MOST_CLASSES = 100
 
 
-def insight(logits: Callable[[np.ndarray], Any], params: Tree, data: Data, *, batch_size: int) -> dict[str, Any]:
-    """The value of ``insight`` for one network: ``logits`` takes x uint8 (n, h, w, c) to (n, v)."""
+def error_analysis(logits: Callable[[np.ndarray], Any], params: Tree, data: Data, *, batch_size: int) -> ErrorAnalysis:
+    """The error analysis of one network; ``logits`` maps x uint8 (n, h, w, c) to (n, v)."""
     batches = eval_batches(data.test_x, data.test_y, batch_size)
     probabilities = np.concatenate([softmax(np.asarray(logits(x), np.float64))[y >= 0] for x, y in batches])
-    found = {"classes": list(data.classes), **errors(probabilities, data)}
-    return found | {"filters": first_layer(params, data.test_x.shape[1:])}
+    confusion, misclassified = errors(probabilities, data)
+    return {
+        "classes": list(data.classes),
+        "confusion": confusion,
+        "misclassified": misclassified,
+        "filters": first_layer(params, data.test_x.shape[1:]),
+    }
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -41,15 +47,15 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def errors(probabilities: np.ndarray, data: Data) -> dict[str, Any]:
-    """Confusion counts (v, v) by label and prediction, and the mistakes made with the greatest confidence."""
+def errors(probabilities: np.ndarray, data: Data) -> tuple[list[list[int]] | None, list[Misclassified]]:
+    """Confusion counts (v, v) by label and prediction, and the errors made with the greatest confidence."""
     labels, predictions, v = data.test_y, probabilities.argmax(axis=1), probabilities.shape[1]
     counts = np.bincount(labels.astype(np.int64) * v + predictions, minlength=v * v).reshape(v, v)
     wrong = np.flatnonzero(predictions != labels)
     confidence = probabilities.max(axis=1)
-    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISTAKES]
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISCLASSIFIED]
     step = -(-max(data.test_x.shape[1:3]) // LARGEST)
-    mistakes = [
+    misclassified: list[Misclassified] = [
         {
             "index": int(index),
             "label": int(labels[index]),
@@ -59,10 +65,10 @@ def errors(probabilities: np.ndarray, data: Data) -> dict[str, Any]:
         }
         for index in worst
     ]
-    return {"confusion": counts.tolist() if v <= MOST_CLASSES else None, "mistakes": mistakes}
+    return counts.tolist() if v <= MOST_CLASSES else None, misclassified
 
 
-def first_layer(params: Tree, image_shape: tuple[int, ...]) -> dict[str, Any] | None:
+def first_layer(params: Tree, image_shape: tuple[int, ...]) -> Filters | None:
     """Weights of evenly chosen units of the layer that sees the image; the same units in every track.
 
     A convolution's (kh, kw, i, o), a linear layer's (h * w * c, o) over the whole image, or, in recurrent

@@ -24,9 +24,10 @@ from compare.config import Config
 from compare.data import Data
 from compare.data import load as load_data
 from compare.errors import UserError
+from compare.results.schema import ErrorAnalysis
 from compare.training import resume
 from compare.training.clocks import Timings
-from compare.training.error_analysis import insight
+from compare.training.error_analysis import error_analysis
 from compare.training.loop import Training, require_images, require_validation
 from compare.training.saver import Saver
 from compare.training.steps import plan
@@ -71,12 +72,12 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
                 figures["checkpoint"] = str(saver.finish())
             except UserError as error:
                 figures |= {"status": "failed", "message": f"the trained state could not be saved: {error}"}
-            figures |= training.memory | tracks.recorded_facts(track, training.state)
+            figures |= training.memory | track.device_facts(training.state)
         if training.finished:
             try:
-                figures["insight"] = look_into(training, job)
-            except Exception as error:  # what was trained and saved counts without a look at its mistakes
-                emit({"event": "note", "text": f"no look at the mistakes: {type(error).__name__}: {error}"})
+                figures["error_analysis"] = analysed(training, job)
+            except Exception as error:  # the training and its checkpoint are good without it
+                emit({"event": "note", "text": f"no error analysis: {type(error).__name__}: {error}"})
     except UserError as error:
         figures = {"status": "failed", "message": f"{job.config.preset} {job.track}: {error}"}
     emit({"event": "end", **figures})
@@ -119,15 +120,15 @@ def set_up(track: tracks.Track, snapshot: tree.Tree, job: Job, data: Data, *, st
     return track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
 
 
-def look_into(training: Training, job: Job) -> dict[str, Any]:
-    """The run's ``insight``: of the state that is the result, after every clock has stopped."""
+def analysed(training: Training, job: Job) -> ErrorAnalysis:
+    """The error analysis of the state that is the result."""
     track, data, state = training.track, training.data, training.state
     if best := training.best_moment:
         alone = dataclasses.replace(job, config=dataclasses.replace(job.config, devices=1))
         state = set_up(track, best.snapshot, alone, data, steps=training.schedule.steps)
     snapshot = track.to_snapshot(state)
     params, batch_size = snapshot.get("ema") or snapshot["params"], job.config.eval_batch_size
-    return insight(lambda x: track.logits(state, x), params, data, batch_size=batch_size)
+    return error_analysis(lambda x: track.logits(state, x), params, data, batch_size=batch_size)
 
 
 def first_snapshot(config: Config) -> tree.Tree:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from compare.config import Config, Interval
+from compare.files import finite
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -65,17 +65,8 @@ def received() -> tuple[dict[str, Any], Emit]:
 
     def emit(event: Event) -> None:
         try:
-            print(json.dumps(_json(event)), file=events, flush=True)
+            print(json.dumps(finite(event)), file=events, flush=True)
         except BrokenPipeError:
             os._exit(1)
 
     return json.load(sys.stdin), emit
-
-
-def _json(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they become null."""
-    if isinstance(value, dict):
-        return {key: _json(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_json(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -28,7 +28,7 @@ from compare.play.activations import activations, observed
 from compare.play.answers import Disturbance, Playground
 from compare.play.server import BODY_LIMIT, FILES, server
 from compare.predict import SHIPPED, load, load_image
-from compare.results import unpack
+from compare.results.arrays import unpack
 from compare.training.error_analysis import softmax
 from compare.weights.network import Network
 from compare.weights.npz import write_npz

@@ -236,10 +236,10 @@ def test_what_a_process_is_told_before_jax_starts(monkeypatch):
     assert (gpu["JAX_PLATFORMS"], gpu["XLA_PYTHON_CLIENT_PREALLOCATE"]) == ("", "false")
 
 
-def test_proofs_are_made_where_it_is_computed_but_formulas_on_the_cpu():
+def test_parity_is_checked_on_the_device_and_in_float64_on_the_cpu():
     config = dataclasses.replace(CONFIG, device="gpu", devices=2)
-    assert check.proof_of(config, "float32") == config
-    assert check.proof_of(config, "float64") == dataclasses.replace(config, precision="float64", device="cpu")
+    assert check.parity_config(config, "float32") == config
+    assert check.parity_config(config, "float64") == dataclasses.replace(config, precision="float64", device="cpu")
 
 
 @pytest.mark.parametrize("name", ["jax", "torch"])

@@ -42,7 +42,7 @@ def config(model: str, **changes: object) -> Config:
 
 def require_equal(config: Config, steps: int = 10) -> None:
     """Fail with the worst leaf of everything that is out of tolerance."""
-    for row, _ in check.prove(config, list(TRACKS), steps=steps):
+    for row, _ in check.check_parity(config, list(TRACKS), steps=steps):
         bad = [check for check in row["checks"] if not check["passed"]]
         assert not bad, f"{row['preset']}: {row['a']} against {row['b']}: {bad}"
 
@@ -128,35 +128,35 @@ def test_a_difference_is_found_and_named():
 
 
 @pytest.mark.parametrize(("torch_is_off", "same"), [(1.9e-3, True), (2.1e-3, False)])
-def test_what_kinks_disturb_is_held_against_a_nudge(torch_is_off, same, monkeypatch):
-    def observe(config: Config, track: str, *, nudge: float = 0.0, **_: object) -> check.Observed:
-        off = nudge / check.NUDGE * 1e-3 + (torch_is_off if track == "torch" else 0)
+def test_a_failed_float32_check_is_compared_with_the_sensitivity(torch_is_off, same, monkeypatch):
+    def compute(config: Config, track: str, *, perturbation: float = 0.0, **_: object) -> check.Quantities:
+        off = perturbation / check.PERTURBATION * 1e-3 + (torch_is_off if track == "torch" else 0)
         apart, far = {"leaf": np.array([1 + off])}, {"leaf": np.array([1 + 200 * off])}
         logits = {"leaf": np.array([1 + off / 1000])}
-        return check.Observed(logits=logits, gradients=apart, losses=apart, parameters=far, optimizer={})
+        return check.Quantities(logits=logits, gradients=apart, losses=apart, parameters=far, optimizer={})
 
-    monkeypatch.setattr(check, "observe", observe)
-    ((row, _),) = check.prove(config("mlp", precision="float32"), ["numpy", "torch"])
+    monkeypatch.setattr(check, "compute", compute)
+    ((row, _),) = check.check_parity(config("mlp", precision="float32"), ["numpy", "torch"])
     assert row["sensitivity"] == pytest.approx({"gradients": 1e-3, "losses": 1e-3, "parameters": 0.2})
     assert {check["what"]: check["tolerance"] for check in row["checks"]} == {
         "logits": 1e-5,
         "gradients": pytest.approx(2e-3),
         "losses": pytest.approx(2e-3),
     }
-    assert (row["passed"], row["draws"]) == ((True, 1) if same else (False, check.DRAWS))
+    assert (row["passed"], row["attempts"]) == ((True, 1) if same else (False, check.ATTEMPTS))
 
 
-def test_a_nudge_moves_every_quantity_a_little():
+def test_a_perturbation_changes_every_quantity_a_little():
     small = config("mlp", model_args={**SMALL, "hidden": (9,)}, optimizer="adam", lr=0.001)
-    moved = check.sensitivity(small, steps=2, draw=1)
+    moved = check.sensitivity(small, steps=2, attempt=1)
     assert list(moved) == ["gradients", "losses", "parameters", "optimizer"]
     assert all(1e-7 < each < 1e-3 for each in moved.values())
 
 
-def test_a_proof_of_nothing_is_none(monkeypatch):
+def test_a_parity_check_without_quantities_fails(monkeypatch):
     monkeypatch.setitem(check.TOLERANCES, "float64", {})
     small = {**SMALL, "hidden": (9,)}
-    ((row, _),) = check.prove(config("mlp", model_args=small, precision="float64"), ["numpy", "torch"], steps=1)
+    ((row, _),) = check.check_parity(config("mlp", model_args=small, precision="float64"), ["numpy", "torch"], steps=1)
     assert not row["passed"]
 
 

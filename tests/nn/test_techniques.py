@@ -67,7 +67,7 @@ def trained(track, config: Config, *, snapshot=None, steps: slice = slice(0, 4),
 
 def require_equal(config: Config, steps: int = 10) -> None:
     """Fail with the worst leaf of everything that is out of tolerance."""
-    for row, _ in check.prove(config, list(tracks.TRACKS), steps=steps):
+    for row, _ in check.check_parity(config, list(tracks.TRACKS), steps=steps):
         bad = [check for check in row["checks"] if not check["passed"]]
         assert not bad, f"{row['preset']}: {row['a']} against {row['b']}: {bad}"
 
@@ -229,9 +229,9 @@ def test_bfloat16_is_proven_without_numpy():
     config = dataclasses.replace(
         CONFIG, model="vgg", model_args=BATCH_NORM, precision="bfloat16", ema=0.9, accumulate=2
     )
-    ((row, _),) = check.prove(config, list(tracks.TRACKS), steps=3)
+    ((row, _),) = check.check_parity(config, list(tracks.TRACKS), steps=3)
     assert (row["a"], row["b"], row["passed"]) == ("jax", "torch", True), row["checks"]
-    assert check.prove(config, ["numpy", "torch"]) == []
+    assert check.check_parity(config, ["numpy", "torch"]) == []
 
 
 def test_numpy_says_why_it_refuses_bfloat16(monkeypatch, tmp_path):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from compare.data import Data
-from compare.results import pack, unpack
-from compare.training.error_analysis import MISTAKES, first_layer, insight
+from compare.results.arrays import pack, unpack
+from compare.training.error_analysis import MISCLASSIFIED, error_analysis, first_layer
 from numpy_nn.models import MODELS
 from numpy_nn.tree import leaves
 
@@ -28,15 +28,15 @@ def test_mistakes_are_counted_and_ranked(rng):
         index = x[:, 0, 0, 0].astype(int)
         return np.eye(3)[answers[index]] * margins[index, None]
 
-    found = insight(logits, {"output": {"kernel": np.ones((16, 3))}}, dataset(labels), batch_size=16)
+    found = error_analysis(logits, {"output": {"kernel": np.ones((16, 3))}}, dataset(labels), batch_size=16)
     expected = np.zeros((3, 3), int)
     np.add.at(expected, (labels, np.where(margins == 0, 0, answers)), 1)
     assert found["confusion"] == expected.tolist()
     assert found["classes"] == ["a", "b", "c"]
     wrong = np.flatnonzero(np.where(margins == 0, 0, answers) != labels)
-    worst = wrong[np.argsort(-margins[wrong])][:MISTAKES]
-    assert [mistake["index"] for mistake in found["mistakes"]] == worst.tolist()
-    first = found["mistakes"][0]
+    worst = wrong[np.argsort(-margins[wrong])][:MISCLASSIFIED]
+    assert [error["index"] for error in found["misclassified"]] == worst.tolist()
+    first = found["misclassified"][0]
     assert (first["label"], first["prediction"]) == (labels[worst[0]], answers[worst[0]])
     assert first["probability"] == pytest.approx(1 / (1 + 2 * np.exp(-margins[worst[0]])))
     assert unpack(first["image"])[0, 0, 0] == worst[0]
@@ -45,11 +45,11 @@ def test_mistakes_are_counted_and_ranked(rng):
 def test_large_images_are_thinned_and_many_classes_left_out():
     labels = np.zeros(3, np.int32)
     data = dataset(labels, side=130)
-    found = insight(lambda x: np.eye(200)[np.full(len(x), 150)], {}, data, batch_size=2)
+    found = error_analysis(lambda x: np.eye(200)[np.full(len(x), 150)], {}, data, batch_size=2)
     assert found["confusion"] is None
     assert found["filters"] is None
-    assert [mistake["prediction"] for mistake in found["mistakes"]] == [150] * 3
-    assert unpack(found["mistakes"][0]["image"]).shape == (44, 44, 1)
+    assert [error["prediction"] for error in found["misclassified"]] == [150] * 3
+    assert unpack(found["misclassified"][0]["image"]).shape == (44, 44, 1)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import re
@@ -13,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_results import fail_proof, fake_results, stop_run
+from support.fake_results import fail_parity, fake_results, stop_run
 
 from compare.report import __main__ as report
-from compare.report.html.content import PARTS, page
+from compare.report.html.content import page
 from compare.report.html.roof import roofline
-from compare.report.markdown import sections
+from compare.report.markdown import TITLES
 from compare.report.summary import headline
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -75,7 +74,9 @@ def test_every_figure_is_drawn_and_the_buttons_work(browser, written):
     assert all(figure["marks"] == figure["asked"] == figure["told"] > 0 for figure in figures), figures
 
     def traces(number: int, what: str) -> list[Any]:
-        return tab.evaluate(f"[...document.querySelectorAll('#curves .plot')][{number}].data.map((t) => {what})")
+        return tab.evaluate(
+            f"[...document.querySelectorAll('#training-curves .plot')][{number}].data.map((t) => {what})"
+        )
 
     def xtitle(selector: str) -> str:
         return tab.text_content(f"{selector} .plot .xtitle")
@@ -85,18 +86,20 @@ def test_every_figure_is_drawn_and_the_buttons_work(browser, written):
     assert traces(0, "t.visible") == [True] * 3 + [False] * 3 + [True] * 3
     assert traces(2, "t.name").count("PyTorch vs NumPy") == traces(2, "t.visible").count(True) == 3
     steps = traces(0, "t.x.at(-1)")
-    assert xtitle("#curves") == "step"
+    assert xtitle("#training-curves") == "step"
     tab.get_by_role("radio", name="seconds of training").focus()
     tab.keyboard.press("Space")
-    tab.wait_for_function("document.querySelector('#curves .plot .xtitle').textContent === 'seconds of training'")
+    tab.wait_for_function(
+        "document.querySelector('#training-curves .plot .xtitle').textContent === 'seconds of training'"
+    )
     seconds = traces(0, "t.x.at(-1)")
-    tab.get_by_role("radio", name="seconds since the process began").check()
+    tab.get_by_role("radio", name="seconds since process start").check()
     assert all(after > before for before, after in zip(seconds, traces(0, "t.x.at(-1)"), strict=True))
     tab.get_by_role("radio", name="steps, epochs").check()
     assert traces(0, "t.x.at(-1)") == steps
-    assert xtitle("#where-the-time-goes").startswith("seconds to 9")
-    tab.get_by_role("radio", name="the end").check()
-    tab.wait_for_function("document.querySelector('#where-the-time-goes .xtitle').textContent.endsWith('whole run')")
+    assert xtitle("#time-per-phase").startswith("seconds to 9")
+    tab.get_by_role("radio", name="the end of the run").check()
+    tab.wait_for_function("document.querySelector('#time-per-phase .xtitle').textContent.endsWith('whole run')")
     tab.locator("summary").first.click()
     assert tab.locator("details[open] table").first.is_visible()
     assert not tab.problems
@@ -186,7 +189,7 @@ def test_whatever_happened_is_drawn(browser, tmp_path):
     half = fake_results()
     for run in half["runs"][1:]:
         stop_run(run, "not started", step=0)
-    half |= {"status": "interrupted", "parity": [], "proof": []}
+    half |= {"status": "interrupted", "parity": [], "drift": []}
     odd = fake_results(presets=("mlp-mnist",), steps=2)
     odd["runs"][0]["step_loss"] = [None, 1.0]
     odd["runs"].append(odd["runs"][2] | {"track": "torch-compiled"})
@@ -213,13 +216,12 @@ def test_it_is_small_and_soon_written(tmp_path):
 
 def test_it_says_what_report_md_says():
     results = fake_results(seeds=(0, 1))
-    assert set(sections(results)) <= set(PARTS)
     html = page([("run", results)])
     assert headline(results) in html
-    assert html.count("<h2") == len([name for name in PARTS if name != "What did not finish"])
+    assert html.count("<h2") == len(TITLES) - 1  # no unfinished runs
     assert "python compare/run_all.py mlp-mnist cnn-mnist" in html
     assert "4.0e-06" in html  # of a leaf that is not the worst
-    for words in ("A checkpoint is written while training goes on", "up to its first save"):
+    for words in ("Checkpoints are written while training continues", "up to its first checkpoint"):
         assert words in html
 
 
@@ -235,27 +237,27 @@ def test_what_results_hold_is_text_not_markup():
     assert "&lt;b&gt;mnist" in html
 
 
-def test_a_failed_proof_is_seen():
+def test_a_failed_parity_check_is_shown():
     results = fake_results()
-    fail_proof(results, "cnn-mnist", "torch")
-    for pair in results["proof"]:
+    fail_parity(results, "cnn-mnist", "torch")
+    for pair in results["parity"]:
         if "torch" in (pair["a"], pair["b"]) and pair["preset"] == "cnn-mnist":
             pair["leaves"]["gradients"]["output/kernel"] = 3e-2
             pair["leaves"]["gradients"]["convs/0/kernel"] = float("inf")
     html = page([("run", results)])
     assert html.count('<td class="bad">3.0e-02</td>') == 2
     assert html.count('<td class="bad">not finite</td>') == 2
-    assert "are not the same model: 2 of 6 pairs disagree" in html
+    assert "failed the parity check: 2 of 6 pairs disagree" in html
 
 
-def test_without_what_older_results_lack():
-    results = copy.deepcopy(fake_results())
+def test_without_error_analysis_and_leaves_these_sections_are_left_out():
+    results = fake_results()
     for run in results["runs"]:
-        del run["insight"]
-    for pair in results["proof"]:
-        del pair["leaves"]
+        run["error_analysis"] = None
+    for pair in results["parity"]:
+        pair["leaves"] = {}
     html = page([("run", results)])
-    assert "What the first layer looks for" not in html
+    assert TITLES["filters"] not in html
     assert "Leaf by leaf" not in html
 
 

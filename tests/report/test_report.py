@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from support.fake_results import fail_proof, fake_results, stop_run
+from support.fake_results import fail_parity, fake_results, stop_run
 
 from compare.errors import UserError
 from compare.report import __main__ as report
@@ -24,7 +24,8 @@ from compare.report.html.content import page
 from compare.report.markdown import COLUMNS, document, row
 from compare.report.series import loss_gap, smooth
 from compare.report.summary import headline
-from compare.results import cold_seconds, groups, proof_problem, spread, target_accuracy
+from compare.results.parity import parity_problem
+from compare.results.runs import cold_seconds, groups, spread, target_accuracy
 
 
 def cells(results: dict[str, Any], preset: str, track: str) -> dict[str, str]:
@@ -56,13 +57,13 @@ def test_a_row_holds_what_was_measured():
         "test accuracy": "98.31 % of 10,000",
         "test loss": "0.0568",
         "images/s": "36,000",
-        "of products": "53 %",
+        "% of GEMM peak": "53 %",
         "step ms [p10 p90]": "3.56 [3.41 4.27]",
         "compile s": "1.4",
         "peak MB": "640",
-        "largest gap to NumPy": "1.3e-02 layers/1/kernel",
+        "drift from NumPy": "1.3e-02 layers/1/kernel",
     }
-    assert cells(results, "mlp-mnist", "numpy")["largest gap to NumPy"] == "the reference"
+    assert cells(results, "mlp-mnist", "numpy")["drift from NumPy"] == "-"
 
 
 def test_several_seeds_are_mean_and_deviation():
@@ -72,40 +73,43 @@ def test_several_seeds_are_mean_and_deviation():
     found = cells(results, "cnn-mnist", "torch")
     assert found["test accuracy"] == "99.20 ± 0.10 % of 10,000"
     assert found["images/s"] == "2,929 ± 29"
-    assert found["largest gap to NumPy"].startswith("3.9e-02")  # the worst seed
+    assert found["drift from NumPy"].startswith("3.9e-02")  # the worst seed
     stop_run(groups(results)["cnn-mnist"]["torch"][0], "failed", step=5)
     assert cells(results, "cnn-mnist", "torch")["test accuracy"] == "99.25 ± 0.07 % of 10,000, 2 of 3 seeds"
 
 
-def test_no_speed_without_a_proof():
+def test_no_speed_without_a_parity_check():
     results = fake_results()
-    results["proof"] = [pair for pair in results["proof"] if pair["preset"] != "mlp-mnist"]
+    results["parity"] = [pair for pair in results["parity"] if pair["preset"] != "mlp-mnist"]
     found = cells(results, "mlp-mnist", "torch")
-    assert (found["images/s"], found["of products"], found["step ms [p10 p90]"]) == ("not proven", "-", "-")
+    assert (found["images/s"], found["% of GEMM peak"], found["step ms [p10 p90]"]) == ("parity not checked", "-", "-")
     assert found["test accuracy"].startswith("98.")
     assert cells(results, "cnn-mnist", "torch")["images/s"] == "2,900"
 
 
-def test_a_proof_in_another_precision_proves_nothing():
+def test_a_parity_check_in_another_precision_does_not_count():
     results = fake_results()
-    for pair in results["proof"]:
+    for pair in results["parity"]:
         pair["precision"] = "float64"
-    assert cells(results, "mlp-mnist", "jax")["images/s"] == "not proven"
+    assert cells(results, "mlp-mnist", "jax")["images/s"] == "parity not checked"
 
 
-def test_the_odd_one_out_is_to_blame():
+def test_the_track_that_disagrees_with_the_others_has_no_speed():
     results = fake_results()
-    fail_proof(results, "mlp-mnist", "jax")
-    assert cells(results, "mlp-mnist", "jax")["images/s"] == "proof failed: gradients layers/1/kernel 3.0e-02 > 1e-04"
+    fail_parity(results, "mlp-mnist", "jax")
+    assert (
+        cells(results, "mlp-mnist", "jax")["images/s"]
+        == "parity check failed: gradients layers/1/kernel 3.0e-02 > 1e-04"
+    )
     assert cells(results, "mlp-mnist", "numpy")["images/s"] == "20,000"
     assert cells(results, "mlp-mnist", "torch")["images/s"] == "40,000"
 
 
-def test_of_two_that_disagree_neither_is_believed():
+def test_if_the_only_pair_disagrees_neither_has_a_speed():
     results = fake_results(tracks=("numpy", "torch"))
-    fail_proof(results, "mlp-mnist", "torch")
+    fail_parity(results, "mlp-mnist", "torch")
     for run in groups(results)["mlp-mnist"].values():
-        assert "proof failed" in (proof_problem(results, run[0]) or "")
+        assert "parity check failed" in (parity_problem(results["parity"], run[0]) or "")
 
 
 def test_no_speed_without_an_accuracy():
@@ -122,20 +126,20 @@ def test_half_a_training_is_no_figure():
     half = groups(results)["mlp-mnist"]["torch"][1]
     half |= {"status": "interrupted", "test_accuracy": 0.5}  # evaluated, and then stopped
     assert cells(results, "mlp-mnist", "torch")["test accuracy"].endswith("1 of 2 seeds")
-    assert "equally accurate" in headline(results)
+    assert "no significant difference in test accuracy" in headline(results)
 
 
 def test_a_difference_that_is_not_finite_is_said():
     results = fake_results(tracks=("numpy", "jax"))
-    fail_proof(results, "mlp-mnist", "jax")
-    results["proof"][0]["checks"][1]["max_rel"] = None
+    fail_parity(results, "mlp-mnist", "jax")
+    results["parity"][0]["checks"][1]["max_rel"] = None
     assert "gradients layers/1/kernel not finite > 1e-04" in cells(results, "mlp-mnist", "jax")["images/s"]
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits(width: int):
     results = fake_results(seeds=(0, 1))
-    fail_proof(results, "mlp-mnist", "jax")
+    fail_parity(results, "mlp-mnist", "jax")
     text = shown(results, width)
     assert max(len(line) for line in text.splitlines()) <= width
     assert "…" not in text
@@ -150,62 +154,61 @@ def section(text: str, title: str) -> str:
     return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 
-def test_the_verdict_of_a_sound_comparison():
+def test_the_summary_of_a_finished_comparison():
     text = document(fake_results())
-    verdict = section(text, "Verdict")
-    assert "**The same model?** Yes." in verdict
-    assert "10 steps agree" in verdict
-    assert "logits 5.0e-07 ≤ 1e-05, 5 % of what is allowed" in verdict
+    summary = section(text, "Summary")
+    assert "**Parity:** passed." in summary
+    assert "10 steps agree" in summary
+    assert "5 % of its tolerance, is mlp-mnist, NumPy and JAX: logits 5.0e-07 ≤ 1e-05." in summary
     speeds = "PyTorch 40,000, JAX 36,000, NumPy 20,000 images/s"
-    assert f"{speeds}; one run each: not ranked; add --seeds 0 1 2." in verdict
-    assert "What did not finish" not in text
-    assert "python compare/run_all.py mlp-mnist cnn-mnist" in section(text, "To reproduce")
-    assert "Imaginary CPU" in section(text, "Machine")
-    assert "1-minute load: 0.4 before, 1.9 after" in section(text, "Known unfairness")
-    proof = section(text, "The same model: the proof")
+    assert f"{speeds}; one run each: not ranked; add --seeds 0 1 2." in summary
+    assert "Unfinished runs" not in text
+    assert "python compare/run_all.py mlp-mnist cnn-mnist" in section(text, "Command")
+    assert "Imaginary CPU" in section(text, "Hardware and software")
+    assert "one-minute load average: 0.4 before, 1.9 after" in section(text, "Limitations")
+    parity = section(text, "Parity check")
     leaf = "5.0e-06 layers/1/kernel"
-    assert f"| mlp-mnist | float32 | gradients | 1e-04 | {leaf} | {leaf} | {leaf} |" in proof
-    assert "| mlp-mnist | float32 | logits | 1e-05 | 5.0e-07 | 5.0e-07 | 5.0e-07 |" in proof
-    assert section(text, "Drift: the end of training").count("| numpy - jax |") == 2
-    assert "(to 9" in section(text, "Where the time goes")
+    assert f"| mlp-mnist | float32 | gradients | 1e-04 | {leaf} | {leaf} | {leaf} |" in parity
+    assert "| mlp-mnist | float32 | logits | 1e-05 | 5.0e-07 | 5.0e-07 | 5.0e-07 |" in parity
+    assert section(text, "Drift at the end of training").count("| numpy - jax |") == 2
+    assert "(to 9" in section(text, "Time per phase")
 
 
-def test_the_verdict_names_the_worst_disagreement():
+def test_the_summary_names_the_largest_difference():
     results = fake_results()
-    fail_proof(results, "cnn-mnist", "torch")
+    fail_parity(results, "cnn-mnist", "torch")
     text = document(results)
-    assert "**The same model?** No: 2 of 6 pairs disagree" in section(text, "Verdict")
-    assert "gradients convs/0/kernel 3.0e-02 > 1e-04" in section(text, "Verdict")
-    assert "Not ranked: PyTorch" in section(text, "Verdict")
-    assert section(text, "The same model: the proof").count("**DIFFERS: 3.0e-02 convs/0/kernel**") == 2
+    assert "**Parity:** failed for 2 of 6 pairs of tracks." in section(text, "Summary")
+    assert "gradients convs/0/kernel 3.0e-02 > 1e-04" in section(text, "Summary")
+    assert "Not ranked: PyTorch" in section(text, "Summary")
+    assert section(text, "Parity check").count("**EXCEEDED: 3.0e-02 convs/0/kernel**") == 2
 
 
-def test_a_difference_is_one_only_if_the_interval_excludes_1():
+def test_a_difference_is_significant_only_if_the_interval_excludes_1():
     results = fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2))
-    text = section(document(results), "Verdict")
+    text = section(document(results), "Summary")
     assert "PyTorch is 1.11× as fast as JAX (95 % CI 1.07–1.15, n = 3)" in text
     assert "one run each" not in text
     for run, speed in zip(groups(results)["mlp-mnist"]["jax"], (30_000.0, 40_000.0, 50_000.0), strict=True):
         run["images_per_second"] = speed
-    assert "no significant difference between PyTorch and JAX (1.01×, 95 % CI" in section(document(results), "Verdict")
-    assert "no significant difference between PyTorch and JAX (1.01×, 95 % CI" in headline(results)
+    undecided = "no significant difference between PyTorch and JAX (1.01×, 95 % CI"
+    assert undecided in section(document(results), "Summary")
+    assert undecided in headline(results)
 
 
-def test_what_did_not_finish_is_said():
+def test_unfinished_runs_are_listed():
     results = fake_results()
     results["status"] = "interrupted"
     stop_run(results["runs"][3], "failed", step=40, message="cnn-mnist numpy: the loss is NaN\nat step 41 | stop")
     stop_run(results["runs"][4], "interrupted", step=300)
     stop_run(results["runs"][5], "not started", step=0)
-    results["runs"][2]["compile_note"] = "torch.compile failed: no C compiler"
     text = document(results)
-    assert "This comparison was interrupted" in section(text, "Verdict")
-    unfinished = section(text, "What did not finish")
+    assert "This comparison was interrupted" in section(text, "Summary")
+    unfinished = section(text, "Unfinished runs")
     assert "cnn-mnist numpy seed 0: failed after 40 steps: cnn-mnist numpy: the loss is NaN at step 41" in unfinished
     assert "cnn-mnist jax seed 0: interrupted after 300 steps" in unfinished
     assert "cnn-mnist torch seed 0: not started" in unfinished
-    assert "no C compiler" in section(text, "Results")
-    assert "No speed can be shown" in section(text, "Verdict")
+    assert "not shown; the table gives the reason" in section(text, "Summary")
 
 
 def test_the_cold_time_to_an_accuracy():
@@ -230,9 +233,9 @@ def awkward() -> dict[str, dict[str, Any]]:
     for run in half["runs"][2:]:
         stop_run(run, "not started", step=0)
     half["runs"][1] |= {"seconds": None, "step_ms": None, "test_accuracy": None}  # killed before it could tell
-    half |= {"status": "interrupted", "parity": [], "proof": []}
+    half |= {"status": "interrupted", "parity": [], "drift": []}
     bare = fake_results(presets=("mlp-mnist",))
-    bare["environment"] = {"python": "3.11"}
+    bare["environment"] |= dict.fromkeys(bare["environment"].keys() - {"python", "load", "disturbed"})
     for run in bare["runs"]:
         stop_run(run, "failed", step=0, message="out of memory")
     lost = fake_results(presets=("mlp-mnist",), seeds=(0, 1))
@@ -322,15 +325,15 @@ def test_the_command_writes_the_report_again(tmp_path: Path, capsys: pytest.Capt
     assert str(tmp_path / "curves.png") in output
     assert "98." in output
     assert report.main([str(tmp_path / "absent")]) == 2
-    assert "absent is not there" in capsys.readouterr().err
+    assert "absent cannot be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         ("{", "cannot be read"),
-        ("[]", "schema 'list'"),
-        ('{"schema": 2}', "schema 2 and this version reads 1"),
+        ("[]", "holds no JSON object"),
+        ('{"schema": 3, "kind": "comparison"}', "schema 3, and this version reads 2"),
         ('{"schema": 1, "runs": []}', "lacks environment, parity"),
         (b"\xff\xfe", "cannot be read"),
     ],

@@ -1,13 +1,15 @@
-"""results.json as a comparison would write it, invented: for the tests of what reads it."""
+"""An invented results.json, for the tests of everything that reads one."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from typing import Any
 
 import numpy as np
 
-from compare.results import pack
+from compare import presets as known_presets
+from compare.results.arrays import pack
+from compare.results.schema import DriftRow, ErrorAnalysis, Evaluation, ParityRow, Results, RunResult, new_run
 from numpy_nn.optim import schedule
 
 SPEED = {"numpy": 0.5, "jax": 0.9, "torch": 1.0}
@@ -22,14 +24,16 @@ def fake_results(
     tracks: tuple[str, ...] = ("numpy", "jax", "torch"),
     seeds: tuple[int, ...] = (0,),
     steps: int = 860,
-) -> dict[str, Any]:
+) -> Results:
     """A finished comparison; the loss curves share their noise and drift apart as float32 does."""
     cases = list(itertools.product(presets, tracks, seeds))
     return {
-        "schema": 1,
+        "schema": 2,
+        "kind": "comparison",
         "created": "2026-03-01T12:00:00+00:00",
         "status": "finished",
         "command": f"python compare/run_all.py {' '.join(presets)}",
+        "settings": {"parity": True, "mlflow": False, "save_every": "60s", "keep": 2, "resume_from": None},
         "environment": {
             "python": "3.11.9",
             "platform": "Linux-6.1-x86_64",
@@ -40,19 +44,20 @@ def fake_results(
             "git_commit": "0123456789abcdef0123456789abcdef01234567",
             "gemm_gflops": 150.0,
             "memory_gbs": 20.0,
-            "load": [0.4, 1.9],
+            "load": {"before": 0.4, "after": 1.9},
+            "disturbed": [],
         },
         "runs": [fake_run(preset, track, seed, steps) for preset, track, seed in cases],
-        "parity": [
-            fake_parity(preset, seed, a, b)
+        "parity": [fake_parity(preset, a, b) for preset in presets for a, b in itertools.combinations(tracks, 2)],
+        "drift": [
+            fake_drift(preset, seed, a, b)
             for preset, seed in itertools.product(presets, seeds)
             for a, b in itertools.combinations(tracks, 2)
         ],
-        "proof": [fake_proof(preset, a, b) for preset in presets for a, b in itertools.combinations(tracks, 2)],
     }
 
 
-def fake_run(preset: str, track: str, seed: int, steps: int) -> dict[str, Any]:
+def fake_run(preset: str, track: str, seed: int, steps: int) -> RunResult:
     """One finished run of `steps` steps."""
     images_per_second, epochs, best = PRESETS[preset]
     images_per_second *= SPEED[track] * (1 + 0.01 * seed)
@@ -62,7 +67,9 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> dict[str, Any]:
     loss = (2.3 * np.exp(-t / 90) + 0.35 * np.exp(-t / 500) + 0.004) * np.exp(0.35 * shared.standard_normal(steps))
     loss *= 1 + own.standard_normal(steps) * np.minimum(3e-7 * np.exp(t / 110), 0.05)
     train_seconds = 55_000 * epochs / images_per_second
-    history, rate = [], schedule("cosine", lr=1e-3, steps=steps)
+    config = dataclasses.replace(known_presets.get(preset), seed=seed)
+    history: list[Evaluation] = []
+    rate = schedule(config.schedule, lr=config.lr, steps=steps, **config.schedule_args)
     for epoch in range(1, epochs + 1):
         step = max(1, round(steps * epoch / epochs))
         accuracy = best - 0.09 * np.exp(-epoch / 1.7) + 0.0008 * own.standard_normal()
@@ -84,18 +91,10 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> dict[str, Any]:
     import_seconds = {"numpy": 0.1, "jax": 1.1, "torch": 2.3}[track]
     gflops = images_per_second * 2.2e-3
     step_ms = 1000 * 128 / images_per_second
-    return {
-        "preset": preset,
-        "track": track,
-        "seed": seed,
-        "model": preset.split("-")[0],
-        "dataset": "mnist",
-        "precision": "float32",
-        "devices": 1,
+    return new_run(config, track) | {
         "parameters": 669_706,
         "steps": steps,
         "epochs": float(epochs),
-        "batch_size": 128,
         "test_accuracy": history[-1]["test_accuracy"],
         "test_count": 10_000,
         "test_loss": 0.05,
@@ -112,33 +111,34 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> dict[str, Any]:
         },
         "step_ms": {"median": step_ms, "p10": 0.96 * step_ms, "p90": 1.2 * step_ms},
         "images_per_second": images_per_second,
-        "flops_per_image": 2.2e6,
+        "flops_per_image": 2_200_000,
         "step_bytes": 30_000_000,
         "gflops": gflops,
+        "input_share": 0.01,
+        "gemm_gflops": 150.0,
         "gemm_share": gflops / 150.0,
         "peak_rss_mb": {"numpy": 310.0, "jax": 640.0, "torch": 820.0}[track],
         "import_rss_mb": {"numpy": 60.0, "jax": 250.0, "torch": 420.0}[track],
         "chunk": 43,
-        "compile_note": None,
         "history": history,
         "step_loss": loss.tolist(),
         "checkpoint": f"checkpoints/{preset}/{track}/{seed}",
-        "config": {"name": preset, "optimizer": "adam", "lr": 1e-3, "batch_size": 128, "schedule": "cosine"},
         "status": "finished",
-        "best_step": None,
-        "message": None,
-        "insight": fake_insight(preset, best, own),
+        "hardware": "cpu",
+        "matmul_precision": "float32",
+        "resumed": [],
+        "error_analysis": fake_error_analysis(preset, best, own),
     }
 
 
-def fake_insight(preset: str, accuracy: float, rng: np.random.Generator) -> dict[str, Any]:
+def fake_error_analysis(preset: str, accuracy: float, rng: np.random.Generator) -> ErrorAnalysis:
     """Errors spread at random over ten classes, three of them as pictures, and filters of noise."""
     counts = rng.multinomial(round(10_000 * (1 - accuracy)), np.full(90, 1 / 90))
     confusion = np.zeros((10, 10), int)
     confusion[~np.eye(10, dtype=bool)] = counts
     np.fill_diagonal(confusion, 1000 - confusion.sum(axis=1))
     filters = rng.integers(-127, 128, (16, *WINDOWS[preset], 1), dtype=np.int8)
-    mistakes = [
+    misclassified = [
         {
             "index": 1000 * k,
             "label": k,
@@ -151,12 +151,12 @@ def fake_insight(preset: str, accuracy: float, rng: np.random.Generator) -> dict
     return {
         "classes": list("0123456789"),
         "confusion": confusion.tolist(),
-        "mistakes": mistakes,
+        "misclassified": misclassified,
         "filters": {"leaf": LEAVES[preset], "units": list(range(16)), "values": pack(filters)},
     }
 
 
-def fake_parity(preset: str, seed: int, a: str, b: str) -> dict[str, Any]:
+def fake_drift(preset: str, seed: int, a: str, b: str) -> DriftRow:
     """How far two tracks are apart at the end of training."""
     return {
         "preset": preset,
@@ -171,8 +171,8 @@ def fake_parity(preset: str, seed: int, a: str, b: str) -> dict[str, Any]:
     }
 
 
-def fake_proof(preset: str, a: str, b: str) -> dict[str, Any]:
-    """A proof that two tracks are the same model, which holds."""
+def fake_parity(preset: str, a: str, b: str) -> ParityRow:
+    """A parity check that passed."""
     tolerances = {"logits": 1e-5, "gradients": 1e-4, "losses": 1e-4, "parameters": 1e-3, "optimizer": 1e-3}
     checks = [
         {
@@ -191,19 +191,29 @@ def fake_proof(preset: str, a: str, b: str) -> dict[str, Any]:
         "parameters": {f"params/{LEAVES[preset]}": 5e-5, "params/output/kernel": 3e-7, "stats/norm/mean": 0.0},
         "optimizer": {f"mu/{LEAVES[preset]}": 5e-5, "mu/output/kernel": 4e-6},
     }
-    case = {"preset": preset, "precision": "float32", "steps": 10, "a": a, "b": b}
-    return case | {"passed": True, "checks": checks, "leaves": leaves}
+    return {
+        "preset": preset,
+        "precision": "float32",
+        "steps": 10,
+        "attempts": 1,
+        "a": a,
+        "b": b,
+        "passed": True,
+        "sensitivity": {},
+        "checks": checks,
+        "leaves": leaves,
+    }
 
 
-def fail_proof(results: dict[str, Any], preset: str, track: str) -> None:
-    """Make `track` compute another model in `preset`: its gradients are far from everybody's."""
-    for pair in results["proof"]:
+def fail_parity(results: Results, preset: str, track: str) -> None:
+    """Make `track` compute another model in `preset`: its gradients differ from those of all others."""
+    for pair in results["parity"]:
         if pair["preset"] == preset and track in (pair["a"], pair["b"]):
             pair["passed"] = False
             pair["checks"][1] |= {"passed": False, "max_rel": 3e-2, "max_abs": 1e-2}
 
 
-def stop_run(run: dict[str, Any], status: str, *, step: int, message: str | None = None) -> None:
+def stop_run(run: RunResult, status: str, *, step: int, message: str | None = None) -> None:
     """Let a run have ended early, after `step` steps."""
     names = "test_accuracy test_count test_loss val_accuracy val_loss val_count images_per_second gflops gemm_share"
     for name in [*names.split(), "checkpoint", "step_ms", "peak_rss_mb"]:

@@ -10,6 +10,7 @@ import re
 import resource
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from support import typed_json
 
 from compare.checkpoint import store
 from compare.checkpoint.store import Checkpoint
@@ -27,6 +29,8 @@ from compare.data import Data
 from compare.errors import UserError
 from compare.experiment import plan
 from compare.parity.check import distance
+from compare.results.reader import read
+from compare.results.schema import Results, new_run
 from compare.tracks import TRACKS
 from compare.training import worker
 from compare.training.steps import plan as step_plan
@@ -108,11 +112,10 @@ def test_resumed_is_uninterrupted_bit_for_bit(track, data, tmp_path):
     assert (begin["step"], len(begin["step_loss"])) == (36, 36)
     assert_same(store.read(tmp_path / "run"), store.read(tmp_path / "whole"))
     assert [each["step"] for each in end["resumed"]] == [36]
-    same = (
-        "status steps best_step test_accuracy val_accuracy val_loss test_loss epochs chunk parameters insight".split()
-    )
+    same = "status steps best_step test_accuracy val_accuracy val_loss test_loss epochs chunk parameters".split()
+    same.append("error_analysis")
     assert {name: end[name] for name in same} == {name: whole[name] for name in same}
-    assert np.trace(end["insight"]["confusion"]) == round(len(data.test_y) * end["test_accuracy"])  # of the best
+    assert np.trace(end["error_analysis"]["confusion"]) == round(len(data.test_y) * end["test_accuracy"])  # of the best
     assert Path(end["checkpoint"]).name == Path(whole["checkpoint"]).name == str(end["best_step"])
     snapshots = [store.restore(tmp_path / name)[0] for name in ("run", "whole")]  # the best
     assert int(snapshots[0]["step"]) == end["best_step"]
@@ -300,11 +303,31 @@ def test_what_a_killed_comparison_left_is_taken_up(tmp_path):
     (folder / "results.json").write_text(json.dumps(results))
     taken_up, changed = plan.taken_up(folder)
     assert [run["status"] for run in taken_up["runs"]] == ["finished", "not started", "not started"]
-    assert json.dumps(taken_up["runs"][1]) == json.dumps(plan.planned(CONFIG, "jax"))
+    assert json.dumps(taken_up["runs"][1]) == json.dumps(new_run(CONFIG, "jax"))
     assert taken_up["settings"]["save_every"] == "5s"
     assert [what.partition(" ")[0] for what in changed] == ["threads"]
-    with plan.alone(folder), pytest.raises(UserError, match="is being worked on by another process"):
+    with plan.alone(folder), pytest.raises(UserError, match="is in use by another process"):
         plan.alone(folder).__enter__()
+
+
+def test_an_interrupted_comparison_of_schema_1_is_resumed(tmp_path):
+    with tarfile.open(ROOT / "tests" / "report" / "schema1.tar.xz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    path = tmp_path / "schema1" / "results.json"
+    old = json.loads(path.read_text())
+    numpy, torch = old["runs"]
+    torch["status"] = "interrupted"  # its checkpoint is of step 2 of 4
+    path.write_text(json.dumps(old))
+    command = [sys.executable, "compare/run_all.py", "--resume", str(path.parent)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    new = read(path)
+    assert typed_json.problems(json.loads(path.read_text()), Results) == []
+    assert [run["step_loss"] for run in new["runs"]] == [numpy["step_loss"], torch["step_loss"]]
+    assert [resumed["step"] for resumed in new["runs"][1]["resumed"] or ()] == [2]
+    assert new["drift"][0]["max_rel"] == pytest.approx(old["parity"][0]["max_rel"])
+    assert new["parity"][0]["checks"] == old["proof"][0]["checks"]  # not checked again
+    assert "**Parity:** passed." in (path.parent / "report.md").read_text("utf-8")
 
 
 @pytest.mark.slow

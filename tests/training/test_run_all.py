@@ -17,23 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support import typed_json
 from support.paths import ROOT
 
 from compare import machine, run_all
 from compare.progress import Progress
-
-SCHEMA = {
-    "top": "schema created environment runs parity proof status command settings",
-    "environment": "python platform cpu cores threads versions git_commit gemm_gflops memory_gbs load",
-    "run": "preset track seed model dataset precision devices parameters steps best_step epochs batch_size "
-    "test_accuracy test_count test_loss seconds step_ms images_per_second flops_per_image step_bytes gflops "
-    "peak_rss_mb history checkpoint status val_accuracy val_loss val_count gemm_gflops gemm_share import_rss_mb chunk "
-    "compile_note step_loss config message resumed insight device hardware products peak_device_mb input_share",
-    "seconds": "import data compile train eval total",
-    "step_ms": "median p10 p90",
-    "history": "step epoch train_loss test_loss test_accuracy val_loss val_accuracy lr seconds",
-    "parity": "preset seed a b first_loss_gap max_loss_gap worst_leaf max_abs max_rel",
-}
+from compare.results.schema import Results
 
 
 @contextlib.contextmanager
@@ -104,36 +93,33 @@ def compared(tmp_path_factory):
 
 def test_results_follow_the_schema(compared):
     results, *_ = compared
-    assert set(results) == set(SCHEMA["top"].split())
-    assert (results["schema"], results["status"]) == (1, "finished")
-    assert set(results["environment"]) == set(SCHEMA["environment"].split())
+    assert typed_json.problems(results, Results) == []
+    assert (results["schema"], results["kind"], results["status"]) == (2, "comparison", "finished")
+    assert results["environment"]["load"]["after"] is not None
     assert [entry["track"] for entry in results["runs"]] == ["numpy", "jax", "torch"]
     for entry in results["runs"]:
-        assert set(entry) == set(SCHEMA["run"].split())
-        assert set(entry["seconds"]) == set(SCHEMA["seconds"].split())
-        assert set(entry["step_ms"]) == set(SCHEMA["step_ms"].split())
-        assert set(entry["history"][-1]) == set(SCHEMA["history"].split())
+        unknown = {name for name, value in entry.items() if value is None}
+        assert unknown == {"message", "best_step", "peak_device_mb", "disturbed"}
         assert (entry["status"], entry["seed"], entry["steps"], entry["batch_size"]) == ("finished", 4, 20, 64)
         assert (entry["test_count"], entry["val_count"]) == (10_000, 5_000)
         assert entry["parameters"] == 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
         assert entry["history"][-1]["test_accuracy"] == entry["test_accuracy"]
         assert len(entry["step_loss"]) == 20
-        assert np.trace(entry["insight"]["confusion"]) == round(10_000 * entry["test_accuracy"])
+        assert np.trace(entry["error_analysis"]["confusion"]) == round(10_000 * entry["test_accuracy"])
         parts = sum(value for name, value in entry["seconds"].items() if name != "total")
         assert entry["seconds"]["total"] == pytest.approx(parts)
-    assert all(set(row) == set(SCHEMA["parity"].split()) for row in results["parity"])
 
 
-def test_the_tracks_are_proven_and_stay_together(compared):
+def test_the_tracks_pass_the_parity_check_and_stay_together(compared):
     results, *_ = compared
-    assert {(row["precision"], row["a"], row["b"]) for row in results["proof"]} == {
+    assert {(row["precision"], row["a"], row["b"]) for row in results["parity"]} == {
         (precision, *pair)
         for precision in ("float64", "float32")
         for pair in (("numpy", "jax"), ("numpy", "torch"), ("jax", "torch"))
     }
-    assert all(row["passed"] for row in results["proof"])
-    assert len(results["parity"]) == 3
-    assert all(row["max_loss_gap"] < 1e-4 for row in results["parity"])  # 20 steps; observed: 2e-6
+    assert all(row["passed"] for row in results["parity"])
+    assert len(results["drift"]) == 3
+    assert all(row["max_loss_gap"] < 1e-4 for row in results["drift"])  # 20 steps; observed: 2e-6
     accuracies = [entry["test_accuracy"] for entry in results["runs"]]
     assert max(accuracies) - min(accuracies) < 0.002
     assert min(accuracies) > 0.5
@@ -221,7 +207,7 @@ def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared, run_here)
             ["--save-every", "soon"],
             "invalid interval 'soon': expected a number of steps, like 500, or",
         ),
-        (["--resume", "nowhere"], "nowhere is not there: give the folder of a comparison"),
+        (["--resume", "nowhere"], "nowhere cannot be read (No such file or directory): give a results.json"),
         (["--resume", "nowhere", "--epochs", "1"], "--resume finishes what was planned and takes no other flag"),
         (["--resume-from", "nowhere"], "nowhere: give the folder of a run or of one of its steps"),
         (["mlp-mnist", "cnn-mnist", "--resume-from", "nowhere"], "starts one training: name one preset"),
@@ -323,7 +309,7 @@ def test_a_worker_that_is_killed_is_mourned_the_rest_goes_on_and_resuming_mends_
     killed, other = json.loads((out / "results.json").read_text())["runs"]
     assert (killed["status"], other["status"]) == ("failed", "finished")
     assert "was killed by SIGKILL (out of memory?)" in printed
-    assert f"Go on with: python -m compare.run_all --resume {out}" in printed
+    assert f"Resume with: python -m compare.run_all --resume {out}" in printed
 
     code, printed = run_here("--resume", out)
     assert code == 0, printed

@@ -14,7 +14,8 @@ import pytest
 from support.fake_results import fake_results, stop_run
 
 from compare import tracking
-from compare.results import final_figures, trajectory
+from compare.results.runs import final_metrics, trajectory
+from compare.results.schema import not_measured
 from compare.tracking import Tracker, environment_tags, log, main
 
 
@@ -222,7 +223,7 @@ def test_log_says_what_is_wrong(results_dir: Path, dead_server: str, capsys: pyt
     assert "MLFLOW_TRACKING_URI" in message
     assert "secret" not in message
     assert main(["log", str(results_dir / "nowhere")]) == 2
-    assert "nowhere is not there" in capsys.readouterr().err
+    assert "nowhere cannot be read" in capsys.readouterr().err
 
 
 def test_chunk_losses_are_means_and_a_lost_one_is_left_out():
@@ -233,7 +234,7 @@ def test_chunk_losses_are_means_and_a_lost_one_is_left_out():
         (5, {"chunk_loss": 5.0}),
         (5, {"val_accuracy": 0.5}),
     ]
-    assert final_figures({})["test_accuracy"] is None
+    assert final_metrics({**not_measured()})["test_accuracy"] is None
 
 
 def test_tracking_that_is_not_wanted_touches_nothing(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The interactive bars: how fast, where the time goes, how much memory."""
+"""The interactive bar charts: speed, time per phase, memory."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from compare.report.html.plots import Plot, Trace, rounded
-from compare.report.series import Tracks
-from compare.results import (
-    Results,
-    Run,
-    cold_seconds,
-    groups,
-    name_of,
-    numbers,
-    speed_withheld,
-    target_accuracy,
-    tested,
-)
-from compare.style import INK, Style, track_styles
+from compare.results.parity import speed_withheld
+from compare.results.runs import Tracks, cold_seconds, groups, numbers, target_accuracy, tested
+from compare.results.schema import Results, RunResult
+from compare.style import INK, Style, name_of, track_styles
 
 PHASES = {"import": "#7a869a", "data": "#b9c3d0", "compile": "#009E73", "train": "#56B4E9", "eval": "#d9c76a"}
-MEMORY = {"after the imports": "#7a869a", "beyond, up to the first save": "#56B4E9"}
+MEMORY = {"after the imports": "#7a869a", "training, up to the first checkpoint": "#56B4E9"}
 
 
 def speeds(results: Results) -> dict[str, list[Plot]]:
@@ -33,12 +24,12 @@ def speeds(results: Results) -> dict[str, list[Plot]]:
 
 
 def cold_times(results: Results) -> dict[str, list[Plot]]:
-    """What passes from the start of the process to an accuracy, or to the end, by preset."""
+    """Seconds per phase from the start of the process to an accuracy, or to the end, by preset."""
     return {preset: [_cold(preset, tracks)] for preset, tracks in groups(results).items()}
 
 
 def memory(results: Results) -> dict[str, list[Plot]]:
-    """Peak memory and what of it the imports take, by preset."""
+    """Peak memory and the part of it that the imports take, by preset."""
     return {preset: [_memory(preset, tracks)] for preset, tracks in groups(results).items()}
 
 
@@ -60,7 +51,7 @@ def _speed(results: Results, preset: str, tracks: Tracks, styles: dict[str, Styl
             marker = {"color": INK, "size": 7, "line": {"color": "#ffffff", "width": 1}}
             drawn.append(dots | {"name": name, "tracks": [track], "marker": marker, "hovertemplate": "%{x:,.0f}"})
     layout = {
-        "xaxis": {"title": {"text": "images/s in training"}, "rangemode": "tozero", "tickformat": ",.0f"}
+        "xaxis": {"title": {"text": "training images/s"}, "rangemode": "tozero", "tickformat": ",.0f"}
         | {"showticklabels": len(notes) < len(tracks)},  # nothing measured, no scale
         "yaxis": {"autorange": "reversed"},
         "annotations": notes,
@@ -75,8 +66,8 @@ def _cold(preset: str, tracks: Tracks) -> Plot:
     whole = {track: _phases(runs) for track, runs in tracks.items()}
     until = {track: _until(runs, target) for track, runs in tracks.items()}
     reached = target is not None and all(phases for track, phases in until.items() if whole[track])
-    goal = f"seconds to {100 * target:.1f} % accuracy" if reached and target else "seconds, the whole run"
-    titles = {"cold": goal, "whole": "seconds, the whole run"}
+    goal = f"seconds to {100 * target:.1f} % accuracy" if reached and target else "seconds, whole run"
+    titles = {"cold": goal, "whole": "seconds, whole run"}
     chosen = {"cold": until if reached else whole, "whole": whole}
     drawn = [
         _stack(
@@ -90,21 +81,21 @@ def _cold(preset: str, tracks: Tracks) -> Plot:
         for track, phases in chosen[choice].items()
     ]
     sums = [f"{name_of(track)} {sum(phases.values()):.1f}" for track, phases in chosen["cold"].items() if phases]
-    about = f"{preset}, from the start of the process, {goal}: {', '.join(sums) or 'nothing to show'}."
+    about = f"{preset}, {goal}, from the start of the process: {', '.join(sums) or 'no data'}."
     layout = _stacked(goal)
-    headers = ("track", "what", *PHASES)
+    headers = ("track", "until", *PHASES)
     source = "runs[].seconds and runs[].history"
     return Plot(preset, about, source, drawn, layout, headers, rows, control="cold", titles=titles, key=PHASES)
 
 
-def _phases(runs: list[Run]) -> dict[str, float]:
+def _phases(runs: list[RunResult]) -> dict[str, float]:
     """Mean seconds of each phase of a whole run."""
     found = {phase: numbers(runs, "seconds", phase) for phase in PHASES}
     return {phase: statistics.fmean(values) for phase, values in found.items() if values}
 
 
-def _until(runs: list[Run], target: float | None) -> dict[str, float]:
-    """Mean seconds of each phase until an evaluation first reached `target`; evaluations are not counted."""
+def _until(runs: list[RunResult], target: float | None) -> dict[str, float]:
+    """Mean seconds of each phase until an evaluation first reached `target`; evaluation time is not counted."""
     done = [run for run in tested(runs) if target is not None and cold_seconds(run, target) is not None]
     phases = {name: value for name, value in _phases(done).items() if name not in ("train", "eval")}
     if not done or target is None:
@@ -122,7 +113,7 @@ def _memory(preset: str, tracks: Tracks) -> Plot:
     parts = [low, [b - a for a, b in zip(low, high, strict=True)]]
     drawn = [_stack(name, MEMORY[name], have, {"": list(part)}) for name, part in zip(MEMORY, parts, strict=True)]
     rows = [[name_of(t), f"{a:,.0f}", f"{b:,.0f}"] for t, a, b in zip(have, low, high, strict=True)]
-    said = ", ".join(f"{name} {peak}, {imports} of it imports" for name, imports, peak in rows) or "unknown"
+    said = ", ".join(f"{name} {peak}, of which imports {imports}" for name, imports, peak in rows) or "unknown"
     about = f"{preset}, peak memory in MB: {said}."
     headers = ("track", "after the imports, MB", "peak, MB")
     source = "runs[].import_rss_mb and runs[].peak_rss_mb"

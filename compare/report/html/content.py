@@ -1,4 +1,4 @@
-"""What stands on report.html: the sections of report.md with their figures, for one comparison or several."""
+"""The content of report.html: the sections of report.md with their figures, for one comparison or several."""
 
 from __future__ import annotations
 
@@ -18,66 +18,44 @@ from markdown_it import MarkdownIt
 
 from compare.report.html import bars, grids, pictures, plots, roof
 from compare.report.html.plots import Plot
-from compare.report.markdown import markdown, sections
-from compare.report.summary import headline
-from compare.results import Results, groups, machine_facts, name_of, numbers, speed_withheld, spread, tested, title
+from compare.report.markdown import FIGURES_ONLY, TITLES, markdown, sections
+from compare.report.summary import headline, machine_facts, title
+from compare.results.parity import speed_withheld
+from compare.results.runs import groups, numbers, spread, tested
+from compare.results.schema import Results
 from compare.statistics import ratio_of_medians
-from compare.style import track_styles
+from compare.style import name_of, track_styles
 
 FOLDER = Path(__file__).parent
 SCRIPTED = ("traces", "layout", "control", "titles")  # of a plot
-Comparison = tuple[str, Results]  # what it is called, and what it found
+Comparison = tuple[str, Results]  # its name and its results
 Figures = Callable[[Results], Mapping[str, Sequence[Any]]]  # by preset
 
 
 @dataclass(frozen=True)
 class Part:
-    """A section: its figures, the buttons above them, and words where report.md has no such section."""
+    """What a section shows beside its text: figures, and the buttons above them."""
 
     figures: tuple[Figures, ...] = ()
     control: str = ""
-    words: str = ""
-    together: bool = False  # one figure for each preset, which stand beside each other
+    together: bool = False  # the figures of all presets side by side
 
 
 PARTS = {
-    "Verdict": Part(),
-    "Results": Part((bars.speeds,), together=True),
-    "Curves": Part((plots.learning,), control="clock"),
-    "The same model: the proof": Part((grids.proofs,)),
-    "Drift: the end of training": Part(),
-    "Where the time goes": Part((bars.cold_times,), control="cold", together=True),
-    "Memory": Part(
-        (bars.memory,),
-        together=True,
-        words="Resident memory of a run's process at its highest, up to its first save. The lower part is there as "
-        "soon as the libraries are imported.",
-    ),
-    "The roofline": Part(
-        (roof.roofline,),
-        together=True,
-        words="A training step can be no faster than the multipliers (the flat part, a large matrix product) nor than "
-        "memory (the slope), if no cache helps. Each preset stands at the operations it has for a byte that its step "
-        "moves: in the slope it waits for memory, under the flat part it could multiply all the time. What a track "
-        "stays below the line, it loses to small products, copies and Python; above the slope, caches help it.",
-    ),
-    "What they get wrong": Part((grids.confusions, pictures.mistakes)),
-    "What the first layer looks for": Part(
-        (pictures.filters,),
-        words="Weights of the same units in every track, each scaled to its largest: blue is negative, orange "
-        "positive (of a layer that sees colours: the colours). All tracks began at the same values, so what differs "
-        "between the rows is drift.",
-    ),
-    "Known unfairness": Part(),
-    "What did not finish": Part(),
-    "Machine": Part(),
-    "To reproduce": Part(),
+    "results": Part((bars.speeds,), together=True),
+    "curves": Part((plots.learning,), control="clock"),
+    "parity": Part((grids.parity,)),
+    "time": Part((bars.cold_times,), control="cold", together=True),
+    "memory": Part((bars.memory,), together=True),
+    "roofline": Part((roof.roofline,), together=True),
+    "errors": Part((grids.confusion_matrices, pictures.misclassified)),
+    "filters": Part((pictures.filters,)),
 }
 
 
 @dataclass(frozen=True)
 class Block:
-    """What one comparison has to say in a section."""
+    """The text and figures of one comparison in a section."""
 
     comparison: str
     command: str
@@ -98,7 +76,8 @@ class Section:
 def page(comparisons: Sequence[Comparison]) -> str:
     """The whole of report.html, self-contained."""
     count = itertools.count()
-    found = [_section(name, part, comparisons, count) for name, part in PARTS.items()]
+    texts = [sections(results) for _, results in comparisons]
+    found = [_section(name, comparisons, [text[name] for text in texts], count) for name in TITLES]
     drawn = [
         figure for section in found for block in section.blocks for each in block.presets.values() for figure in each
     ]
@@ -124,7 +103,7 @@ def page(comparisons: Sequence[Comparison]) -> str:
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> str:
-    """A table of accuracy and speed of every comparison, and how the speed compares with the first one's."""
+    """A table of accuracy and speed of every comparison, and the ratio of each speed to the first one's."""
     pairs = dict.fromkeys(
         (preset, track) for _, results in comparisons for preset, tracks in groups(results).items() for track in tracks
     )
@@ -143,9 +122,9 @@ def side_by_side(comparisons: Sequence[Comparison]) -> str:
     return markdown(headers, rows)
 
 
-def _section(name: str, part: Part, comparisons: Sequence[Comparison], count: Iterator[int]) -> Section:
-    blocks = []
-    for comparison, results in comparisons:
+def _section(name: str, comparisons: Sequence[Comparison], texts: Sequence[str], count: Iterator[int]) -> Section:
+    part, heading, blocks = PARTS.get(name, Part()), TITLES[name], []
+    for (comparison, results), text in zip(comparisons, texts, strict=True):
         presets: dict[str, list[Any]] = {}
         for figures in part.figures:
             for preset, drawn in figures(results).items():
@@ -154,15 +133,13 @@ def _section(name: str, part: Part, comparisons: Sequence[Comparison], count: It
                     for each in drawn
                 )
         presets = {preset: drawn for preset, drawn in presets.items() if drawn}
-        text = sections(results).get(name) or (part.words if presets else "")
-        if text or presets:
-            command = results.get("command") or "the command was not recorded"
-            blocks.append(Block(comparison, command, _rendered(text, name), presets))
-    return Section(name, re.sub(r"\W+", "-", name.lower()), part.control, blocks)
+        if presets or (text and name not in FIGURES_ONLY):
+            blocks.append(Block(comparison, results["command"], _rendered(text, heading), presets))
+    return Section(heading, re.sub(r"\W+", "-", heading.lower()), part.control, blocks)
 
 
 def _rendered(text: str, name: str) -> str:
-    """Markdown as HTML; what stands in results.json is text, never markup. Wide tables scroll by themselves."""
+    """Markdown as HTML; the content of results.json is text, never markup. Wide tables scroll."""
     html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     html = html.replace("<th>", '<th scope="col">')
     scrolling = f'<div class="scroll" role="region" tabindex="0" aria-label="Table: {name}"><table>'
@@ -188,8 +165,5 @@ def _templates() -> Environment:
 
 @cache
 def _file(name: str) -> str:
-    """A file that is written into the page as it is."""
+    """A file that is included in the page unchanged."""
     return (FOLDER / name).read_text(encoding="utf-8")
-
-
-__all__ = ["page"]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from compare.results import Results, Run, groups, name_of, order, size
+from compare.results.parity import difference
+from compare.results.runs import confusions, groups
+from compare.results.schema import ParityRow, Results
+from compare.style import name_of, order
 
-DECADES = 6  # below the tolerance, from which on a cell has no colour
+DECADES = 6  # below the tolerance; smaller differences have no colour
 
 
 @dataclass(frozen=True)
@@ -21,12 +23,12 @@ class Cell:
     text: str
     level: float = 0.0
     bad: bool = False
-    quiet: bool = False  # on the diagonal, of which a confusion is no error
+    quiet: bool = False  # the diagonal of a confusion matrix: no error
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A heat map: `groups` are headings over so many columns each, or none."""
+    """A heat map: `groups` are headings, each with the number of columns that it spans."""
 
     title: str
     about: str
@@ -38,18 +40,18 @@ class Grid:
     kind: str
 
 
-def proofs(results: Results) -> dict[str, list[Grid]]:
-    """How far apart each leaf was in the proof: a grid for each precision, by preset."""
-    found: dict[str, dict[str, list[dict[str, Any]]]] = {preset: {} for preset in groups(results)}
-    for pair in results.get("proof") or []:
-        if pair.get("leaves"):
+def parity(results: Results) -> dict[str, list[Grid]]:
+    """The relative difference of each leaf in the parity check: a grid for each precision, by preset."""
+    found: dict[str, dict[str, list[ParityRow]]] = {preset: {} for preset in groups(results)}
+    for pair in results["parity"]:
+        if pair["leaves"]:
             found.setdefault(pair["preset"], {}).setdefault(pair["precision"], []).append(pair)
-    return {preset: [_proof(*each) for each in precisions.items()] for preset, precisions in found.items()}
+    return {preset: [_parity(*each) for each in precisions.items()] for preset, precisions in found.items()}
 
 
-def _proof(precision: str, pairs: list[dict[str, Any]]) -> Grid:
-    """Rows are leaves, columns what was compared, for each pair of tracks; a cell is ‖a - b‖/‖b‖."""
-    pairs = sorted(pairs, key=lambda pair: [order(pair[side]) for side in "ab"])
+def _parity(precision: str, pairs: list[ParityRow]) -> Grid:
+    """Rows are leaves, columns are quantities, for each pair of tracks; a cell is ‖a - b‖/‖b‖."""
+    pairs = sorted(pairs, key=lambda pair: (order(pair["a"]), order(pair["b"])))
     tolerances = {check["what"]: check["tolerance"] for pair in pairs for check in pair["checks"]}
     cells: dict[str, dict[tuple[str, int], Cell]] = {}
     columns: dict[tuple[str, int], None] = {}
@@ -63,12 +65,12 @@ def _proof(precision: str, pairs: list[dict[str, Any]]) -> Grid:
     places = [(part, number) for part in parts for number in range(len(pairs)) if (part, number) in columns]
     short = [f"{name_of(pair['a'])}\n{name_of(pair['b'])}" for pair in pairs]
     worst = max((cell.level for row in cells.values() for cell in row.values()), default=0.0)
-    nearest = f"{10 ** (DECADES * (worst - 1)):.1e} of it" if worst < 1 else "more than that"
+    largest = f"{10 ** (DECADES * (worst - 1)):.1e} of its tolerance" if worst < 1 else "above its tolerance"
     return Grid(
         title=f"Leaf by leaf, {precision}",
-        about=f"‖a - b‖ / ‖b‖ of each pair of tracks. The colour says in decades how near a difference comes to its "
-        f"tolerance, and begins at a millionth of it. The nearest is at {nearest}.",
-        source="proof[].leaves",
+        about="‖a - b‖ / ‖b‖ for each pair of tracks. The colour shows how close a difference is to its tolerance, in "
+        f"decades from a millionth of it. The largest is {largest}.",
+        source="parity[].leaves",
         corner="leaf",
         groups=[(part, sum(p == part for p, _ in places)) for part in parts],
         columns=[short[number] for _, number in places],
@@ -91,42 +93,37 @@ def _closeness(gap: float | None, tolerance: float) -> Cell:
     if gap is None or not math.isfinite(gap):
         return Cell("not finite", 1.0, bad=True)
     level = 1 + math.log10(gap / tolerance) / DECADES if gap else 0.0
-    return Cell(size(gap), min(max(level, 0.0), 1.0), bad=gap > tolerance)
+    return Cell(difference(gap), min(max(level, 0.0), 1.0), bad=gap > tolerance)
 
 
-def confusions(results: Results) -> dict[str, list[Grid]]:
-    """Test images by label and answer: a grid for each track, by preset; all seeds together."""
+def confusion_matrices(results: Results) -> dict[str, list[Grid]]:
+    """The confusion matrix of each track, by preset; the counts of all seeds are added."""
     found = {}
     for preset, tracks in groups(results).items():
-        counts = {track: _counts(runs) for track, runs in tracks.items()}
-        known = {track: count for track, count in counts.items() if count is not None}
-        most = max((np.max(count - np.diag(np.diag(count))) for count in known.values()), default=0)
-        found[preset] = [_confusion(track, tracks[track], count, int(most)) for track, count in known.items()]
+        known = {track: of_seeds for track, runs in tracks.items() if (of_seeds := confusions(runs))}
+        counts = {track: np.sum([count for _, count in of_seeds], axis=0) for track, of_seeds in known.items()}
+        most = max((int(np.max(count - np.diag(np.diag(count)))) for count in counts.values()), default=0)
+        found[preset] = [
+            _confusion(track, of_seeds[0][0], len(of_seeds), counts[track], most) for track, of_seeds in known.items()
+        ]
     return found
 
 
-def _counts(runs: list[Run]) -> np.ndarray | None:
-    counts = [run["insight"]["confusion"] for run in runs if (run.get("insight") or {}).get("confusion")]
-    return np.sum(counts, axis=0) if counts else None
-
-
-def _confusion(track: str, runs: list[Run], counts: np.ndarray, most: int) -> Grid:
-    classes = next(run["insight"]["classes"] for run in runs if run.get("insight"))
-    seeds = sum(bool(run.get("insight")) for run in runs)
+def _confusion(track: str, classes: list[str], seeds: int, counts: np.ndarray, most: int) -> Grid:
     wrong = int(counts.sum() - np.trace(counts))
 
-    def cell(label: int, answer: int) -> Cell:
-        count = int(counts[label, answer])
-        if label == answer:
+    def cell(label: int, prediction: int) -> Cell:
+        count = int(counts[label, prediction])
+        if label == prediction:
             return Cell(str(count), quiet=True)
         return Cell(str(count or ""), math.sqrt(count / most) if most else 0.0)
 
     return Grid(
         title=name_of(track),
-        about=f"{wrong:,} of {int(counts.sum()):,} answers are wrong" + (f" ({seeds} seeds)." if seeds > 1 else "."),
-        source="runs[].insight.confusion",
+        about=f"{wrong:,} of {int(counts.sum()):,} misclassified" + (f" ({seeds} seeds)." if seeds > 1 else "."),
+        source="runs[].error_analysis.confusion",
         corner="label",
-        groups=[("answer", len(classes))],
+        groups=[("prediction", len(classes))],
         columns=classes,
         rows=[(name, [cell(i, j) for j in range(len(classes))]) for i, name in enumerate(classes)],
         kind="confusion",

@@ -1,4 +1,4 @@
-"""Pictures that results.json carries: the worst mistakes, and the filters of the first layer."""
+"""The pictures in results.json: misclassified test images, and the filters of the first layer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from compare.results import Results, Run, groups, name_of, unpack
-from compare.style import KNOWN
+from compare.results.arrays import unpack
+from compare.results.runs import groups
+from compare.results.schema import ErrorAnalysis, Filters, Results, RunResult
+from compare.style import KNOWN, name_of
 
 COLD, WARM = (  # negative and positive weights: the blue and the orange of the curves
     np.array([int(KNOWN[track].color[start : start + 2], 16) for start in (1, 3, 5)]) for track in ("numpy", "jax")
@@ -28,74 +30,82 @@ class Picture:
     more: str = ""
 
 
+Row = tuple[str, str, list[Picture]]  # track, a remark, pictures
+
+
 @dataclass(frozen=True)
 class Strips:
     """Pictures in rows, a row for each track."""
 
     title: str
     source: str
-    rows: list[tuple[str, str, list[Picture]]]  # track, what there is to say of it, pictures
+    rows: list[Row]
     kind: str
 
 
-def mistakes(results: Results) -> dict[str, list[Strips]]:
-    """The mistakes each track was surest of, of its first seed, by preset."""
+def misclassified(results: Results) -> dict[str, list[Strips]]:
+    """The most confident errors of each track with its first seed, by preset."""
     found = {}
     for preset, tracks in groups(results).items():
-        rows = [row for track, runs in tracks.items() if (row := _mistakes(track, runs))]
-        found[preset] = [Strips("The worst mistakes", "runs[].insight.mistakes", rows, "mistakes")] if rows else []
+        rows = [_misclassified(track, *first) for track, runs in tracks.items() if (first := _first_wrong(runs))]
+        source = "runs[].error_analysis.misclassified"
+        found[preset] = [Strips("Most confident errors", source, rows, "misclassified")] if rows else []
     return found
 
 
-def _mistakes(track: str, runs: list[Run]) -> tuple[str, str, list[Picture]] | None:
-    run = next((run for run in runs if (run.get("insight") or {}).get("mistakes")), None)
-    if run is None:
-        return None
-    classes, pictures = run["insight"]["classes"], []
-    for mistake in run["insight"]["mistakes"]:
-        label, answer = classes[mistake["label"]], classes[mistake["prediction"]]
-        sure = f"{100 * mistake['probability']:.1f} %"
-        alt = f"Test image {mistake['index']}, labelled {label}, taken for {answer} with {sure}"
-        pictures.append(Picture(png(unpack(mistake["image"])), alt, f"{label} → {answer}", sure))
-    return name_of(track), f"seed {run['seed']}: label → answer, and the probability it was given", pictures
+def _first_wrong(runs: list[RunResult]) -> tuple[int, ErrorAnalysis] | None:
+    found = ((run["seed"], run["error_analysis"]) for run in runs)
+    return next(((seed, known) for seed, known in found if known and known["misclassified"]), None)
+
+
+def _misclassified(track: str, seed: int, found: ErrorAnalysis) -> Row:
+    classes, pictures = found["classes"], []
+    for error in found["misclassified"]:
+        label, prediction = classes[error["label"]], classes[error["prediction"]]
+        probability = f"{100 * error['probability']:.1f} %"
+        alt = f"Test image {error['index']}: label {label}, prediction {prediction} with probability {probability}"
+        pictures.append(Picture(png(unpack(error["image"])), alt, f"{label} → {prediction}", probability))
+    return name_of(track), f"seed {seed}: label → prediction, with its probability", pictures
 
 
 def filters(results: Results) -> dict[str, list[Strips]]:
     """Weights of the same units of the first layer in every track, of the first seed, by preset."""
     found = {}
     for preset, tracks in groups(results).items():
-        first = {track: run for track, runs in tracks.items() if (run := _first_with_filters(runs))}
-        leaves = dict.fromkeys(run["insight"]["filters"]["leaf"] for run in first.values())
-        rows = [_filters(track, run, first) for track, run in first.items()]
-        found[preset] = [Strips(", ".join(leaves), "runs[].insight.filters", rows, "filters")] if rows else []
+        first = {track: kept for track, runs in tracks.items() if (kept := _first_filters(runs))}
+        leaves = dict.fromkeys(kept["leaf"] for _, kept in first.values())
+        rows = [_filters(track, first) for track in first]
+        source = "runs[].error_analysis.filters"
+        found[preset] = [Strips(", ".join(leaves), source, rows, "filters")] if rows else []
     return found
 
 
-def _first_with_filters(runs: list[Run]) -> Run | None:
-    return next((run for run in runs if (run.get("insight") or {}).get("filters")), None)
+def _first_filters(runs: list[RunResult]) -> tuple[int, Filters] | None:
+    found = ((run["seed"], run["error_analysis"]) for run in runs)
+    return next(((seed, known["filters"]) for seed, known in found if known and known["filters"]), None)
 
 
-def _filters(track: str, run: Run, first: dict[str, Run]) -> tuple[str, str, list[Picture]]:
-    kept = run["insight"]["filters"]
+def _filters(track: str, first: dict[str, tuple[int, Filters]]) -> Row:
+    seed, kept = first[track]
     values = unpack(kept["values"]).astype(np.float64)  # (units, h, w, c)
-    words = [f"seed {run['seed']}"]
-    for other, theirs in first.items():
-        reference = unpack(theirs["insight"]["filters"]["values"]).astype(np.float64)
+    words = [f"seed {seed}"]
+    for other, (_, theirs) in first.items():
         if other == track:
             break
+        reference = unpack(theirs["values"]).astype(np.float64)
         if reference.shape == values.shape:
-            words.append(f"cosine to {name_of(other)}'s {_cosines(values, reference)}")
+            words.append(f"cosine similarity to {name_of(other)} {_cosines(values, reference)}")
     units = zip(values, kept["units"], strict=True)
     pictures = [Picture(png(_colored(each)), f"{name_of(track)}, unit {unit}") for each, unit in units]
     return name_of(track), ", ".join(words), pictures
 
 
 def _cosines(a: np.ndarray, b: np.ndarray) -> str:
-    """Median and least cosine of the angle between the same unit's weights in two tracks."""
+    """Median and minimum, over the units, of the cosine similarity of their weights in two tracks."""
     a, b = a.reshape(len(a), -1), b.reshape(len(b), -1)
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     found = (a * b).sum(axis=1) / np.where(norms > 0, norms, 1)
-    return f"{np.median(found):.3f} (median; least {found.min():.3f})"
+    return f"{np.median(found):.3f} (median; minimum {found.min():.3f})"
 
 
 def _colored(weights: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The interactive curves: Plotly's traces as plain data, each figure with a sentence and a table that say the same.
+"""The interactive curves: Plotly traces as plain data, each figure with a sentence and a table of the same numbers.
 
 Colours and widths are those of curves.png. Everything else that depends on the reader's taste (dark, print, a narrow
 screen) is decided by style.css and script.js.
@@ -13,20 +13,22 @@ from typing import Any
 import numpy as np
 
 from compare.report import series
-from compare.report.series import Curve, Tracks
-from compare.results import Results, Run, groups, name_of, size
-from compare.style import FAINT, Style, track_styles
+from compare.report.series import Curve
+from compare.results.parity import difference
+from compare.results.runs import Tracks, groups, numbers, start_up
+from compare.results.schema import Results, RunResult
+from compare.style import FAINT, Style, name_of, track_styles
 
 POINTS = 400  # of a curve at most
 LINES = 9  # of a curve's table
-CLOCKS = {"progress": "", "seconds": "seconds of training", "start": "seconds since the process began"}
+CLOCKS = {"progress": "", "seconds": "seconds of training", "start": "seconds since process start"}
 
 Trace = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure: what is drawn, what it says in words and in numbers, and where the numbers stand."""
+    """One figure: its traces, the same in words and in a table, and the source of its numbers."""
 
     title: str
     about: str
@@ -110,28 +112,26 @@ def _gaps(tracks: Tracks, styles: dict[str, Style]) -> Plot:
     found = list(series.gaps(tracks, styles))
     drawn = [trace for gap in found for trace in _drawn(gap.curves, gap.style, gap.name, *gap.tracks)]
     means = {gap.name: series.mean(gap.curves) for gap in found}
-    yaxis = {"type": "log", "title": {"text": "|difference of losses|"}}
+    yaxis = {"type": "log", "title": {"text": "|loss difference|"}}
     layout = {
         "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
         "yaxis": yaxis | _decades(drawn, yaxis),
     }
-    title = "Gap between training losses on the same batch"
-    return Plot(
-        title, _at_the_end(title, means, size), "runs[].step_loss", drawn, layout, *_samples("step", means, size)
-    )
+    title = "Loss gap between tracks, same batch"
+    about, table = _at_the_end(title, means, difference), _samples("step", means, difference)
+    return Plot(title, about, "runs[].step_loss", drawn, layout, *table)
 
 
 def _rates(tracks: Tracks, styles: dict[str, Style]) -> Plot:
-    """The schedule as a line, and what each track reported at its evaluations as points on it."""
+    """The schedule as a line, and the rates that each track reported at its evaluations as points."""
     runs = {track: same[0] for track, same in tracks.items()}
     line = next((curve for run in runs.values() if (curve := _schedule(run)) is not None), None)
     drawn = [] if line is None else _drawn([line], Style(FAINT, 1.2, "solid"), "schedule")
     reported: dict[str, Curve | None] = {}
     for (track, run), symbol, width in zip(runs.items(), _symbols(), _sizes(), strict=False):
-        rows = [row for row in run.get("history") or [] if row.get("lr") is not None]
-        if not rows:
+        x, y = (np.array(numbers(run["history"], key)) for key in ("step", "lr"))
+        if not len(x):
             continue
-        x, y = (np.array([row[key] for row in rows], np.float64) for key in ("step", "lr"))
         marker = {"symbol": symbol, "size": width, "color": styles[track].color, "line": {"width": 2}}
         trace = {"mode": "markers", "marker": marker, "x": rounded(x), "y": rounded(y), "name": name_of(track)}
         drawn.append(trace | {"type": "scatter", "tracks": [track], "cliponaxis": False, "hovertemplate": "%{y:.3g}"})
@@ -161,28 +161,27 @@ def _decades(drawn: list[Trace], yaxis: dict[str, Any]) -> dict[str, Any]:
     return {"dtick": 1 if max(values) / min(values) > 50 else "D2"}
 
 
-def _schedule(run: Run) -> Curve | None:
-    """The learning rate that the run's config asks for at each step, if it went through all of them."""
+def _schedule(run: RunResult) -> Curve | None:
+    """The learning rate of each step by the run's schedule, if the run went through all of its steps."""
     from numpy_nn.optim import schedule
 
-    config, steps = run.get("config") or {}, run.get("steps")
-    if run["status"] != "finished" or run.get("message") or not steps or "schedule" not in config:
+    config, steps = run["config"], run["steps"]
+    if run["status"] != "finished" or run["message"] or not steps:
         return None
-    rate = schedule(config["schedule"], lr=config["lr"], steps=steps, **config.get("schedule_args") or {})
+    rate = schedule(config["schedule"], lr=config["lr"], steps=steps, **config["schedule_args"])
     x = np.unique(np.linspace(0, steps - 1, POINTS).round())
     return x + 1, np.array([rate(int(step)) for step in x])
 
 
-def _clocked(run: Run, x: np.ndarray, key: str, clock: str) -> np.ndarray:
-    """Steps or epochs as the seconds at which they were reached, between two evaluations in proportion."""
+def _clocked(run: RunResult, x: np.ndarray, key: str, clock: str) -> np.ndarray:
+    """Steps or epochs as seconds, interpolated between evaluations."""
     if clock == "progress":
         return x
-    rows = [row for row in run.get("history") or [] if row.get("seconds") is not None]
-    if not rows:
+    reached, seconds = numbers(run["history"], key), numbers(run["history"], "seconds")
+    if not reached:
         return np.full(len(x), np.nan)
-    seconds = np.interp(x, [0, *(row[key] for row in rows)], [0, *(row["seconds"] for row in rows)])
-    spent = run.get("seconds") or {}
-    return seconds + (sum(spent.get(name) or 0 for name in ("import", "data", "compile")) if clock == "start" else 0)
+    clocked = np.interp(x, [0, *reached], [0, *seconds])
+    return clocked + (start_up(run) if clock == "start" else 0)
 
 
 def _drawn(curves: list[Curve], style: Style, name: str, *tracks: str) -> list[Trace]:
@@ -226,7 +225,7 @@ def rounded(values: Iterable[float]) -> list[float | None]:
 def _at_the_end(title: str, means: dict[str, Curve | None], form: Callable[[float], str]) -> str:
     last = {name: float(curve[1][-1]) for name, curve in means.items() if curve and len(curve[1])}
     ends = [f"{name} {form(value)}" for name, value in last.items() if np.isfinite(value)]
-    return f"{title}: at the end {', '.join(ends)}." if ends else f"{title}: nothing to show."
+    return f"{title} at the end: {', '.join(ends)}." if ends else f"{title}: no data."
 
 
 def _samples(

@@ -1,8 +1,7 @@
-"""The roofline: how fast each track trains, and how fast the machine would let it.
+"""The roofline: achieved speed of each track, and the speed that the machine allows.
 
-Attainable is the smaller of two speeds: that of a large matrix product, and bandwidth times the operations that there
-are for each byte (Williams, Waterman & Patterson 2009, "Roofline: an insightful visual performance model for multicore
-architectures").
+Attainable is the smaller of the matmul speed and memory bandwidth times arithmetic intensity (Williams, Waterman &
+Patterson 2009, "Roofline: an insightful visual performance model for multicore architectures").
 """
 
 from __future__ import annotations
@@ -14,17 +13,18 @@ import numpy as np
 
 from compare import machine
 from compare.report.html.plots import Plot, Trace, rounded
-from compare.report.series import Tracks
-from compare.results import Results, groups, name_of, numbers, speed_withheld
-from compare.style import FAINT, track_styles
+from compare.results.parity import speed_withheld
+from compare.results.runs import Tracks, groups, numbers
+from compare.results.schema import Results
+from compare.style import FAINT, name_of, track_styles
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 SIZES = (13, 10, 10, 10, 10, 10)
 
 
 def roofline(results: Results) -> dict[str, list[Plot]]:
-    """One figure for all presets: GFLOP/s over FLOP per byte of a step; none where nothing was measured on the CPU."""
-    peak, memory = (results["environment"].get(name) for name in ("gemm_gflops", "memory_gbs"))
+    """One figure for all presets: GFLOP/s over FLOP/byte of a step; none if nothing was measured on the CPU."""
+    peak, memory = results["environment"]["gemm_gflops"], results["environment"]["memory_gbs"]
     presets = {preset: tracks for preset, tracks in groups(results).items() if _intensity(tracks)}
     speeds = {preset: _speeds(results, tracks) for preset, tracks in presets.items()}
     at = {preset: intensity for preset in presets if speeds[preset] and (intensity := _intensity(presets[preset]))}
@@ -51,35 +51,33 @@ def roofline(results: Results) -> dict[str, list[Plot]]:
         for track, speed in speeds[preset].items()
     ]
     said = ", ".join(f"{preset} {name} {speed} of {roof}" for preset, name, _, speed, roof in rows)
-    about = (
-        f"GFLOP/s in training, of what {peak:,.0f} GFLOP/s in a matrix product and {memory:,.0f} GB/s allow: {said}."
-    )
+    about = f"Achieved and attainable GFLOP/s (GEMM peak {peak:,.0f} GFLOP/s, memory {memory:,.0f} GB/s): {said}."
     low = min(speed for found in speeds.values() for speed in found.values())
     room = 0.3 * (1 + max(name.count("<br>") for name in names["text"]))  # decades, for the names
     layout: dict[str, Any] = {
-        "xaxis": {"type": "log", "title": {"text": "FLOP per byte that a step moves"}, "dtick": 1},
+        "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, FLOP/byte"}, "dtick": 1},
         "yaxis": {"type": "log", "title": {"text": "GFLOP/s"}, "dtick": 1}
         | {"range": [np.log10(low / 2), np.log10(peak) + room]},
         "hovermode": "closest",
     }
-    headers = ("preset", "track", "FLOP per byte", "GFLOP/s", "attainable")
+    headers = ("preset", "track", "FLOP/byte", "GFLOP/s", "attainable GFLOP/s")
     source = "runs[].gflops, runs[].step_bytes, environment.gemm_gflops and environment.memory_gbs"
     key = {name_of(track): style.color for track, style in styles.items()}
     return {"": [Plot("Achieved and attainable speed", about, source, drawn, layout, headers, rows, key=key)]}
 
 
 def _intensity(tracks: Tracks) -> float | None:
-    """Operations of a step for each byte that it moves, of the first run that tells."""
+    """FLOPs of a step per byte that it moves, of the first run that has both."""
     for run in (run for runs in tracks.values() for run in runs):
-        if run.get("step_bytes") and run.get("flops_per_image"):
+        if run["step_bytes"] and run["flops_per_image"]:
             return run["config"]["batch_size"] * run["flops_per_image"] / run["step_bytes"]
     return None
 
 
 def _speeds(results: Results, tracks: Tracks) -> dict[str, float]:
-    """Mean GFLOP/s of each track that has a speed, and has it from the CPU, whose roof this is."""
+    """Mean GFLOP/s of each track with a speed that was measured on the CPU."""
     on_cpu = {
-        track: [run for run in runs if machine.on_cpu(run.get("hardware"))]
+        track: [run for run in runs if machine.on_cpu(run["hardware"])]
         for track, runs in tracks.items()
         if not speed_withheld(results, runs)
     }
@@ -88,7 +86,7 @@ def _speeds(results: Results, tracks: Tracks) -> dict[str, float]:
 
 
 def _apart(at: dict[str, float]) -> list[str]:
-    """The presets' names, one above the other where two stand at nearly the same place."""
+    """The presets' names, one above the other where two have nearly the same intensity."""
     words, level, last = dict.fromkeys(at, ""), 0, 0.0
     for preset in sorted(at, key=lambda preset: at[preset]):
         level = level + 1 if last and at[preset] / last < 1.6 else 0
