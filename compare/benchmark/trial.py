@@ -1,7 +1,7 @@
 """One trial of the benchmark, in a process of its own: ``python -m compare.benchmark.trial`` reads a job.
 
-A trial trains as ``compare.training.worker`` does, by the same clocks, and saves nothing. It ends after a fixed number
-of steps, or at the first evaluation that reaches a validation accuracy. Or it times the layers one by one.
+A trial is a run of the training loop that saves nothing. It ends after a fixed number of steps, or at the first
+evaluation that reaches a validation accuracy. Or it times the layers one by one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ from compare import machine, tracks
 from compare.benchmark import roofline
 from compare.benchmark.results import SHOWN
 from compare.config import Config
+from compare.data.loaders import BatchIterator
+from compare.data.stream import IndexSampler
 from compare.errors import UserError
-from compare.training import worker
+from compare.training import loop, worker
 from compare.training.clocks import Timings
 from compare.training.loop import Training
 from compare.workers import protocol
@@ -38,33 +40,36 @@ def run(
 
     Args:
         job: what to train, where, and for how long at most.
-        module: what to call instead of the job's track (``compare.benchmark.baseline_torch``).
+        module: the module to call instead of the job's track (``compare.benchmark.baseline_torch``).
         target: validation accuracy to stop at; None trains to the end.
-        evaluate: count all test images at the end.
-        split: measure what a step is made of.
+        evaluate: evaluate all test images at the end.
+        split: measure the parts of a step.
 
     Returns:
         ``seconds`` of each clock, ``step_ms`` of every timed call, ``losses`` of the first steps, ``split_ms``, memory
-        in MB, what computed, and ``test_accuracy`` (None where not asked for); ``reached`` is whether that is the
-        target.
+        in MB, the device facts, and ``test_accuracy`` (None without an evaluation); ``reached`` is whether the
+        validation accuracy reached the target.
     """
     timings = Timings()
     with timings.clock("import"):
         track = importlib.import_module(module) if module else tracks.load(job.track)
     import_rss_mb = machine.peak_rss_mb()
     training = worker.begin(job, track, timings, emit=lambda _: None)
-    if target is None:  # validation images have no say: only the test images are looked at
-        data = training.data
+    if target is None:  # only the test images are evaluated, once at most
+        data, steps = training.data, training.schedule.steps
         training.data = dataclasses.replace(data, val_x=data.val_x[:0], val_y=data.val_y[:0])
-    with timings.clock("data"):
-        if module:
+        training.schedule = dataclasses.replace(training.schedule, evaluations=frozenset([steps] if evaluate else []))
+    if module:
+        with timings.clock("data"):
             importlib.import_module(module).hold(training)
-        feed = training.feed
-    with feed:
-        row = train(training, target=target, evaluate=evaluate)
+
+    def reached() -> bool:
+        return target is not None and (training.last.get("val_accuracy") or 0.0) >= target
+
+    loop.train(training, stop=reached)
     peak = machine.peak_rss_mb()  # before the split makes arrays of its own
     facts = tracks.recorded_facts(track, training.state)
-    figures = timings.figures(chunk=training.schedule.chunk, batch_size=job.config.batch_size)
+    figures = training.result()
     return {
         "seconds": figures["seconds"],
         "step_ms": [1000 * lap / training.schedule.chunk for lap in timings.chunks.steady],
@@ -73,38 +78,28 @@ def run(
         "losses": training.step_loss[:SHOWN],
         "chunk": training.schedule.chunk,
         "steps": training.step,
-        "test_accuracy": row.get("test_accuracy"),
-        "val_accuracy": row.get("val_accuracy"),
-        "reached": None if target is None else row["val_accuracy"] >= target,
+        "test_accuracy": figures["test_accuracy"],
+        "val_accuracy": figures["val_accuracy"],
+        "reached": None if target is None else reached(),
         "import_rss_mb": import_rss_mb,
         "peak_rss_mb": peak,
         **facts,
     }
 
 
-def train(training: Training, *, target: float | None, evaluate: bool) -> dict[str, Any]:
-    """Train to the end or to the target; returns the last evaluation, {} if there was none."""
-    row: dict[str, Any] = {}
-    planned = training.schedule
-    evaluations = planned.evaluations if target else {planned.steps} if evaluate else set()
-    while not training.finished and not (target and row and row["val_accuracy"] >= target):
-        event = training.chunk()
-        if training.step in evaluations:
-            row = training.evaluation(event)
-    return row
-
-
 def parts(training: Training) -> dict[str, float]:
-    """What a step is made of, in ms: ``input``, ``forward``, ``backward``, ``update``.
+    """The parts of a step in ms: ``input``, ``forward``, ``backward``, ``update``.
 
-    Frameworks fuse these parts, so none can be cut out of a running step. Input is the gathering (and augmenting) of
-    the images. Update is a step on two images: the update, and whatever else does not grow with the images. Forward is
-    what evaluating the batch takes beyond evaluating two images; backward is what a timed step took beyond the three.
+    Frameworks fuse these parts, so none can be timed inside a running step. Input is gathering and augmenting the
+    images. Update is a step on two images: the update, and whatever else does not grow with the batch. Forward is
+    the time of evaluating the batch minus that of evaluating two images; backward is the rest of a timed step.
     """
     track, data, config, k = training.track, training.data, training.config, training.schedule.chunk
 
+    sampler = IndexSampler(seed=config.seed, batch_size=config.batch_size, train_size=len(data.train_x), k=k, stop=k)
+
     def batches() -> tuple[np.ndarray, np.ndarray]:
-        return data.train_chunk(config.seed, 0, k, batch_size=config.batch_size, augment=config.augment)
+        return next(BatchIterator(data, sampler, augment=config.augment))
 
     def step(x: np.ndarray, y: np.ndarray) -> None:
         training.state, _ = track.train_steps(training.state, x, y)
@@ -127,7 +122,7 @@ def parts(training: Training) -> dict[str, float]:
 
 
 def _median(function: Callable[[], Any]) -> float:
-    """Milliseconds that a call takes, once it has warmed up."""
+    """Milliseconds that a call takes after warming up."""
     function()
     laps = []
     for _ in range(LAPS):

@@ -25,7 +25,6 @@ from compare.parity.check import proof_of
 from compare.progress import Progress
 from compare.report.write import show, write
 from compare.results import Results, Run, final_figures, trajectory
-from compare.training.flops import training_bytes, training_flops
 from compare.workers import process
 from compare.workers.process import Worker
 from compare.workers.protocol import Job
@@ -35,7 +34,7 @@ from compare.workers.protocol import Job
 class Comparison:
     """Everything that the runs of one command share."""
 
-    results: Results  # of planning.plan, or planning.taken_up: the runs that are not finished are done
+    results: Results  # of plan.plan, or plan.resumed: the runs that are not finished are done
     directory: Path
     progress: Progress
     stopping: bool = False
@@ -57,7 +56,7 @@ class Comparison:
         """Do what is not done; return the exit status: 0, 1 if a run failed or a proof did, 130 if interrupted."""
         settings, environment = self.results["settings"], self.results["environment"]
         tracker = tracking.Tracker(results_dir=self.directory, warn=self.progress.note, enabled=settings["mlflow"])
-        with plan.alone(self.directory), self.on_interrupt(), tracker:
+        with plan.locked(self.directory), self.on_interrupt(), tracker:
             self.write()
             tags = tracking.environment_tags(environment)
             tracker.start("compare", self.directory.name, params={"command": self.results["command"]}, tags=tags)
@@ -79,7 +78,7 @@ class Comparison:
 
     @contextlib.contextmanager
     def on_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C asks the run under way to save and end; the second ends everything at once."""
+        """The first Ctrl-C, SIGTERM or SIGHUP asks the run to save and end; the second ends everything at once."""
 
         def handle(*_: object) -> None:
             if self.stopping:
@@ -186,9 +185,7 @@ class Comparison:
             run["checkpoint"] = os.path.relpath(run["checkpoint"], self.directory)
         speed = run["images_per_second"]
         if speed:
-            run["flops_per_image"] = training_flops(config)
             run["gflops"] = speed * run["flops_per_image"] / 1e9
-            run["step_bytes"] = training_bytes(config)
         if run["status"] == "finished":
             accuracy = f"test accuracy {run['test_accuracy']:.2%} of {run['test_count']:,} images"
             pace = f", {speed:,.0f} images/s" if speed else ""

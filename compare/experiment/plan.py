@@ -1,4 +1,4 @@
-"""results.json before anything has run: every run of a comparison, planned, or taken up again.
+"""results.json before anything has run: every run of a comparison, planned, or resumed.
 
 All runs stand in it from the start, each with its configuration and as "not started", so that
 whatever kills the program, ``--resume`` knows what is left to do.
@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
-import itertools
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from compare.cli import require_writable
 from compare.config import SETTINGS, Config
 from compare.errors import UserError
 from compare.results import SCHEMA, Results, Run, read
+from compare.training.flops import training_bytes, training_flops
 from compare.workers import process
 
 FIGURES = (
@@ -45,6 +45,7 @@ def plan(
 ) -> Results:
     """The results of a new comparison in ``directory``, all of its runs not started."""
     require_writable(directory)
+    costs = {preset: step_costs(config) for preset, config in {each.preset: each for each in configs}.items()}
     return {
         "schema": SCHEMA,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -58,14 +59,19 @@ def plan(
             "resume_from": str(resume_from.absolute()) if resume_from else None,
         },
         "environment": machine.describe(threads=machine.cores()),
-        "runs": [planned(config, track) for config, track in itertools.product(configs, track_names)],
+        "runs": [planned(config, track, costs[config.preset]) for config in configs for track in track_names],
         "parity": [],
         "proof": [],
     }
 
 
-def planned(config: Config, track: str) -> Run:
-    """An entry of results.json's ``runs``, as it stands before the run has begun."""
+def step_costs(config: Config) -> dict[str, int]:
+    """What a training step costs whatever computes it: ``flops_per_image``, and ``step_bytes`` of a batch."""
+    return {"flops_per_image": training_flops(config), "step_bytes": training_bytes(config)}
+
+
+def planned(config: Config, track: str, costs: Mapping[str, Any]) -> Run:
+    """An entry of results.json's ``runs`` before the run has begun; ``costs`` are those of :func:`step_costs`."""
     return {
         "preset": config.preset,
         "track": track,
@@ -77,6 +83,8 @@ def planned(config: Config, track: str) -> Run:
         "devices": config.devices,
         "batch_size": config.batch_size,
         **dict.fromkeys(FIGURES),
+        "flops_per_image": costs["flops_per_image"],
+        "step_bytes": costs["step_bytes"],
         "history": [],
         "step_loss": [],
         "config": config.to_json(),
@@ -84,17 +92,20 @@ def planned(config: Config, track: str) -> Run:
     }
 
 
-def taken_up(directory: Path) -> tuple[Results, list[str]]:
-    """The results of a comparison that is to go on, what is not finished as if it had not started.
+def resumed(directory: Path) -> tuple[Results, list[str]]:
+    """The results of a comparison to resume, with unfinished runs as not started, and what has changed since.
 
-    Also what is not as it was, and may make the figures others than those of an uninterrupted comparison.
+    The changes of the machine and of the versions may make other figures than an uninterrupted comparison's.
     """
     results = read(directory)
     if "settings" not in results:
         raise UserError(f"{directory} was written by another version, which could not be resumed: start it again")
     for number, run in enumerate(results["runs"]):
         if run["status"] != "finished":
-            results["runs"][number] = planned(Config.from_json(run["config"]), run["track"])
+            config = Config.from_json(run["config"])
+            results["runs"][number] = planned(
+                config, run["track"], run if run["flops_per_image"] else step_costs(config)
+            )
     then, now = results["environment"], machine.describe(threads=machine.cores())
     results["status"] = "interrupted"
     changed = [
@@ -127,11 +138,18 @@ def from_checkpoint(path: Path, wanted: Config | None, changes: Mapping[str, Any
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Keep any other process from working on this comparison; the lock goes with the process, however it ends."""
+def locked(directory: Path) -> Iterator[None]:
+    """Keep any other process from working on this comparison; the lock ends with the process.
+
+    Raises UserError if another process has it, or if the folder's file system has no locks.
+    """
     with (directory / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{directory} is being worked on by another process: wait for it, or stop it") from error
+        except OSError as error:
+            raise UserError(
+                f"{directory} cannot be locked ({error.strerror}): choose a local folder with --out"
+            ) from error
         yield

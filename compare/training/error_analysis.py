@@ -1,10 +1,10 @@
-"""What a trained network gets wrong, and what its first layer looks for: ``insight`` of a run in results.json.
+"""The error analysis of a trained network, and filters of its first layer: ``insight`` of a run in results.json.
 
-Looked at once, after the last clock has stopped, in the state whose figures are the result:
+Computed once, after the last clock has stopped, of the state whose figures are the result:
 
     classes      their names
     confusion    test images by (label, prediction); left out where there are more than MOST_CLASSES
-    mistakes     the worst: index of the test image, label, prediction, probability it was given, image
+    mistakes     the misclassified images of the highest probability: index, label, prediction, probability, image
     filters      weights of some units of the first layer, each scaled to -127 .. 127
 
 Images and filters are packed arrays: bytes in base64, with dtype and shape.
@@ -27,8 +27,8 @@ LARGEST = 64  # pixels on a side of an image that is kept
 MOST_CLASSES = 100
 
 
-def insight(logits: Callable[[np.ndarray], Any], params: Tree, data: Data, *, batch_size: int) -> dict[str, Any]:
-    """The value of ``insight`` for one network: ``logits`` takes x uint8 (n, h, w, c) to (n, v)."""
+def analyse(logits: Callable[[np.ndarray], Any], params: Tree, data: Data, *, batch_size: int) -> dict[str, Any]:
+    """The error analysis of one network; ``logits`` takes x uint8 (n, h, w, c) to (n, v)."""
     batches = eval_batches(data.test_x, data.test_y, batch_size)
     probabilities = np.concatenate([softmax(np.asarray(logits(x), np.float64))[y >= 0] for x, y in batches])
     found = {"classes": list(data.classes), **errors(probabilities, data)}
@@ -42,7 +42,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def errors(probabilities: np.ndarray, data: Data) -> dict[str, Any]:
-    """Confusion counts (v, v) by label and prediction, and the mistakes made with the greatest confidence."""
+    """Confusion counts (v, v) by label and prediction, and the mistakes of the highest predicted probability."""
     labels, predictions, v = data.test_y, probabilities.argmax(axis=1), probabilities.shape[1]
     counts = np.bincount(labels.astype(np.int64) * v + predictions, minlength=v * v).reshape(v, v)
     wrong = np.flatnonzero(predictions != labels)

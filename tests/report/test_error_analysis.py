@@ -7,7 +7,7 @@ import pytest
 
 from compare.data import Data
 from compare.results import pack, unpack
-from compare.training.error_analysis import MISTAKES, first_layer, insight
+from compare.training.error_analysis import MISTAKES, analyse, first_layer
 from numpy_nn.models import MODELS
 from numpy_nn.tree import leaves
 
@@ -28,7 +28,7 @@ def test_mistakes_are_counted_and_ranked(rng):
         index = x[:, 0, 0, 0].astype(int)
         return np.eye(3)[answers[index]] * margins[index, None]
 
-    found = insight(logits, {"output": {"kernel": np.ones((16, 3))}}, dataset(labels), batch_size=16)
+    found = analyse(logits, {"output": {"kernel": np.ones((16, 3))}}, dataset(labels), batch_size=16)
     expected = np.zeros((3, 3), int)
     np.add.at(expected, (labels, np.where(margins == 0, 0, answers)), 1)
     assert found["confusion"] == expected.tolist()
@@ -45,7 +45,7 @@ def test_mistakes_are_counted_and_ranked(rng):
 def test_large_images_are_thinned_and_many_classes_left_out():
     labels = np.zeros(3, np.int32)
     data = dataset(labels, side=130)
-    found = insight(lambda x: np.eye(200)[np.full(len(x), 150)], {}, data, batch_size=2)
+    found = analyse(lambda x: np.eye(200)[np.full(len(x), 150)], {}, data, batch_size=2)
     assert found["confusion"] is None
     assert found["filters"] is None
     assert [mistake["prediction"] for mistake in found["mistakes"]] == [150] * 3
