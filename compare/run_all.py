@@ -155,7 +155,7 @@ def resume(directory: Path, arguments: Sequence[str]) -> int:
     from compare.experiment.comparison import Comparison
     from compare.progress import Progress
 
-    results, changed = plan.taken_up(directory)
+    results, changed = plan.resumed(directory)
     with Progress() as progress:
         for what in changed:
             progress.note(f"Not as it was, and the figures may not be those of an uninterrupted comparison: {what}")

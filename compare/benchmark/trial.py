@@ -21,8 +21,10 @@ from compare import machine, tracks
 from compare.benchmark import roofline
 from compare.benchmark.results import COMPARED
 from compare.config import Config
+from compare.data.loaders import BatchIterator
+from compare.data.stream import IndexSampler
 from compare.errors import UserError
-from compare.training import worker
+from compare.training import loop, worker
 from compare.training.clocks import Timings
 from compare.training.loop import Training
 from compare.workers import protocol
@@ -57,17 +59,22 @@ def run(
         track = importlib.import_module(module) if module else tracks.load(job.track)
     import_rss_mb = machine.peak_rss_mb()
     training = worker.begin(job, track, timings, emit=lambda _: None)
-    if target is None:  # no validation: only the test images are evaluated
-        data = training.data
+    if target is None:  # no validation: only the test images are evaluated, once at most
+        data, steps = training.data, stop_after or training.schedule.steps
         training.data = dataclasses.replace(data, val_x=data.val_x[:0], val_y=data.val_y[:0])
-    with timings.clock("data"):
-        if module:
+        training.schedule = dataclasses.replace(training.schedule, evaluations=frozenset([steps] if evaluate else []))
+    if module:
+        with timings.clock("data"):
             importlib.import_module(module).hold(training)
-        feed = training.feed
-    with feed:
-        evaluated = train(training, target=target, stop_after=stop_after, min_seconds=min_seconds, evaluate=evaluate)
+
+    def enough() -> bool:
+        if target is not None:
+            return (training.last.get("val_accuracy") or 0.0) >= target
+        return training.step >= steps and sum(timings.chunks.steady) >= min_seconds
+
+    loop.train(training, stop=enough)
     peak = machine.peak_rss_mb()  # before the breakdown allocates arrays of its own
-    figures = timings.figures(chunk=training.schedule.chunk, batch_size=job.config.batch_size)
+    figures = training.result()
     return {
         "seconds": figures["seconds"],
         "step_ms": [1000 * lap / training.schedule.chunk for lap in timings.chunks.steady],
@@ -76,44 +83,28 @@ def run(
         "losses": training.step_loss[:COMPARED],
         "chunk": training.schedule.chunk,
         "steps": training.step,
-        "test_accuracy": evaluated.get("test_accuracy"),
-        "val_accuracy": evaluated.get("val_accuracy"),
-        "reached": None if target is None else evaluated["val_accuracy"] >= target,
+        "test_accuracy": figures["test_accuracy"],
+        "val_accuracy": figures["val_accuracy"],
+        "reached": None if target is None else enough(),
         "import_rss_mb": import_rss_mb,
         "peak_rss_mb": peak,
         **track.device_facts(training.state),
     }
 
 
-def train(
-    training: Training, *, target: float | None, stop_after: int | None, min_seconds: float, evaluate: bool
-) -> dict[str, Any]:
-    """Train until there is enough to stop; returns the last evaluation, {} if there was none."""
-    evaluated: dict[str, Any] = {}
-    steps = stop_after or training.schedule.steps
-    evaluations = training.schedule.evaluations if target else {steps} if evaluate else set()
-    while not training.finished:
-        event = training.chunk()
-        if training.step in evaluations:
-            evaluated = training.evaluation(event)
-        if target and evaluated and evaluated["val_accuracy"] >= target:
-            break
-        if not target and training.step >= steps and sum(training.timings.chunks.steady) >= min_seconds:
-            break
-    return evaluated
-
-
 def parts(training: Training) -> dict[str, float]:
     """Milliseconds of a step spent on ``input``, ``forward``, ``backward`` and ``update``, estimated by differences.
 
-    Frameworks fuse these parts, so they cannot be timed inside a running step. Input is gathering (and augmenting) the
+    Frameworks fuse these parts, so they cannot be timed inside a running step. Input is gathering and augmenting the
     images. Update is a step on two images: the update and all else that does not grow with the batch. Forward is
     evaluating the batch minus evaluating two images; backward is a timed step minus the other three.
     """
     track, data, config, k = training.track, training.data, training.config, training.schedule.chunk
 
+    sampler = IndexSampler(seed=config.seed, batch_size=config.batch_size, train_size=len(data.train_x), k=k, stop=k)
+
     def batches() -> tuple[np.ndarray, np.ndarray]:
-        return data.train_chunk(config.seed, 0, k, batch_size=config.batch_size, augment=config.augment)
+        return next(BatchIterator(data, sampler, augment=config.augment))
 
     def step(x: np.ndarray, y: np.ndarray) -> None:
         training.state, _ = track.train_steps(training.state, x, y)

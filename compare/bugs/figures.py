@@ -16,7 +16,7 @@ BUGS = (
         "agree.",
         lesson="Look at ten images as the network gets them, with their labels, behind all that is done to them. Or "
         "learn one batch by heart, and ask again.",
-        caught_by="tests/data/test_data.py::test_train_chunk_follows_the_stream",
+        caught_by="tests/data/test_data.py::test_a_chunk_holds_the_images_and_labels_of_its_indices",
     ),
     Bug(
         name="split-leak",

@@ -1,16 +1,17 @@
-"""What one can measure of a track that may have a bug: ``python -m compare.bugs.probe``, JSON in, JSON out.
+"""Measures a track that may have a bug: ``python -m compare.bugs.probe``, JSON in, JSON out.
 
     curve        a small training on MNIST: loss of every step, accuracies, how many test images were counted
     gradients    central differences along a random direction against the gradient, in float64
     proof        the worst leaf against another track, in float64
 
-A bug may stop any of them: then its words are the answer.
+A bug may stop any of them: then the answer is ``{"stopped": message}``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import statistics
 import sys
 import warnings
@@ -22,18 +23,20 @@ import numpy as np
 from compare import tracks
 from compare.config import Config
 from compare.data import Data, load
+from compare.errors import UserError
 from compare.parity import check
 from compare.results.parity import closeness
 from compare.training import loop
-from compare.training.clocks import Stopwatch
-from numpy_nn.models import MODELS
+from compare.training.steps import plan
+from compare.training.worker import first_snapshot
 from numpy_nn.tree import Tree, leaves, tree_map
 
 CONFIG = Config(
     preset="probe", model="mlp", dataset="mnist", expected="", model_args={"hidden": (64,)}, steps=120, batch_size=50
 )
 CHUNK = 20  # steps
-EPS = 1e-6  # short, so that no relu on the way changes sides
+PIXELS = {"mean": (0.1307,), "std": (0.3081,)}
+EPS = 1e-6  # small, so that no relu changes sides between the two points
 
 
 def few_digits(config: Config) -> Data:
@@ -49,35 +52,28 @@ def few_digits(config: Config) -> Data:
     return few.split(600, config.seed)
 
 
-def first(config: Config) -> Tree:
-    """First values, the same for every track."""
-    return MODELS[config.model](**config.model_args).init(np.random.default_rng(config.seed))
-
-
 def arguments(config: Config, track: str) -> dict[str, Any]:
-    """What ``init_state`` is told."""
+    """The arguments of ``init_state``, the scaling of the pixels aside."""
     assert config.steps
-    pixels = {"mean": (0.1307,), "std": (0.3081,)}
-    return tracks.state_arguments(config, track, steps=config.steps, threads=1) | pixels
+    return tracks.state_arguments(config, track, steps=config.steps, threads=1)
 
 
 def curve(config: Config, track_name: str) -> dict[str, Any]:
-    """Train and evaluate."""
-    track, data, watch = tracks.load(track_name), few_digits(config), Stopwatch()
-    state = track.init_state(first(config), **arguments(config, track_name))
-    losses: list[float] = []
-    for step in range(0, config.steps or 0, CHUNK):
-        with watch.lap():
-            x, y = data.train_chunk(config.seed, step, CHUNK, batch_size=config.batch_size)
-            state, metrics = track.train_steps(state, x, y)
-            track.synchronize(state)
-        losses += np.asarray(metrics["loss"], float).tolist()
-    answer: dict[str, Any] = {"loss": losses, "step_ms": 1000 * statistics.median(watch.steady) / CHUNK}
+    """Train, and evaluate at the end: ``loss`` of every step, ``step_ms``, accuracies ``val`` and ``test``.
+
+    ``stopped`` instead of what is missing says why the training or the evaluation failed.
+    """
+    track, data, given = tracks.load(track_name), few_digits(config), arguments(config, track_name)
+    schedule = dataclasses.replace(plan(config, len(data.train_x), evaluations=1), chunk=CHUNK)
+    training = loop.begin(track, config, data, first_snapshot(config), schedule=schedule, arguments=given)
+    answer: dict[str, Any]
     try:
-        figures = loop.evaluate(track, state, data, batch_size=config.eval_batch_size, watch=Stopwatch())
-    except AssertionError as error:  # it has counted
-        return answer | {"stopped": str(error)}
-    return answer | {name: figures[f"{name}_accuracy"] for name in ("val", "test")}
+        loop.train(training)
+        answer = {name: training.last[f"{name}_accuracy"] for name in ("val", "test")}
+    except (AssertionError, UserError) as error:  # images were left out, or a loss is not finite
+        answer = {"stopped": str(error)}
+    laps = training.timings.chunks.steady or [math.nan]
+    return {"loss": training.step_loss, "step_ms": 1000 * statistics.median(laps) / CHUNK, **answer}
 
 
 def gradients(config: Config, track_name: str) -> float:
@@ -85,7 +81,7 @@ def gradients(config: Config, track_name: str) -> float:
 
     Both come out of one step of the track: its loss is L before the step, and momentum from rest is g after it.
     """
-    track, snapshot = tracks.load(track_name), first(config)
+    track, snapshot = tracks.load(track_name), first_snapshot(config)
     rng = np.random.default_rng(1)
     x = rng.integers(
         0, 256, (1, 8, *tracks.model_argument(config.model, config.model_args, "input_shape")), dtype=np.uint8
@@ -94,7 +90,7 @@ def gradients(config: Config, track_name: str) -> float:
     drawn = tree_map(lambda p: rng.normal(size=p.shape), snapshot["params"])
     length = np.sqrt(sum(float(np.vdot(d, d)) for d in leaves(drawn).values()))
     direction = tree_map(lambda d: d / length, drawn)
-    at_rest = arguments(config, track_name) | {"optimizer": "momentum", "optimizer_args": {}}
+    at_rest = arguments(config, track_name) | PIXELS | {"optimizer": "momentum", "optimizer_args": {}}
 
     def step(distance: float) -> tuple[float, Tree]:
         params = tree_map(lambda p, d: p + distance * d, snapshot["params"], direction)
@@ -108,7 +104,7 @@ def gradients(config: Config, track_name: str) -> float:
 
 
 def proof(config: Config, track: str) -> dict[str, Any]:
-    """The check that fails most clearly, or else the largest distance."""
+    """The check that is furthest above its tolerance, or else the closest to it."""
     pair = [track, "torch" if track == "numpy" else "numpy"]
     ((row, _),) = check.check_parity(config, pair, steps=5)
     worst = max(row["checks"], key=closeness)
@@ -116,17 +112,17 @@ def proof(config: Config, track: str) -> dict[str, Any]:
 
 
 def whatever_happens(measure: Callable[[Config, str], Any], config: Config, track: str) -> Any:
-    """The answer, or the words with which it stopped."""
+    """The measurement, or ``{"stopped": message}`` if it raised anything."""
     try:
         with check.exact_jax(config.precision):
             return measure(config, track)
-    except Exception as error:  # a bug may raise anything: that is the symptom
+    except Exception as error:  # whatever a bug raises is its symptom
         return {"stopped": f"{type(error).__name__}: {error}"}
 
 
 def main() -> int:
     """Answer the question on standard input: the track, and fields of a Config."""
-    warnings.simplefilter("ignore")  # overflow in exp, and its like, are told by the figures
+    warnings.simplefilter("ignore")  # the figures show overflow in exp and the like
     question = json.load(sys.stdin)
     config = dataclasses.replace(CONFIG, **question["training"])
     exact = dataclasses.replace(config, precision="float64")

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0, 1 if verify found damage, 2 for invalid arguments."""
+    """Run the command; return 0, 1 if verify found damage, 2 for invalid arguments."""
     options = parser().parse_args(arguments)
     if options.command == "show":
         found = read(options.directory)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def listing(directory: Path, *, quiet: bool) -> int:
-    """Print a line for each checkpoint below a folder; damage counts only where one asked to verify."""
+    """Print a line for each checkpoint below a folder; return 1 for damage if not ``quiet``, else 0."""
     paths = find(directory)
     if not paths:
         raise CheckpointError(f"no checkpoint below {directory}")
@@ -63,7 +63,7 @@ def listing(directory: Path, *, quiet: bool) -> int:
 
 
 def summary(meta: Mapping[str, Any]) -> str:
-    """One line: what was trained by whom, how far, how well."""
+    """One line: model, dataset, track, seed, step, validation accuracy."""
     config = meta.get("config") or {}
     accuracy = (meta.get("metrics") or {}).get("val_accuracy")
     words = [

@@ -1,4 +1,4 @@
-"""What a checkpoint is recognised by: SHA-256 of its arrays and its words; and what must not be in it."""
+"""SHA-256 of a checkpoint's arrays and JSON, and the search for numbers that are not finite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy_nn.tree import Tree, leaves
 
 
 def array_digests(snapshot: Tree) -> dict[str, str]:
-    """SHA-256 of each array by its path; type and shape included."""
+    """SHA-256 of each array, its dtype and its shape, by the array's path."""
     found = {}
     for name, leaf in leaves(snapshot).items():
         array = np.asarray(leaf, order="C")
@@ -31,7 +31,7 @@ def digest(meta: Mapping[str, Any], progress: Mapping[str, Any]) -> str:
 
 
 def not_finite(snapshot: Tree) -> str | None:
-    """Name the leaves with a NaN or an infinity in them."""
+    """A message that names the leaves with a NaN or an infinity in them; None if there is none."""
     bad = [
         name
         for name, leaf in leaves(snapshot).items()

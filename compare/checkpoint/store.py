@@ -1,26 +1,26 @@
 """Checkpoints: one tree for all tracks, on disk by Orbax. The only importer of orbax.
 
-Orbax writes them; they are read without it, see ``stored``.
+Orbax writes them; they are read without it, see ``compare.checkpoint.reader``.
 
 A run's folder holds one folder for each checkpoint that is kept, named by its step:
 
     cnn-mnist-jax-seed0/858/snapshot/   params, stats, opt, ema, step: arrays, as numpy_nn.tree describes them
                             meta/       what it is: format, config, track, step, metrics, digest, ... (JSON)
-                            progress/   what a training needs to go on besides: history, losses, clocks (JSON)
+                            progress/   what else a training needs to resume: history, losses, clocks (JSON)
 
-Each is whole or absent: Orbax writes under another name and renames at the end. There are
-arrays and JSON in it and nothing else, so nothing in it can be executed.
+Each is complete or absent: Orbax writes under another name and renames at the end. It holds
+arrays and JSON and nothing else, so nothing in it can be executed.
 
     python -m compare.checkpoint ls DIR        every checkpoint below a folder, a line each
     python -m compare.checkpoint show DIR      what one is
-    python -m compare.checkpoint verify DIR    read every one and check it; exit status 1 if any is damaged
+    python -m compare.checkpoint verify DIR    read and check every one; exit status 1 if any is damaged
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from compare.checkpoint.reader import Checkpoint as Checkpoint
 from compare.checkpoint.reader import CheckpointError as CheckpointError
 from numpy_nn.tree import Tree, from_leaves, leaves, tree_map
 
-OLD = "deleted"  # a folder in a run's folder for what is being deleted, so that no checkpoint is ever half there
+DELETED = "deleted"  # a checkpoint is moved to this folder of the run before it is deleted, and never half there
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ class Writer:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
             best_fn=_rank,  # has the metrics written down; who stays is the policy's decision
-            todelete_subdir=OLD,
+            todelete_subdir=DELETED,
             create=False,  # Orbax makes no folder for some of several processes; this one writes alone
             multiprocessing_options=ocp.options.MultiprocessingOptions(own, {own}),
             cleanup_tmp_directories=True,
@@ -64,7 +64,9 @@ class Writer:
         )
         with self._explained():
             directory.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(directory / OLD, ignore_errors=True)
+            shutil.rmtree(directory / DELETED, ignore_errors=True)
+            for stray in {each for each in directory.iterdir() if each.name.isdecimal()} - set(steps(directory)):
+                set_aside(stray)  # Orbax would take it for a checkpoint
             self._manager = ocp.CheckpointManager(directory.resolve(), options=options)
 
     def __enter__(self) -> Writer:
@@ -76,10 +78,11 @@ class Writer:
     def save(
         self, step: int, snapshot: Tree, meta: Mapping[str, Any], progress: Mapping[str, Any] | None = None
     ) -> Path:
-        """Begin to write ``directory/<step>``, after the one before is done; the arrays must not change any more.
+        """Begin to write ``directory/<step>`` when the previous save is complete; return its path.
 
-        ``meta["metrics"]["val_accuracy"]`` decides which checkpoint is the best; without it, this one is not.
-        Raises CheckpointError if it is there already, or holds a NaN, or if it or the one before cannot be written.
+        The arrays must not change any more. The best checkpoint is that of the highest
+        ``meta["metrics"]["val_accuracy"]``; one without it is never the best. Raises CheckpointError if the path
+        exists, if an array holds a NaN, or if this checkpoint or the previous one cannot be written.
         """
         path = self.directory / str(step)
         if path.exists():
@@ -97,36 +100,36 @@ class Writer:
         )
         with self._explained():
             self._manager.wait_until_finished()  # its thread moves old checkpoints to where they are removed now
-            shutil.rmtree(self.directory / OLD, ignore_errors=True)
+            shutil.rmtree(self.directory / DELETED, ignore_errors=True)
             self._manager.save(step, args=items, metrics={"step": step, **meta.get("metrics", {})}, force=True)
         return path
 
     def close(self) -> None:
-        """Return when everything is on disk."""
+        """Wait until everything is on disk; raise CheckpointError if it cannot be written."""
         with self._explained():
             self._manager.close()
-            shutil.rmtree(self.directory / OLD, ignore_errors=True)
+            shutil.rmtree(self.directory / DELETED, ignore_errors=True)
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # whatever a full or vanished disk makes of two libraries and a thread
-            whole = newest_good(self.directory)
+            whole = newest(self.directory)
             raise CheckpointError(
                 f"no checkpoint can be written to {self.directory} ({reason(error)}): free some space or choose "
-                f"another folder; " + (f"whole and the newest there is {whole}" if whole else "there is none yet")
+                f"another folder; " + (f"the newest good one there is {whole.path}" if whole else "there is none yet")
             ) from error
 
 
 def save(directory: Path, step: int, snapshot: Tree, meta: Mapping[str, Any]) -> Path:
-    """Write ``directory/<step>`` and return it: the snapshot and what it is. Nothing there is deleted."""
+    """Write the snapshot and its metadata to ``directory/<step>`` and return the path; nothing there is deleted."""
     with Writer(directory) as writer:
         return writer.save(step, snapshot, meta)
 
 
 def _rank(metrics: Mapping[str, Any]) -> Any:
-    """What the best checkpoint has most of: validation accuracy; of equals, the first is the best."""
+    """The key by which the best checkpoint is the maximum: validation accuracy, then the earlier step."""
     return metrics.get("val_accuracy", -1.0), -metrics["step"]
 
 
@@ -136,7 +139,7 @@ def _rank(metrics: Mapping[str, Any]) -> Any:
 def restore(path: Path, step: int | None = None) -> tuple[Tree, dict[str, Any]]:
     """The snapshot and its metadata; arguments and errors are those of :func:`read`.
 
-    Of a run whose result is the best state, not the last, that one is the default.
+    Given the folder of a run whose result is the best state, not the last, the best one is the default.
     """
     found = read(path, step)
     best = found.progress.get("best") or {}
@@ -146,21 +149,21 @@ def restore(path: Path, step: int | None = None) -> tuple[Tree, dict[str, Any]]:
 
 
 def read(path: Path, step: int | None = None) -> Checkpoint:
-    """Read and verify a checkpoint: its own folder, or a run's and a step in it, the newest by default.
+    """Read and verify a checkpoint, given its own folder, or a run's and a step in it, the newest by default.
 
-    Raises CheckpointError if it is not there or not whole, and says which good one there is instead.
+    Raises CheckpointError, which names the newest good checkpoint beside it, if it is absent or damaged.
     """
     path = locate(path, step)
     try:
         return verified(path)
     except CheckpointError as error:
-        good = newest_good(path.parent)
-        instead = f"the newest good checkpoint beside it is {good}" if good else "there is no good one beside it"
+        good = newest(path.parent, without=path)
+        instead = f"the newest good checkpoint beside it is {good.path}" if good else "there is no good one beside it"
         raise CheckpointError(f"{error}; {instead}") from error
 
 
 def locate(path: Path, step: int | None = None) -> Path:
-    """The folder of a checkpoint, given itself or its run's folder."""
+    """The folder of a checkpoint, given itself or its run's folder; raise CheckpointError if there is none."""
     found = steps(path)
     if found and step is None:
         return found[-1]
@@ -179,38 +182,45 @@ def locate(path: Path, step: int | None = None) -> Path:
 
 
 def steps(directory: Path) -> list[Path]:
-    """The checkpoints in a run's folder, by step; not looked into."""
+    """The folders of the checkpoints of a run, by step; they are not read."""
     if not directory.is_dir():
         return []
-    return sorted((each for each in directory.iterdir() if each.name.isdecimal()), key=lambda each: int(each.name))
+    found = (
+        each for each in directory.iterdir() if each.name.isdecimal() and any((each / part).is_dir() for part in PARTS)
+    )
+    return sorted(found, key=lambda each: int(each.name))
 
 
 def find(directory: Path) -> list[Path]:
-    """Every checkpoint below a folder, or the folder itself if it is one; not looked into."""
+    """Every checkpoint below a folder, or the folder itself if it is one; they are not read."""
     if directory.name.isdecimal() and not steps(directory):
         return [directory] if directory.is_dir() else []
     parts = (part for name in PARTS for part in directory.rglob(name))
     runs = sorted({part.parent.parent for part in parts if part.parent.name.isdecimal()})
-    runs = [run for run in runs if run.name != OLD]  # a process was killed while it deleted something
+    runs = [run for run in runs if run.name != DELETED]  # left by a process that was killed while deleting
     return [each for run in runs for each in steps(run)]
 
 
-def newest_good(directory: Path) -> Path | None:
-    """The newest checkpoint in a run's folder that is whole."""
+def newest(
+    directory: Path, *, without: Path | None = None, damaged: Callable[[Path, CheckpointError], None] | None = None
+) -> Checkpoint | None:
+    """The newest good checkpoint of a run, read from newest to oldest; None if there is none.
+
+    Those older than it are not read, nor is ``without``; ``damaged`` is called for each damaged one on the way.
+    """
     for path in reversed(steps(directory)):
-        with contextlib.suppress(CheckpointError):
-            return verified(path).path
+        if path == without:
+            continue
+        try:
+            return verified(path)
+        except CheckpointError as error:
+            if damaged:
+                damaged(path, error)
     return None
 
 
-def set_damaged_aside(directory: Path) -> list[str]:
-    """Rename every damaged checkpoint of a run to ``<step>.damaged``; returns what was wrong with each."""
-    problems = []
-    for path in steps(directory):
-        try:
-            verified(path)
-        except CheckpointError as error:
-            shutil.rmtree(path.with_suffix(".damaged"), ignore_errors=True)
-            path.rename(path.with_suffix(".damaged"))
-            problems.append(str(error))
-    return problems
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint to ``<step>.damaged``, which replaces an earlier one, and return the new path."""
+    renamed = path.with_suffix(".damaged")
+    shutil.rmtree(renamed, ignore_errors=True)
+    return path.rename(renamed)

@@ -1,4 +1,4 @@
-"""One dataset in memory, and the index stream that decides which images every track sees, and when.
+"""One dataset in memory, and the index stream: which training images each step sees, the same for every track.
 
 The stream is endless: a permutation of the training images for epoch 0, one for epoch 1, and
 so on, laid end to end; step s takes positions [s * batch_size, (s + 1) * batch_size). A batch
@@ -9,14 +9,13 @@ a resumed run sees the batches it would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
 
 import numpy as np
 
-from compare.data.augment import augment as augmented
 from compare.data.seeds import SHUFFLE, SPLIT, generator
 from compare.errors import UserError
 
@@ -29,7 +28,10 @@ def _permutation(seed: int, epoch: int, train_size: int) -> np.ndarray:
 
 
 def batch_indices(seed: int, step: int, k: int, *, batch_size: int, train_size: int) -> np.ndarray:
-    """Which training images the steps step .. step + k - 1 see: int64 (k, n)."""
+    """Indices of the training images that the steps step .. step + k - 1 see: int64 (k, n).
+
+    Raises UserError for a batch that is empty or larger than the training set.
+    """
     if batch_size > train_size:
         raise UserError(
             f"batch size {batch_size:,} is larger than the training set of {train_size:,} images: "
@@ -39,11 +41,39 @@ def batch_indices(seed: int, step: int, k: int, *, batch_size: int, train_size: 
         raise UserError(f"batch size {batch_size} must be at least 1, step {step} and chunk {k} at least 0")
     start, stop = step * batch_size, (step + k) * batch_size
     epochs = range(start // train_size, -(-stop // train_size))
-    pieces = [np.empty(0, np.int64)]
+    parts = [np.empty(0, np.int64)]
     for epoch in epochs:
         first = epoch * train_size
-        pieces.append(_permutation(seed, epoch, train_size)[max(start - first, 0) : stop - first])
-    return np.concatenate(pieces).reshape(k, batch_size)
+        parts.append(_permutation(seed, epoch, train_size)[max(start - first, 0) : stop - first])
+    return np.concatenate(parts).reshape(k, batch_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexSampler:
+    """The index stream from step `first` up to step `stop`, in chunks of `k` steps: a sequence of int64 (k, n).
+
+    Any chunk is computed at once, without those before it; a last chunk of fewer than `k` steps is left out. The
+    memory it takes is two epochs' permutations, 8 bytes an image each: 104 MB for 20 GB of CIFAR-10's images.
+    """
+
+    seed: int
+    batch_size: int
+    train_size: int
+    k: int
+    first: int = 0
+    stop: int
+
+    def __len__(self) -> int:
+        return max(self.stop - self.first, 0) // self.k
+
+    def __getitem__(self, number: int) -> np.ndarray:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        step = self.first + number * self.k
+        return batch_indices(self.seed, step, self.k, batch_size=self.batch_size, train_size=self.train_size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[number] for number in range(len(self)))
 
 
 def eval_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -123,30 +153,13 @@ class Data:
         )
 
     def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Training images uint8 (k, n, h, w, c) and their labels int32 (k, n) by their numbers (k, n), copied."""
+        """Copies of the training images, uint8 (k, n, h, w, c), and labels, int32 (k, n), at `index` int64 (k, n)."""
         return np.take(self.train_x, index, axis=0), np.take(self.train_y, index)
-
-    def train_chunk(
-        self, seed: int, step: int, k: int, *, batch_size: int, augment: Sequence[str] = ()
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The batches of the steps step .. step + k - 1: x uint8 (k, n, h, w, c), y int32 (k, n), C-contiguous.
-
-        `augment` names what is done to the images, e.g. ("crop:2", "flip"): see `augment.py`,
-        also for what mixup makes of y.
-        """
-        index = batch_indices(seed, step, k, batch_size=batch_size, train_size=len(self.train_x))
-        return self.augmented(*self[index], augment, seed=seed, step=step)
-
-    def augmented(
-        self, x: np.ndarray, y: np.ndarray, augment: Sequence[str], *, seed: int, step: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The chunk that begins at `step`, as `augment` says; `x` may be overwritten."""
-        return augmented(x, y, augment, seed=seed, step=step, classes=len(self.classes)) if augment else (x, y)
 
 
 class InMemory(Data):
-    """Data of which the loop gets the numbers of the images, not the images: it has them as a tensor of its own."""
+    """Data whose chunks are the indices of the images: a baseline script holds the images as a tensor of its own."""
 
     def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which images the next k steps see, twice: (k, n)."""
+        """`index` int64 (k, n), twice."""
         return index, index

@@ -26,7 +26,6 @@ from compare.progress import Progress
 from compare.report.write import show, write
 from compare.results.runs import final_metrics, trajectory
 from compare.results.schema import Evaluation, Results, RunResult
-from compare.training.flops import training_bytes, training_flops
 from compare.workers import process
 from compare.workers.process import Worker
 from compare.workers.protocol import Job
@@ -36,7 +35,7 @@ from compare.workers.protocol import Job
 class Comparison:
     """Everything that the runs of one command share."""
 
-    results: Results  # of plan.plan or plan.taken_up: every run that is not finished will be trained
+    results: Results  # of plan.plan or plan.resumed: every run that is not finished will be trained
     directory: Path
     progress: Progress
     stopping: bool = False
@@ -58,7 +57,7 @@ class Comparison:
         """Run everything that is not finished; return 0, 1 if a run or a parity check failed, 130 if interrupted."""
         settings, environment = self.results["settings"], self.results["environment"]
         tracker = tracking.Tracker(results_dir=self.directory, warn=self.progress.note, enabled=settings["mlflow"])
-        with plan.alone(self.directory), self.on_interrupt(), tracker:
+        with plan.locked(self.directory), self.on_interrupt(), tracker:
             self.write()
             tags = tracking.environment_tags(environment)
             tracker.start("compare", self.directory.name, params={"command": self.results["command"]}, tags=tags)
@@ -80,7 +79,7 @@ class Comparison:
 
     @contextlib.contextmanager
     def on_interrupt(self) -> Iterator[None]:
-        """The first Ctrl-C asks the current run to save and end; the second ends everything at once."""
+        """The first Ctrl-C, SIGTERM or SIGHUP asks the run to save and end; the second ends everything at once."""
 
         def handle(*_: object) -> None:
             if self.stopping:
@@ -187,9 +186,7 @@ class Comparison:
             run["checkpoint"] = os.path.relpath(run["checkpoint"], self.directory)
         speed, seconds = run["images_per_second"], run["seconds"]
         if speed:
-            flops = training_flops(config)
-            run["flops_per_image"], run["gflops"] = flops, speed * flops / 1e9
-            run["step_bytes"] = training_bytes(config)
+            run["gflops"] = speed * (run["flops_per_image"] or 0) / 1e9
         if run["status"] == "finished":
             accuracy = f"test accuracy {run['test_accuracy']:.2%} on {run['test_count']:,} images"
             best = f" (best validation accuracy at step {run['best_step']:,})" if run["best_step"] else ""

@@ -10,19 +10,19 @@ import contextlib
 import dataclasses
 import datetime
 import fcntl
-import itertools
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 from compare import machine
 from compare.cli import require_writable
 from compare.config import SETTINGS, Config
 from compare.errors import UserError
 from compare.results.reader import read
-from compare.results.schema import SCHEMA, Environment, Results, new_run
+from compare.results.schema import SCHEMA, Environment, Results, RunResult, new_run
+from compare.training.flops import training_bytes, training_flops
 from compare.workers import process
 
 
@@ -40,6 +40,7 @@ def plan(
 ) -> Results:
     """The results of a new comparison in ``directory``, all of its runs not started."""
     require_writable(directory)
+    costs = {preset: step_costs(config) for preset, config in {each.preset: each for each in configs}.items()}
     return {
         "schema": SCHEMA,
         "kind": "comparison",
@@ -54,7 +55,7 @@ def plan(
             "resume_from": str(resume_from.absolute()) if resume_from else None,
         },
         "environment": environment(),
-        "runs": [new_run(config, track) for config, track in itertools.product(configs, track_names)],
+        "runs": [planned(config, track, costs[config.preset]) for config in configs for track in track_names],
         "parity": [],
         "drift": [],
     }
@@ -68,7 +69,26 @@ def environment() -> Environment:
     return cast(Environment, found | {"load": {"before": before, "after": None}, "disturbed": []})
 
 
-def taken_up(directory: Path) -> tuple[Results, list[str]]:
+class StepCosts(TypedDict):
+    """What a training step costs, whatever computes it."""
+
+    flops_per_image: int
+    step_bytes: int
+
+
+def step_costs(config: Config) -> StepCosts:
+    """FLOPs per image and bytes per step of a training of this config, counted from its layers' shapes."""
+    return {"flops_per_image": training_flops(config), "step_bytes": training_bytes(config)}
+
+
+def planned(config: Config, track: str, costs: StepCosts) -> RunResult:
+    """The entry of a run that has not started."""
+    run = new_run(config, track)
+    run.update(costs)
+    return run
+
+
+def resumed(directory: Path) -> tuple[Results, list[str]]:
     """The results of a comparison to resume, every unfinished run reset to "not started".
 
     Also a list of what has changed on this machine since, which may change the figures.
@@ -78,7 +98,8 @@ def taken_up(directory: Path) -> tuple[Results, list[str]]:
         raise UserError(f"{directory} was written by a version that could not resume: start the comparison again")
     for number, run in enumerate(results["runs"]):
         if run["status"] != "finished":
-            results["runs"][number] = new_run(Config.from_json(run["config"]), run["track"])
+            config = Config.from_json(run["config"])
+            results["runs"][number] = planned(config, run["track"], step_costs(config))
     then, now = cast(dict[str, Any], results["environment"]), machine.facts(threads=machine.cores())
     results["status"] = "interrupted"
     changed = [
@@ -110,11 +131,18 @@ def from_checkpoint(path: Path, wanted: Config | None, changes: Mapping[str, Any
 
 
 @contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """Lock the folder against other processes; the lock ends with this process, however it ends."""
+def locked(directory: Path) -> Iterator[None]:
+    """Lock the folder against other processes; the lock ends with this process, however it ends.
+
+    Raises UserError if another process has it, or if the folder's file system has no locks.
+    """
     with (directory / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(f"{directory} is in use by another process: wait until it ends, or stop it") from error
+        except OSError as error:
+            raise UserError(
+                f"{directory} cannot be locked ({error.strerror}): choose a local folder with --out"
+            ) from error
         yield

@@ -4,15 +4,14 @@
     python -m compare.launch mlp-mnist --tracks jax --coordinator HOST:PORT --processes 2 --process 0 --out DIR
 
 Every process runs this same command (docs/devices.md has it for Slurm, Kubernetes and ssh), makes the same batches, and
-computes its own shard of each; process 0 reports, saves to DIR/checkpoints on the way, and writes the trained network
-to DIR/PRESET-TRACK.npz. If a process is lost, the others end and say which; the same command goes on from the last
+computes its own shard of each. Process 0 reports, saves to DIR/checkpoints, and writes the trained network to
+DIR/PRESET-TRACK.npz. If a process is lost, the others end and name it; the same command resumes from the last
 checkpoint. NumPy's processes share the memory of one machine: `python -m compare.run_all --devices N` starts them.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import importlib
 import os
@@ -28,7 +27,7 @@ from compare import cli, machine, overrides, presets, tracks
 from compare.cli import command_line
 from compare.errors import UserError
 from compare.launch import rendezvous
-from compare.workers.protocol import Job
+from compare.workers.protocol import Event, Job
 
 FLAGS = ("epochs", "steps", "batch_size", "lr", "dataset", "data_dir", "precision", "device")
 
@@ -52,11 +51,14 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-REMEDY = "start all of them again by the same command: the training goes on from its last checkpoint"
+REMEDY = "start all of them again by the same command: the training resumes from its last checkpoint"
 
 
 def join(options: argparse.Namespace) -> tuple[Any, int, int]:
-    """Find the others: the module through which one hears of them, this process's number, that of all devices."""
+    """Join the other processes: the track's launch module, this process's rank, the number of all devices.
+
+    Raises UserError if they do not come in time.
+    """
     module = importlib.import_module(f"{options.track}_nn.launch")
     try:
         if options.track == "torch":
@@ -67,9 +69,9 @@ def join(options: argparse.Namespace) -> tuple[Any, int, int]:
         raise UserError(str(error)) from error
 
 
-def train(job: Job, *, process: int, say: rendezvous.Say) -> tuple[dict[str, Any], Any]:
-    """Train to the end, the same in every process, of which 0 saves; returns the figures, and the trained snapshot."""
-    from compare.training import worker
+def train(job: Job, *, process: int, all_gather: rendezvous.AllGather) -> tuple[dict[str, Any], Any]:
+    """Train to the end in every process, and save in process 0; return the figures and the snapshot they are of."""
+    from compare.training import loop, worker
     from compare.training.clocks import Timings
     from compare.training.saver import Saver
 
@@ -77,27 +79,28 @@ def train(job: Job, *, process: int, say: rendezvous.Say) -> tuple[dict[str, Any
         if process == 0:
             print(text, flush=True)
 
-    track, find = tracks.load(job.track), partial(rendezvous.found_by_all, process=process, say=say)
+    track, find = tracks.load(job.track), partial(rendezvous.found_by_all, process=process, all_gather=all_gather)
     training = worker.begin(job, track, Timings(), lambda event: tell(event["text"]), find=find)
     if training.resumed:
-        tell(f"going on from {training.resumed[-1]['checkpoint']}")
-    with Saver(job, training) if process == 0 else contextlib.nullcontext() as saver:
-        while not training.finished:
-            chunk = training.chunk()
-            pace = f"loss {chunk['loss'][-1]:.4f}  {chunk['images_per_second']:,.0f} images/s"
-            tell(f"step {chunk['step']:,} of {training.schedule.steps:,}  {pace}")
-            if training.step in training.schedule.evaluations:
-                training.evaluation(chunk)
-            if saver:
-                saver.save_if_due()
-        if saver:
+        tell(f"resuming from {training.resumed[-1]['checkpoint']}")
+
+    def report(event: Event) -> None:
+        if event["event"] == "chunk":
+            pace = f"loss {event['loss'][-1]:.4f}  {event['images_per_second']:,.0f} images/s"
+            tell(f"step {event['step']:,} of {training.schedule.steps:,}  {pace}")
+
+    if process == 0:
+        with Saver(job, training) as saver:
+            loop.train(training, report, save=saver.save_if_due)
             saver.finish()
-    moment = training.best_moment or training.moment()
-    return training.result() | track.device_facts(training.state), moment.snapshot
+    else:
+        loop.train(training)
+    result = training.best_state or training.saved_state()
+    return training.result() | track.device_facts(training.state), result.snapshot
 
 
 def lost(why: str, *, status: int = 1) -> NoReturn:
-    """End at once: an orderly exit would wait for whoever is gone."""
+    """End at once: an orderly exit would wait for a process that is gone."""
     print(f"error: {why}" + (f"; {REMEDY}" if status == 1 else ""), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -105,7 +108,7 @@ def lost(why: str, *, status: int = 1) -> NoReturn:
 
 
 def fail(error: Exception, module: Any, process: int) -> NoReturn:
-    """Tell the others why this process cannot go on, or find out why they cannot; and end."""
+    """Send the others this process's error, or receive theirs, and end."""
     own = f"{error}" if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     others = module.leave(error, f"process {process} on {socket.gethostname()} ended: {own}")
     if isinstance(error, UserError):
@@ -117,7 +120,7 @@ def fail(error: Exception, module: Any, process: int) -> NoReturn:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if the network was trained, 2 for invalid arguments, 1 if this process or another was lost."""
+    """Train; return 0, 2 for invalid arguments, 1 if this process or another was lost."""
     options = parser().parse_args(arguments)
     config = dataclasses.replace(presets.get(options.preset), **cli.given(options))
     overrides.require_arguments(config)
@@ -136,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         tracks.require_shards(config)
-        figures, snapshot = train(job, process=process, say=module.exchange)
+        figures, snapshot = train(job, process=process, all_gather=module.exchange)
         if process == 0:
             path = write(snapshot, job, options.out / f"{name}.npz")
             print(f"{path}: test accuracy {figures['test_accuracy']:.2%}, {world} devices ({figures['hardware']})")
@@ -149,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def write(snapshot: Any, job: Job, path: Path) -> Path:
-    """Write the trained network, as ``compare.predict`` reads it."""
+    """Write the trained network as a file that ``compare.predict`` reads, and return its path."""
     from compare.data import load
     from compare.weights.npz import write_npz
 

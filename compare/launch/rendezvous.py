@@ -1,7 +1,7 @@
-"""What the processes of one training agree on before it begins: what they train, the folder, and where they go on.
+"""The rendezvous of a training's processes: they agree on the settings, the folder and the checkpoint to resume.
 
-Process 0 says what it trains and where it begins; the others look whether that is so for them. All hear of every
-difference, so that all end, and none waits for another.
+Process 0 broadcasts its settings and its checkpoint, and the others compare them with their own. Every process hears
+of every difference, so that all end and none waits for another.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from compare.errors import UserError
 from compare.training import resume
 from compare.workers.protocol import Job
 
-Say = Callable[[str], list[str]]  # what each process says, in their order
+AllGather = Callable[[str], list[str]]  # takes this process's text, returns those of all processes by rank
 
-MARK = "begun"  # a file by which the folder is known to be the same
-PATIENCE = 10.0  # seconds until a network's file system shows what another machine has written
+MARK = "begun"  # a file by which the processes recognise a shared folder
+PATIENCE = 10.0  # seconds until a network file system shows what another machine has written
 
 
-def found_by_all(job: Job, note: resume.Note, *, process: int, say: Say) -> Checkpoint | None:
-    """The checkpoint from which all processes go on, None at step 0; UserError in all of them if they do not agree."""
+def found_by_all(job: Job, note: resume.Note, *, process: int, all_gather: AllGather) -> Checkpoint | None:
+    """The checkpoint from which all processes resume, None is step 0; UserError in all of them if they disagree."""
     own: dict[str, Any] = {"config": lasting(job.config)}
     found, problem = None, ""
     try:
@@ -38,19 +38,19 @@ def found_by_all(job: Job, note: resume.Note, *, process: int, say: Say) -> Chec
             own |= {"mark": leave_mark(job.folder), "found": found and [found.step, found.meta["digest"]]}
     except UserError as error:
         problem = str(error)
-    first = json.loads(say(json.dumps(own))[0])
+    first = json.loads(all_gather(json.dumps(own))[0])
     try:
         if process and "mark" in first:
             found = look_for(first, job, whose=f"process {process} on {socket.gethostname()}")
     except UserError as error:
         problem = str(error)
-    if problems := [each for each in say(problem) if each]:
+    if problems := [each for each in all_gather(problem) if each]:
         raise UserError("; ".join(problems))
     return found
 
 
 def look_for(first: dict[str, Any], job: Job, *, whose: str) -> Checkpoint | None:
-    """What process 0 found, seen by another process, ``whose`` name goes into the error."""
+    """The checkpoint of process 0, read by another process; ``whose`` is that process's name in errors."""
     if different := differences(first["config"], lasting(job.config)):
         raise UserError(f"{whose} was started by another command than process 0: {different}")
     until = time.monotonic() + PATIENCE
@@ -73,7 +73,7 @@ def look_for(first: dict[str, Any], job: Job, *, whose: str) -> Checkpoint | Non
 
 
 def leave_mark(folder: Path) -> str:
-    """Write who begins, and when, into the folder, and return it."""
+    """Write this process's host, id and time into the folder, and return that text."""
     mark = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +84,7 @@ def leave_mark(folder: Path) -> str:
 
 
 def read_mark(folder: Path) -> str | None:
-    """What stands there."""
+    """The text of the mark, None if there is none."""
     try:
         return (folder / MARK).read_text(encoding="utf-8")
     except OSError:
@@ -92,7 +92,7 @@ def read_mark(folder: Path) -> str | None:
 
 
 def not_shared(folder: Path, why: str) -> str:
-    """What is wrong, and the remedy."""
+    """The message for a folder that is not shared."""
     return f"the folder {folder} is not shared: {why}; give --out a folder that all machines have in common"
 
 
@@ -104,11 +104,11 @@ def require_same(found: Checkpoint | None, job: Job) -> None:
 
 
 def lasting(config: Config) -> dict[str, Any]:
-    """What of a config decides what is learned, as plain JSON types."""
+    """The fields of a config that decide what is learned, as plain JSON types."""
     values = json.loads(json.dumps(config.to_json()))
     return {name: value for name, value in values.items() if SETTINGS[name].resume != "free"}
 
 
 def differences(then: dict[str, Any], now: dict[str, Any]) -> str:
-    """Which fields differ, in words; empty if none does."""
+    """The fields that differ, as text; empty if none does."""
     return ", ".join(f"its {name} is {now[name]!r}, not {then[name]!r}" for name in now if then[name] != now[name])

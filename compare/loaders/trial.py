@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from compare import machine
-from compare.data import load, loaders
+from compare.data import load
+from compare.data.loaders import BatchIterator
+from compare.data.stream import IndexSampler
 from compare.errors import UserError
 from compare.workers import protocol
 
@@ -23,15 +25,13 @@ def run(loader: str, *, dataset: str, data_dir: str | None, batch_size: int, k: 
     """Take ``chunks`` chunks of ``k`` steps from a loader; returns the figures of a ``results.Trial``."""
     data = load(dataset, data_dir=data_dir)
     before = machine.pss_mb()
-    order = loaders.Order(
-        seed=0, batch_size=batch_size, train_size=len(data.train_x), k=k, first=0, stop=k * (chunks + 1)
-    )
+    sampler = IndexSampler(seed=0, batch_size=batch_size, train_size=len(data.train_x), k=k, stop=k * (chunks + 1))
     seconds, memory, sha = [], [], hashlib.sha256()
     start = time.perf_counter()
-    with loaders.start(loader, data, order) as feed:
+    with BatchIterator(data, sampler, loader=loader) as batches:
         started = time.perf_counter() - start
         lap = time.perf_counter()
-        for x, y in feed:
+        for x, y in batches:
             sha.update(np.bitwise_xor.reduce(x, axis=1).data)
             sha.update(y.data)
             seconds.append(time.perf_counter() - lap)

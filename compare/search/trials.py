@@ -18,7 +18,7 @@ from compare.config import Config
 from compare.progress import Progress
 from compare.search import report, study
 from compare.search.results import results
-from compare.training.loop import NOT_FINITE
+from compare.training.checks import NOT_FINITE
 from compare.workers import process
 from compare.workers.protocol import Event, Job
 

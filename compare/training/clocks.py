@@ -1,8 +1,8 @@
-"""Clocks of a run. Every clock stops at a synchronised device.
+"""Clocks of a run, in seconds. Every clock stops at a synchronised device.
 
-The first chunk and the first evaluation batch carry compilation and lazy set-up: what they take beyond
-the median of the others is compile time, and the others are the steady time. A resumed run counts on: set-up
-and warm-up of each of its processes are added; steps that were lost with a killed process are not counted.
+The first chunk and the first evaluation batch include compilation and lazy set-up: what they take beyond
+the median of the others is compile time, and the others are the steady time. A resumed run adds up the set-up
+and warm-up of each of its processes; steps that were lost with a killed process are not counted.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ import numpy as np
 
 @dataclasses.dataclass
 class Stopwatch:
-    """Durations of equal pieces of work; the first of each process also warms up."""
+    """Durations of equal units of work; the first of each process is a warm-up."""
 
     laps: list[float] = dataclasses.field(default_factory=list)
-    first: list[int] = dataclasses.field(default_factory=lambda: [0])  # laps of a process that had just begun
+    first: list[int] = dataclasses.field(default_factory=lambda: [0])  # indices of the first laps of each process
 
     @contextmanager
     def lap(self) -> Iterator[None]:
-        """Time one piece."""
+        """Time one unit of work."""
         start = time.perf_counter()
         yield
         self.laps.append(time.perf_counter() - start)
 
     @property
     def steady(self) -> list[float]:
-        """Every lap but the first of a process."""
+        """Every lap but the first of each process."""
         return [lap for number, lap in enumerate(self.laps) if number not in self.first]
 
     @property
     def warm_up(self) -> float:
-        """What the first laps took beyond the median of the others."""
+        """Seconds that the first laps took beyond the median of the others."""
         if not self.steady:
             return 0.0
         median = statistics.median(self.steady)
@@ -46,7 +46,7 @@ class Stopwatch:
 
     @property
     def work(self) -> float:
-        """All laps, the warm-up left out."""
+        """Seconds of all laps, without the warm-up."""
         return sum(self.laps) - self.warm_up
 
 
@@ -56,7 +56,7 @@ class Timings:
 
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     chunks: Stopwatch = dataclasses.field(default_factory=Stopwatch)
-    input: Stopwatch = dataclasses.field(default_factory=Stopwatch)  # the part of each chunk until its images are there
+    input: Stopwatch = dataclasses.field(default_factory=Stopwatch)  # the part of each chunk that waits for its images
     evaluations: Stopwatch = dataclasses.field(default_factory=Stopwatch)
 
     @contextmanager
@@ -67,15 +67,18 @@ class Timings:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def to_json(self) -> dict[str, Any]:
-        """All laps, for a checkpoint."""
+        """Every clock, for a checkpoint."""
         return dataclasses.asdict(self)
 
-    def go_on(self, saved: Mapping[str, Any]) -> None:
-        """Count on from the clocks of the process before, as :meth:`to_json` gave them."""
+    def resume(self, saved: Mapping[str, Any]) -> None:
+        """Add the clocks of the previous process, as :meth:`to_json` returned them."""
         for name, seconds in saved["seconds"].items():
             self.seconds[name] = self.seconds.get(name, 0.0) + seconds
         for name in ("chunks", "input", "evaluations"):
-            watch, laps = getattr(self, name), saved.get(name, {"laps": [], "first": [0]})  # earlier ones had no input
+            watch, laps = (
+                getattr(self, name),
+                saved.get(name, {"laps": [], "first": [0]}),
+            )  # old checkpoints have no "input"
             watch.laps, watch.first = list(laps["laps"]), sorted({*laps["first"], len(laps["laps"])})
 
     def figures(self, *, chunk: int, batch_size: int) -> dict[str, Any]:

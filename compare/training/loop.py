@@ -1,12 +1,14 @@
-"""A training chunk by chunk: what it reports, when it ends, what its result is, and what it can go on from.
+"""The training loop of every command that trains: run_all, benchmark, launch, search, transfer and the bug zoo.
 
-It may stop early (``patience``) and may keep its best state (``keep_best``). Both go by the
-validation accuracy, the first of equals; the test images have no say in anything.
+A `Training` holds how far one has come; `begin` sets one up, and `train` takes it to its end, chunk by chunk. It may
+stop early (``patience``) and may keep its best state (``keep_best``). Both go by the validation accuracy, and of equal
+ones the first is the best; the test images decide nothing.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,23 +16,24 @@ import numpy as np
 
 from compare import tracks
 from compare.config import Config
-from compare.data import Data, eval_batches, loaders
+from compare.data import Data, eval_batches
+from compare.data.loaders import BatchIterator
+from compare.data.stream import IndexSampler
 from compare.errors import UserError
+from compare.training.checks import require_finite
 from compare.training.clocks import Stopwatch, Timings
 from compare.training.steps import Plan
-from compare.workers.protocol import Event
+from compare.workers.protocol import Emit, Event
 from numpy_nn import tree
-
-NOT_FINITE = "the loss became"  # nan, or inf: how the message begins
 
 
 @dataclasses.dataclass(frozen=True)
-class Moment:
-    """What a checkpoint is made of: a copy of the state, and all that was reported on the way to it."""
+class SavedState:
+    """The contents of a checkpoint: a copy of the state, everything that was reported up to it, its evaluation."""
 
     snapshot: tree.Tree
-    progress: Event
-    metrics: Event  # of the evaluation at this step, if there was one
+    progress: Event  # what `Training.resume` needs
+    metrics: Event  # of the evaluation at this step, {} if there was none
 
     @property
     def step(self) -> int:
@@ -40,36 +43,37 @@ class Moment:
 
 @dataclasses.dataclass
 class Training:
-    """A training under way: how far it has come, and the best evaluation on its way."""
+    """A training in progress: its state, how far it has come, and its best evaluation so far."""
 
     config: Config
     track: tracks.Track
     data: Data
     schedule: Plan
     state: Any
+    arguments: dict[str, Any]  # of `init_state`, the snapshot aside
     timings: Timings
     parameters: int
     step: int = 0
     history: list[Event] = dataclasses.field(default_factory=list)  # the evaluations
     step_loss: list[float] = dataclasses.field(default_factory=list)
-    best: Event = dataclasses.field(default_factory=dict)  # the highest validation accuracy, the first of equals
-    best_moment: Moment | None = None  # the state then, if it is to be kept
-    waited: int = 0  # evaluations since then
-    seconds_before: float = 0.0  # of training, on another's clock
+    best: Event = dataclasses.field(default_factory=dict)  # the first evaluation of the highest validation accuracy
+    best_state: SavedState | None = None  # the state at `best`, if `keep_best`
+    waited: int = 0  # evaluations since `best`
+    seconds_before: float = 0.0  # of training, before it was resumed from another run's checkpoint
     memory: Event = dataclasses.field(default_factory=dict)
-    on_disk: int = -1  # step of this run's newest checkpoint
+    saved_step: int = -1  # step of this run's newest checkpoint
     resumed: list[Event] = dataclasses.field(default_factory=list)  # at which step, from which checkpoint
 
     @property
-    def early(self) -> bool:
-        """Has there been no better evaluation for as long as the config is patient?"""
+    def stopped_early(self) -> bool:
+        """Whether ``patience`` evaluations have passed without a better one, and steps are left."""
         patience = self.config.patience
         return patience is not None and self.waited >= patience and self.step < self.schedule.steps
 
     @property
     def finished(self) -> bool:
-        """Is there nothing more to train?"""
-        return self.early or self.step == self.schedule.steps
+        """Whether there is nothing left to train."""
+        return self.stopped_early or self.step == self.schedule.steps
 
     @property
     def epoch(self) -> float:
@@ -77,43 +81,44 @@ class Training:
         return self.step * self.config.batch_size / len(self.data.train_x)
 
     @property
-    def row(self) -> Event:
-        """The last evaluation."""
+    def last(self) -> Event:
+        """The last evaluation, {} before the first."""
         return self.history[-1] if self.history else {}
 
     @cached_property
-    def feed(self) -> loaders.Feed:
-        """The images of the steps to come: the loader, which starts when it is first asked for."""
-        order = loaders.Order(
-            seed=self.config.seed,
-            batch_size=self.config.batch_size,
+    def batches(self) -> BatchIterator:
+        """The batches of the steps to come. The loader starts on first access."""
+        config = self.config
+        sampler = IndexSampler(
+            seed=config.seed,
+            batch_size=config.batch_size,
             train_size=len(self.data.train_x),
             k=self.schedule.chunk,
             first=self.step,
             stop=self.schedule.steps,
         )
-        return loaders.start(self.config.loader, self.on_device or self.data, order)
+        return BatchIterator(self.dataset_on_device or self.data, sampler, loader=config.loader, augment=config.augment)
 
     @property
-    def on_device(self) -> Any:
-        """The training images on an accelerator, if it is to have them all; None otherwise."""
+    def dataset_on_device(self) -> Any:
+        """The training images on an accelerator, indexed like a `Data`; None where they stay in main memory."""
         config, data = self.config, self.data
         if config.device == "cpu" or config.loader != "memory" or config.augment:
             return None
         return self.track.place_dataset(self.state, data.train_x, data.train_y)
 
     def chunk(self) -> Event:
-        """Take the next steps and report them."""
+        """Take the next chunk of steps and return its event; raise UserError if a loss is not finite."""
         config, k = self.config, self.schedule.chunk
         with self.timings.chunks.lap():
             with self.timings.input.lap():
-                x, y = self.data.augmented(*next(self.feed), config.augment, seed=config.seed, step=self.step)
+                x, y = next(self.batches)
             self.state, metrics = self.track.train_steps(self.state, x, y)
             self.track.synchronize(self.state)
         loss, correct, lr = (np.asarray(metrics[name], np.float64) for name in ("loss", "correct", "lr"))
+        self.step_loss += loss.tolist()
         require_finite(loss, self.step, config)
         self.step += k
-        self.step_loss += loss.tolist()
         return {
             "event": "chunk",
             "step": self.step,
@@ -124,7 +129,7 @@ class Training:
         }
 
     def evaluation(self, chunk: Event) -> Event:
-        """Evaluate after a chunk, keep what is best, and report: a row of the history."""
+        """Evaluate after a chunk, keep the state if it is the best, and return the event: a row of the history."""
         config, watch = self.config, self.timings.evaluations
         row = {
             "step": self.step,
@@ -135,19 +140,19 @@ class Training:
             "seconds": self.seconds_before + self.timings.chunks.work,
         }
         losses = [loss for loss in (row["val_loss"], row["test_loss"]) if loss is not None]
-        require_finite(np.array(losses), self.step, config)  # the last update may have ruined it
+        require_finite(np.array(losses), self.step, config)  # the last update is in no training loss yet
         self.history.append(row)
         self.waited += 1
         if not self.best or (row["val_accuracy"] or 0.0) > (self.best["val_accuracy"] or 0.0):
             self.best, self.waited = row, 0
             if config.keep_best:
-                self.best_moment = self.moment()
+                self.best_state = self.saved_state()
         return {"event": "eval", **row}
 
-    def moment(self) -> Moment:
-        """Everything that a checkpoint of this step needs, copied."""
-        evaluated = self.row if self.row.get("step") == self.step else {}
-        kinds = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
+    def saved_state(self) -> SavedState:
+        """A copy of everything that a checkpoint of this step holds."""
+        evaluated = self.last if self.last.get("step") == self.step else {}
+        names = ("val_loss", "val_accuracy", "test_loss", "test_accuracy")
         progress = {
             "history": list(self.history),
             "step_loss": list(self.step_loss),
@@ -155,27 +160,27 @@ class Training:
             "waited": self.waited,
             "clocks": self.timings.to_json(),
             "memory": self.memory,
-            "resumed": self.resumed,
+            "resumed": list(self.resumed),
         }
-        metrics = {name: evaluated[name] for name in kinds if evaluated.get(name) is not None}
-        return Moment(self.track.to_snapshot(self.state), progress, metrics)
+        metrics = {name: evaluated[name] for name in names if evaluated.get(name) is not None}
+        return SavedState(self.track.to_snapshot(self.state), progress, metrics)
 
-    def go_on(self, progress: Event, *, own: bool) -> None:
-        """Take over what was reported before; the clocks and the memory only if they were this run's own."""
+    def resume(self, progress: Event, *, same_run: bool) -> None:
+        """Continue from the progress of a checkpoint; from its clocks and memory only if it is of the same run."""
         self.history, self.step_loss = list(progress["history"]), list(progress["step_loss"])
         self.best, self.waited, self.resumed = progress["best"], progress["waited"], list(progress["resumed"])
-        if own:
-            self.timings.go_on(progress["clocks"])
+        if same_run:
+            self.timings.resume(progress["clocks"])
             self.memory = progress["memory"]
         elif self.history:
-            self.seconds_before = self.row["seconds"]
+            self.seconds_before = self.last["seconds"]
 
     def result(self) -> Event:
-        """The figures of the trained state: the best one's if it is kept, else the last one's."""
-        kept = self.best_moment if self.finished else None
-        row = self.row if kept is None else self.best
+        """The figures of the result: of the best state if it is kept and the training finished, else of the last."""
+        kept = self.best_state if self.finished else None
+        row = self.last if kept is None else self.best
         message = None
-        if self.early:
+        if self.stopped_early:
             message = f"stopped early: best validation accuracy at step {self.best['step']:,}"
         elif not self.finished:
             message = f"stopped after step {self.step:,} of {self.schedule.steps:,}"
@@ -195,41 +200,57 @@ class Training:
         }
 
 
-def require_validation(config: Config, data: Data) -> None:
-    """Raise UserError where a best state is asked for and cannot be told."""
-    if (config.patience is not None or config.keep_best) and not len(data.val_y):
-        raise UserError(
-            "patience and keep_best choose by validation images, and there are none: choose a larger val_size"
-        )
+def begin(
+    track: tracks.Track,
+    config: Config,
+    data: Data,
+    snapshot: tree.Tree,
+    *,
+    schedule: Plan,
+    arguments: Mapping[str, Any],
+    timings: Timings | None = None,
+) -> Training:
+    """A training whose state is the snapshot's; ``arguments`` are those of ``init_state``, mean and std aside.
+
+    Raises UserError where the snapshot or an argument does not fit the network.
+    """
+    timings, given = timings or Timings(), {**arguments, "mean": data.mean, "std": data.std}
+    with timings.clock("set-up"):
+        try:
+            state = track.init_state(snapshot, **given)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        track.synchronize(state)
+    return Training(config, track, data, schedule, state, given, timings, tree.count(snapshot["params"]))
 
 
-def require_images(config: Config, data: Data) -> None:
-    """Raise UserError where the network takes other images, or tells other classes apart, than there are."""
-    shape, classes = (
-        tuple(tracks.model_argument(config.model, config.model_args, "input_shape")),
-        tracks.model_argument(config.model, config.model_args, "classes"),
-    )
-    there = data.train_x.shape[1:]
-    if (shape, classes) != (there, len(data.classes)):
-        takes, given = ("x".join(map(str, sides)) for sides in (shape, there))
-        raise UserError(
-            f"{config.preset} takes images of {takes} in {classes} classes; those of {data.name} are {given}, "
-            f"in {len(data.classes)}: choose another preset or dataset"
-        )
+def train(
+    training: Training,
+    emit: Emit = lambda event: None,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    save: Callable[[], object] = lambda: None,
+) -> None:
+    """Train to the end, or until ``stop()`` after a chunk; ``emit`` every chunk and evaluation, ``save()`` after each.
 
-
-def require_finite(loss: np.ndarray, first_step: int, config: Config) -> None:
-    """Raise UserError at the first loss that is NaN or infinite."""
-    bad = np.flatnonzero(~np.isfinite(loss))
-    if len(bad):
-        raise UserError(
-            f"{NOT_FINITE} {loss[bad[0]]} at step {first_step + bad[0]:,}; "
-            f"try a lower learning rate than --lr {config.lr:g}"
-        )
+    Raises UserError if a loss is not finite.
+    """
+    with training.timings.clock("data"):
+        batches = training.batches
+    with batches:
+        while not training.finished and not stop():
+            chunk = training.chunk()
+            emit(chunk)
+            if training.step in training.schedule.evaluations:
+                emit(training.evaluation(chunk))
+            save()
 
 
 def evaluate(track: tracks.Track, state: Any, data: Data, *, batch_size: int, watch: Stopwatch) -> Event:
-    """Loss and accuracy over all of the validation and the test images; sums are added, and divided once."""
+    """Loss and accuracy over all validation and all test images, None where there are none: ``val_loss`` and so on.
+
+    Raises AssertionError if the track did not count every image.
+    """
     figures = {}
     for split, x, y in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
         sums = {"loss_sum": 0.0, "correct": 0.0, "count": 0.0}

@@ -1,15 +1,16 @@
-"""Going on from a checkpoint: a run's own newest good one, or one that the user names, of whatever track."""
+"""Resuming from a checkpoint: a run's own newest good one, or one that the user names, of any track."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from compare.checkpoint import store
 from compare.checkpoint.store import Checkpoint, CheckpointError
 from compare.config import Config
 from compare.data import Data
 from compare.errors import UserError
-from compare.training.loop import Moment, Training
+from compare.training.loop import SavedState, Training
 from compare.training.steps import plan
 from compare.workers.protocol import Job
 from numpy_nn import optim
@@ -19,28 +20,29 @@ Find = Callable[[Job, Note], Checkpoint | None]
 
 
 def find(job: Job, note: Note) -> Checkpoint | None:
-    """Where a run begins; None is at step 0.
+    """The checkpoint from which a run begins; None is step 0.
 
-    Damaged checkpoints of the run itself are set aside, with a note: the one before does as well, in a little
-    more time. A damaged one that the user named is refused.
+    Damaged checkpoints of the run itself are renamed and noted, and the one before is taken: it leads to the same
+    result in a little more time. Raises CheckpointError if one that the user named is damaged.
     """
-    for problem in store.set_damaged_aside(job.folder):
-        note(f"{problem}; set aside, and going on from what was saved before")
-    if store.steps(job.folder):
-        return store.read(job.folder)
-    return store.read(job.resume_from) if job.resume_from else None
+
+    def set_aside(path: Path, error: CheckpointError) -> None:
+        note(f"{error}; renamed to {store.set_aside(path).name}, resuming from what was saved before")
+
+    found = store.newest(job.folder, damaged=set_aside)
+    return store.read(job.resume_from) if job.resume_from and not found else found
 
 
-def is_own(found: Checkpoint, job: Job) -> bool:
-    """Is it a checkpoint of this very run?"""
+def is_same_run(found: Checkpoint, job: Job) -> bool:
+    """Whether the checkpoint is one of this very run."""
     return found.path.parent == job.folder
 
 
 def require_fit(found: Checkpoint, job: Job, data: Data, *, steps: int) -> None:
-    """Raise UserError unless one can train on from this checkpoint, with this data, to so many steps."""
+    """Raise UserError unless the training can continue from this checkpoint, with this data, to so many steps."""
     if "step_loss" not in found.progress:
         raise UserError(
-            f"{found.path} holds a network and no training to go on with: predict with it, or learn something new "
+            f"{found.path} holds a network and no training to resume: predict with it, or learn something new "
             "from it with python -m compare.transfer"
         )
     then, now = found.meta["data"]["digest"], data.digest
@@ -49,22 +51,22 @@ def require_fit(found: Checkpoint, job: Job, data: Data, *, steps: int) -> None:
             f"{found.path} was trained on other data: {data.name} had SHA-256 {then[:12]}… then and has {now[:12]}… "
             "now; restore the data, or train from the start"
         )
-    if found.step >= steps and not is_own(found, job):
+    if found.step >= steps and not is_same_run(found, job):
         raise UserError(f"{found.path} is after {found.step:,} steps and {steps:,} are wanted: give more with --steps")
 
 
-def go_on(training: Training, found: Checkpoint, job: Job, note: Note) -> None:
-    """Set a training, whose state is the checkpoint's already, to where that left off."""
-    own = is_own(found, job)
-    training.step, training.on_disk = found.step, found.step if own else -1
-    training.go_on(found.progress, own=own)
+def restore(training: Training, found: Checkpoint, job: Job, note: Note) -> None:
+    """Set a training, whose state is the checkpoint's already, to the checkpoint's step, history and best state."""
+    same_run = is_same_run(found, job)
+    training.step, training.saved_step = found.step, found.step if same_run else -1
+    training.resume(found.progress, same_run=same_run)
     change = schedule_change(found, job.config, train_size=len(training.data.train_x), steps=training.schedule.steps)
-    if change and not own:
+    if change and not same_run:
         note(change)
     training.resumed.append({"step": found.step, "checkpoint": str(found.path)})
     if job.config.keep_best and training.best:
-        training.best_moment = best_moment(training.best["step"], found)
-        if training.best_moment is None:
+        training.best_state = best_state(training.best["step"], found)
+        if training.best_state is None:
             note(f"the best state, of step {training.best['step']:,}, is not beside {found.path}: chosen anew")
             training.best, training.waited = {}, 0
 
@@ -86,10 +88,10 @@ def schedule_change(found: Checkpoint, config: Config, *, train_size: int, steps
     )
 
 
-def best_moment(step: int, found: Checkpoint) -> Moment | None:
-    """The best state so far: the checkpoint itself, or one beside it; None if that is lost."""
+def best_state(step: int, found: Checkpoint) -> SavedState | None:
+    """The best state so far: the checkpoint itself, or one beside it; None if that is absent or damaged."""
     try:
         best = found if step == found.step else store.read(found.path.parent, step)
     except CheckpointError:
         return None
-    return Moment(best.snapshot, best.progress, best.meta["metrics"])
+    return SavedState(best.snapshot, best.progress, best.meta["metrics"])

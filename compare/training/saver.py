@@ -1,7 +1,7 @@
-"""When a run is saved, and what a checkpoint says of it.
+"""Saves a run at intervals and at its end.
 
 Saving happens between the timed chunks: the state is copied, checked and handed to Orbax, which
-writes it while the training goes on.
+writes it in the background while the training continues.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from compare import machine
 from compare.checkpoint.store import Writer
 from compare.errors import UserError
-from compare.training.loop import Moment, Training
+from compare.training.loop import SavedState, Training
 from compare.workers.protocol import Event, Job
 
 
@@ -36,42 +36,45 @@ class Saver:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """What was begun is written, whatever ended the run; ``finish`` has told of any trouble."""
+        """Complete what is being written, whatever ended the run; errors are those of ``finish``."""
         with contextlib.suppress(UserError):
             self.close()
 
     def save_if_due(self) -> None:
-        """Save if the interval has passed since the last time."""
+        """Save if the interval has passed since the last save."""
         passed = self.training.step - self.last_step, time.monotonic() - self.last_time
         if self.job.save_every.passed(steps=passed[0], seconds=passed[1]):
             self.save()
             self.last_step, self.last_time = self.training.step, time.monotonic()
 
     def finish(self) -> Path:
-        """Save where the training stands, wait for the disk; return the result's checkpoint, or what to go on from."""
+        """Save the present state and wait for the disk; return the checkpoint of the result, or the one to resume.
+
+        Raises UserError if it cannot be written.
+        """
         training = self.training
         self.save()
         self.close()
-        best = training.best_moment if training.finished else None
+        best = training.best_state if training.finished else None
         return self.job.folder / str(best.step if best else training.step)
 
     def save(self) -> None:
-        """Write the best state, if it is to be kept and new, and the present one."""
-        best = self.training.best_moment
-        if best and self.training.on_disk < best.step < self.training.step:
+        """Write the best state, if it is kept and new, and the present one."""
+        best = self.training.best_state
+        if best and self.training.saved_step < best.step < self.training.step:
             self.write(best)
-        if self.training.on_disk < self.training.step:
-            self.write(self.training.moment())
+        if self.training.saved_step < self.training.step:
+            self.write(self.training.saved_state())
 
-    def write(self, moment: Moment) -> None:
+    def write(self, state: SavedState) -> None:
         """Begin to write one checkpoint."""
         if self.writer is None:
             self.writer = self.open()
-        self.writer.save(moment.step, moment.snapshot, self.meta(moment.metrics), moment.progress)
-        self.training.on_disk = moment.step
+        self.writer.save(state.step, state.snapshot, self.meta(state.metrics), state.progress)
+        self.training.saved_step = state.step
 
     def open(self) -> Writer:
-        """Open the folder; what memory the training needs is looked up before, because Orbax brings JAX along."""
+        """Open the folder for writing, and note the peak memory before: Orbax imports JAX, which takes more."""
         memory, peak = self.training.memory, machine.peak_rss_mb()
         memory["peak_rss_mb"] = max(filter(None, (memory.get("peak_rss_mb"), peak)), default=None)
         return Writer(self.job.folder, keep=self.job.keep)
@@ -83,7 +86,7 @@ class Saver:
             writer.close()
 
     def meta(self, metrics: Event) -> dict[str, Any]:
-        """What a checkpoint says of itself."""
+        """The metadata of a checkpoint."""
         data = self.training.data
         return {
             "config": self.job.config.to_json(),

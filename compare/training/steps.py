@@ -43,17 +43,18 @@ class Plan:
 
     steps: int
     chunk: int
-    evaluations: Evaluations
+    evaluations: Evaluations | frozenset[int]
 
 
 CHUNK = 64  # steps per call at most: long enough to hide the call, short enough for progress to move
 
 
-def plan(config: Config, train_size: int, *, first: int = 0) -> Plan:
+def plan(config: Config, train_size: int, *, first: int = 0, evaluations: int | None = None) -> Plan:
     """Cut a run into chunks of one length, so that one compiled program serves all of them.
 
     ``steps`` is kept exactly, its chunk being a divisor; ``epochs`` gives up to
-    half a chunk at its end. Evaluated after each epoch, at a chunk's end, and at last.
+    half a chunk at its end. Evaluated after each epoch, at a chunk's end, and at last,
+    or, given ``evaluations``, that many times at equal distances of ``steps``.
     What goes on from step ``first`` keeps the chunks of the whole, or, if that step is
     no chunk's end, has its rest cut anew.
     """
@@ -62,6 +63,8 @@ def plan(config: Config, train_size: int, *, first: int = 0) -> Plan:
             f"invalid accumulate {config.accumulate}: it is the number of equal micro-batches of a batch, "
             f"expected a divisor of the batch size {config.batch_size:,}"
         )
+    if evaluations:
+        return _with_evaluations(config.steps or 0, evaluations)
     per_epoch = max(train_size // config.batch_size, 1)
     total = config.steps or max(round(config.epochs * per_epoch), 1)
     if total > MAX_STEPS:
@@ -74,6 +77,15 @@ def plan(config: Config, train_size: int, *, first: int = 0) -> Plan:
         chunk, planned = _cut(total - first, min(longest, total - first), exactly=bool(config.steps))
         planned += first
     return Plan(steps=planned, chunk=chunk, evaluations=Evaluations(start, planned, chunk, per_epoch))
+
+
+def _with_evaluations(steps: int, evaluations: int) -> Plan:
+    """So many evaluations at equal distances, and chunks that divide the distance."""
+    if steps < 1 or steps % evaluations:
+        raise UserError(f"{steps} steps cannot be divided into {evaluations} equal parts: choose a multiple")
+    distance = steps // evaluations
+    chunk, _ = _cut(distance, min(distance, CHUNK), exactly=True)
+    return Plan(steps=steps, chunk=chunk, evaluations=Evaluations(0, steps, chunk, distance))
 
 
 def longest_chunk(total: int) -> int:

@@ -1,4 +1,4 @@
-"""THE training loop, the same for all tracks, in a process of its own per run.
+"""One run of the training loop in a process of its own.
 
 ``python -m compare.training.worker`` reads one job (JSON) from standard input and answers
 with events, one JSON line each:
@@ -15,30 +15,29 @@ from __future__ import annotations
 import dataclasses
 import signal
 import threading
-from typing import Any
 
 import numpy as np
 
 from compare import machine, tracks
 from compare.config import Config
-from compare.data import Data
 from compare.data import load as load_data
 from compare.errors import UserError
 from compare.results.schema import ErrorAnalysis
-from compare.training import resume
+from compare.training import loop, resume
+from compare.training.checks import require_images, require_validation
 from compare.training.clocks import Timings
 from compare.training.error_analysis import error_analysis
-from compare.training.loop import Training, require_images, require_validation
+from compare.training.loop import Training
 from compare.training.saver import Saver
 from compare.training.steps import plan
-from compare.workers.protocol import Emit, Job, received
+from compare.workers.protocol import Emit, Job, received, stop_signals
 from numpy_nn import tree
 
 
 def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
-    """Train as the job says and emit what happens; the last event says how it ended.
+    """Train as the job says and emit events; the last one says how it ended.
 
-    When ``stop`` is set, training ends after the chunk under way; its state is saved.
+    When ``stop`` is set, training ends after the current chunk, and its state is saved.
     """
     timings = Timings()
     with timings.clock("import"):
@@ -58,15 +57,8 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
                 "step_loss": list(training.step_loss),
             }
         )
-        with timings.clock("data"):
-            feed = training.feed
-        with feed, Saver(job, training) as saver:
-            while not training.finished and not stop.is_set():
-                chunk = training.chunk()
-                emit(chunk)
-                if training.step in training.schedule.evaluations:
-                    emit(training.evaluation(chunk))
-                saver.save_if_due()
+        with Saver(job, training) as saver:
+            loop.train(training, emit, stop=stop.is_set, save=saver.save_if_due)
             figures = training.result()
             try:
                 figures["checkpoint"] = str(saver.finish())
@@ -75,7 +67,7 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
             figures |= training.memory | track.device_facts(training.state)
         if training.finished:
             try:
-                figures["error_analysis"] = analysed(training, job)
+                figures["error_analysis"] = analysed(training)
             except Exception as error:  # the training and its checkpoint are good without it
                 emit({"event": "note", "text": f"no error analysis: {type(error).__name__}: {error}"})
     except UserError as error:
@@ -84,7 +76,10 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
 
 
 def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit, *, find: resume.Find = resume.find) -> Training:
-    """Data, plan and state of a training: at its first step, or where the checkpoint that is found leaves off."""
+    """The job's training, at its first step or at that of the checkpoint that ``find`` returns.
+
+    Raises UserError where the data, the checkpoint and the job's settings do not fit together.
+    """
 
     def note(text: str) -> None:
         emit({"event": "note", "text": text})
@@ -100,34 +95,25 @@ def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit, *, find: 
         require_validation(config, data)
         if found:
             resume.require_fit(found, job, data, steps=schedule.steps)
-    with timings.clock("set-up"):
-        snapshot = found.snapshot if found else first_snapshot(config)
-        try:
-            state = set_up(track, snapshot, job, data, steps=schedule.steps)
-        except ValueError as error:
-            raise UserError(f"{found.path}: {error}" if found else str(error)) from error
-        track.synchronize(state)
-    training = Training(config, track, data, schedule, state, timings, tree.count(snapshot["params"]))
+    snapshot = found.snapshot if found else first_snapshot(config)
+    arguments = tracks.state_arguments(config, job.track, steps=schedule.steps, threads=job.threads)
+    arguments |= job.arguments
+    try:
+        training = loop.begin(track, config, data, snapshot, schedule=schedule, arguments=arguments, timings=timings)
+    except UserError as error:
+        raise UserError(f"{found.path}: {error}" if found else str(error)) from error
     if found:
-        resume.go_on(training, found, job, note)
+        resume.restore(training, found, job, note)
     return training
 
 
-def set_up(track: tracks.Track, snapshot: tree.Tree, job: Job, data: Data, *, steps: int) -> Any:
-    """The track's state of a snapshot, as the job wants it."""
-    arguments = tracks.state_arguments(job.config, job.track, steps=steps, threads=job.threads)
-    arguments |= job.arguments
-    return track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
-
-
-def analysed(training: Training, job: Job) -> ErrorAnalysis:
-    """The error analysis of the state that is the result."""
+def analysed(training: Training) -> ErrorAnalysis:
+    """The error analysis of the state that is the result, after every clock has stopped."""
     track, data, state = training.track, training.data, training.state
-    if best := training.best_moment:
-        alone = dataclasses.replace(job, config=dataclasses.replace(job.config, devices=1))
-        state = set_up(track, best.snapshot, alone, data, steps=training.schedule.steps)
+    if best := training.best_state:
+        state = track.init_state(best.snapshot, **training.arguments | {"devices": 1})
     snapshot = track.to_snapshot(state)
-    params, batch_size = snapshot.get("ema") or snapshot["params"], job.config.eval_batch_size
+    params, batch_size = snapshot.get("ema") or snapshot["params"], training.config.eval_batch_size
     return error_analysis(lambda x: track.logits(state, x), params, data, batch_size=batch_size)
 
 
@@ -139,9 +125,10 @@ def first_snapshot(config: Config) -> tree.Tree:
 
 
 def main() -> None:
-    """Do the one job on standard input; SIGTERM asks to stop."""
+    """Do the one job on standard input; SIGTERM and SIGHUP ask to stop."""
     stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    for number in stop_signals():
+        signal.signal(number, lambda *_: stop.set())
     job, emit = received()
     run(Job.from_json(job), emit=emit, stop=stop)
 

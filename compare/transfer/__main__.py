@@ -110,13 +110,13 @@ def watch(events: Iterator[Event], progress: Progress) -> Iterator[Event]:
             label, step = event["label"], 0
             progress.begin(label, event["steps"])
         elif event["event"] == "chunk":
-            step += event["steps"]
-            progress.update(step, loss=event["loss"])
+            step += len(event["loss"])
+            progress.update(step, loss=event["loss"][-1])
         elif event["event"] == "rows":
             last = {row["method"]: row["accuracy"] for row in event["rows"]}
             yield from event["rows"]  # before the line below appears: an interruption then does not lose them
             progress.end(label, ", ".join(f"{method} {100 * value:.2f} %" for method, value in last.items()))
-        elif event["status"] == "failed":
+        elif event.get("status") == "failed":
             raise UserError(event["message"])
 
 

@@ -1,1 +1,1 @@
-"""Worker processes, and the protocol that they speak."""
+"""Worker processes, and the protocol between them and their parent."""

@@ -1,4 +1,4 @@
-"""Worker processes seen from the parent: started clean, listened to, never left behind."""
+"""Starts worker processes, reads their events, and ends them with everything that they started."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Worker:
-    """``python -m module ...``, given a job and telling of events, one JSON line each: a context manager.
+    """``python -m module ...``, which is given a job and answers with events, one JSON line each: a context manager.
 
-    In a process group of its own, so that Ctrl-C reaches the parent alone, which may then ask
-    the worker to save and leave. Leaving the ``with`` block ends it.
+    The worker has a process group of its own, so that Ctrl-C reaches the parent alone, which may then ask
+    the worker to save and stop. Leaving the ``with`` block kills the worker and every process of its group.
     """
 
     def __init__(self, *module: str, job: Mapping[str, Any], variables: Mapping[str, str], log: Path):
@@ -31,7 +31,7 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        with self._log.open("w", encoding="utf-8") as words:
+        with self._log.open("w", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *self._module],
                 env={**os.environ, **self._variables},
@@ -39,20 +39,21 @@ class Worker:
                 process_group=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=words,
+                stderr=log,
                 text=True,
             )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe:
                 pipe.close()
 
     def events(self) -> Iterator[Event]:
-        """Yield what the worker reports; the last event is "end", spoken for it if it died without a word."""
+        """Yield the worker's events; the last one is "end", made here if the worker died without sending it."""
         self._send(json.dumps(self._job))
         assert self._process.stdout
         for line in self._process.stdout:
@@ -62,10 +63,10 @@ class Worker:
             if last:
                 return
         code = self._process.wait()
-        yield {"event": "end", "status": "failed", "message": _obituary(code, self._log)}
+        yield {"event": "end", "status": "failed", "message": _why_it_ended(code, self._log)}
 
     def ask_to_stop(self) -> None:
-        """Let the worker finish its chunk, save, report and end."""
+        """Ask the worker to finish its chunk, save, report and end."""
         self._process.terminate()
 
     def _send(self, text: str) -> None:
@@ -76,26 +77,26 @@ class Worker:
 
 
 def trainer(job: Job, *, log: Path) -> Worker:
-    """The worker of one training; what its libraries print goes to ``log``."""
+    """The worker of one training; its standard error and its libraries' prints go to ``log``."""
     variables = tracks.environment(job.track, job.config, threads=job.threads)
     return Worker("compare.training.worker", job=job.to_json(), variables=variables, log=log)
 
 
-def _obituary(code: int, log: Path) -> str:
-    """How a worker died, and its last line."""
+def _why_it_ended(code: int, log: Path) -> str:
+    """How a worker ended, and the last line of its log."""
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"the worker {how}{hint}; its last words: {_last_line(log.read_text('utf-8'))} (the whole: {log})"
+    return f"the worker {how}{hint}; the last line of {log}: {_last_line(log.read_text('utf-8'))}"
 
 
-def _last_line(words: str) -> str:
-    return next((line.strip() for line in reversed(words.splitlines()) if line.strip()), "none")
+def _last_line(text: str) -> str:
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "none")
 
 
 def call(module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Any:
-    """Run ``python -m module arguments`` and read its standard output as JSON.
+    """Run ``python -m module arguments`` and return its standard output, parsed as JSON.
 
-    Raises UserError if that is what ended it, and RuntimeError with its last words if it failed otherwise.
+    Raises the UserError that ended it, and RuntimeError with its last line if it failed otherwise.
     """
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
@@ -105,11 +106,11 @@ def call(module: str, *arguments: str, variables: Mapping[str, str] | None = Non
         text=True,
         check=False,
     )
-    words = _last_line(done.stderr)
-    if done.returncode == 2 and words.startswith("error: "):
-        raise UserError(words.removeprefix("error: "))
+    last = _last_line(done.stderr)
+    if done.returncode == 2 and last.startswith("error: "):
+        raise UserError(last.removeprefix("error: "))
     if not done.stdout.strip():
-        raise RuntimeError(f"python -m {module} ended with exit code {done.returncode}: {words}")
+        raise RuntimeError(f"python -m {module} ended with exit code {done.returncode}: {last}")
     return json.loads(done.stdout)
 
 
@@ -117,7 +118,7 @@ Answer = dict[str, Any]
 
 
 def ask(module: str, *, job: Mapping[str, Any], variables: Mapping[str, str], log: Path) -> Answer:
-    """Give a worker its one job and return its answer; ``{"error": why}`` if it failed."""
+    """Give a worker its one job and return the fields of its "end" event; ``{"error": message}`` if it failed."""
     with Worker(module, job=job, variables=variables, log=log) as worker:
         *_, end = worker.events()
     del end["event"]

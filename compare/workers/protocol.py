@@ -1,9 +1,10 @@
-"""What a parent and its worker process tell each other: a job (JSON) one way, events (one JSON line each) the other."""
+"""The protocol of a parent and its worker process: a job (JSON) one way, events (one JSON line each) the other."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,12 +20,12 @@ Emit = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One run of one track: what to train, and where it comes from and goes to."""
+    """One run of one track: what to train, where to resume it, where to save it."""
 
     config: Config
     track: str  # a name in ``tracks.TRACKS``
     threads: int  # cores to use
-    folder: Path  # for its checkpoints; a run that has some there goes on from them
+    folder: Path  # for its checkpoints; a run that has some there resumes from them
     resume_from: Path | None = None  # where else to start: another run's checkpoint
     save_every: Interval = field(default_factory=lambda: Interval.parse("60s"))
     keep: int = 2  # checkpoints: the last so many, and the best
@@ -55,10 +56,10 @@ class Job:
 
 
 def received() -> tuple[dict[str, Any], Emit]:
-    """In a worker: the job on standard input, and the function that tells the parent of an event.
+    """In a worker: the job on standard input, and the function that sends an event to the parent.
 
-    Events go to what was standard output; from now on prints of libraries go to stderr. When the parent is gone, nobody
-    is left to work for, and the process ends.
+    Events go to what was standard output; from now on prints of libraries go to standard error. If the parent is gone,
+    sending ends the process at once: whoever resumes the run must not meet a second writer in its folder.
     """
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -70,3 +71,8 @@ def received() -> tuple[dict[str, Any], Emit]:
             os._exit(1)
 
     return json.load(sys.stdin), emit
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that ask a process to save and stop: SIGTERM, and SIGHUP unless ``nohup`` has it ignored."""
+    return [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN]

@@ -140,7 +140,7 @@ def agreed(*jobs: Job) -> list[Any]:
             return every
 
         try:
-            found[number] = rendezvous.found_by_all(jobs[number], print, process=number, say=say)
+            found[number] = rendezvous.found_by_all(jobs[number], print, process=number, all_gather=say)
         except UserError as error:
             found[number] = str(error)
 
@@ -287,8 +287,8 @@ def test_torchrun_brings_a_killed_worker_back(tmp_path):
         finally:
             started.terminate()  # it ends its workers
     assert started.returncode == 0, said
-    assert "going on from " in said
-    assert "step 58 of 58" in said.rpartition("going on from ")[2]
+    assert "resuming from " in said
+    assert "step 58 of 58" in said.rpartition("resuming from ")[2]
     assert_equal(out, "torch", trained_by_one(tmp_path / "whole", "torch"))
 
 
@@ -309,7 +309,7 @@ def test_a_process_that_is_killed_is_named_and_the_same_command_goes_on(track, v
     with Group(track, out, out, out, more=[[*SAME, "--batch-size", "96"]] * 3) as three:
         ended = three.end()
     assert [status for status, _ in ended] == [0, 0, 0], ended
-    assert "going on from " in ended[0][1]
+    assert "resuming from " in ended[0][1]
     assert_equal(out, track, trained_by_one(tmp_path / "whole", track, batch_size=96))
 
 

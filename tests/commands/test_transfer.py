@@ -214,7 +214,7 @@ def test_a_file_by_name_takes_the_way_to_another_dataset(weights, tmp_path, rng)
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{k}.png")
     events: list[dict] = []
-    rows = methods.elsewhere(
+    rows = methods.to_dataset(
         "torch",
         seed=0,
         dataset=f"folder:{tmp_path / 'photos'}",
@@ -225,7 +225,7 @@ def test_a_file_by_name_takes_the_way_to_another_dataset(weights, tmp_path, rng)
         emit=events.append,
     )
     assert [row["method"] for row in rows] == list(methods.METHODS)
-    assert sum(event["steps"] for event in events) == methods.total_steps("to", 2) == 6
+    assert sum(len(event["loss"]) for event in events if event["event"] == "chunk") == methods.total_steps("to", 2) == 6
 
 
 # --- the three ways ---------------------------------------------------------------------------------------------------
@@ -258,7 +258,10 @@ def test_a_probe_changes_the_output_layer_alone(data):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"lr": 1e20}, "the loss became"), ({"steps": 3, "evaluations": 2}, "3 steps are not 2 equal parts")],
+    [
+        ({"lr": 1e20}, "the loss became"),
+        ({"steps": 3, "evaluations": 2}, "3 steps cannot be divided into 2 equal parts"),
+    ],
 )
 def test_a_recipe_that_cannot_work_is_named(data, change, message):
     recipe = dataclasses.replace(methods.Recipe(steps=8, batch_size=8, lr=0.1, optimizer="sgd"), **change)

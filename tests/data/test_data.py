@@ -111,9 +111,9 @@ def test_stream_refuses_what_cannot_be() -> None:
         batch_indices(-1, 0, 1, batch_size=1, train_size=60)
 
 
-def test_train_chunk_follows_the_stream(mnist: Data) -> None:
-    x, y = mnist.train_chunk(0, 428, 5, batch_size=128)  # across the end of epoch 0
-    index = batch_indices(0, 428, 5, batch_size=128, train_size=55_000)
+def test_a_chunk_holds_the_images_and_labels_of_its_indices(mnist: Data) -> None:
+    index = batch_indices(0, 428, 5, batch_size=128, train_size=55_000)  # across the end of epoch 0
+    x, y = mnist[index]
     assert x.shape == (5, 128, 28, 28, 1)
     assert y.shape == (5, 128)
     assert x.dtype == np.uint8

@@ -10,6 +10,8 @@ import pytest
 from compare.data import Data
 from compare.data import augment as augment_module
 from compare.data.augment import KNOWN, affine, augment, crop, cutout, flip, parse
+from compare.data.loaders import BatchIterator
+from compare.data.stream import IndexSampler
 from compare.errors import UserError
 
 ALL = ("crop:2", "flip", "affine:15:1.5", "cutout:3", "mixup:0.4")
@@ -23,6 +25,16 @@ def toy(count: int = 64, h: int = 9, w: int = 7, c: int = 3) -> Data:
     return Data(name="toy", train_x=x, train_y=y, test_x=x, test_y=y, classes=names, mean=(0.5,) * c, std=(0.2,) * c)
 
 
+def chunk(
+    data: Data, seed: int, step: int, k: int, *, batch_size: int, augment: tuple[str, ...] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """The batches of the steps step .. step + k - 1."""
+    sampler = IndexSampler(
+        seed=seed, batch_size=batch_size, train_size=len(data.train_x), k=k, first=step, stop=step + k
+    )
+    return next(BatchIterator(data, sampler, augment=augment))
+
+
 def uniform(draws: int, count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).random((draws, count))
 
@@ -30,22 +42,22 @@ def uniform(draws: int, count: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("specs", [(), *((spec,) for spec in ALL), ALL])
 def test_any_chunking_gives_the_same_images(specs: tuple[str, ...]) -> None:
     data = toy()
-    x, y = data.train_chunk(3, 5, 6, batch_size=20, augment=specs)
+    x, y = chunk(data, 3, 5, 6, batch_size=20, augment=specs)
     assert x.dtype == np.uint8
     assert x.shape == (6, 20, 9, 7, 3)
     assert x.flags.c_contiguous
     for start, k in [(0, 1), (1, 2), (3, 3)]:
-        part_x, part_y = data.train_chunk(3, 5 + start, k, batch_size=20, augment=specs)
+        part_x, part_y = chunk(data, 3, 5 + start, k, batch_size=20, augment=specs)
         assert (part_x == x[start : start + k]).all()
         assert (part_y == y[start : start + k]).all()
     if specs:
-        assert (data.train_chunk(4, 5, 6, batch_size=20, augment=specs)[0] != x).any()
+        assert (chunk(data, 4, 5, 6, batch_size=20, augment=specs)[0] != x).any()
 
 
 def test_the_training_images_stay_as_they_are() -> None:
     data = toy()
     before = data.train_x.copy()
-    data.train_chunk(0, 0, 4, batch_size=32, augment=ALL)
+    chunk(data, 0, 0, 4, batch_size=32, augment=ALL)
     assert (data.train_x == before).all()
 
 
@@ -141,8 +153,8 @@ def test_cutout_blackens_one_square_cut_off_at_the_border() -> None:
 
 def test_mixup_mixes_images_and_labels_alike() -> None:
     data = toy()
-    x, y = data.train_chunk(0, 0, 3, batch_size=64)
-    mixed, soft = data.train_chunk(0, 0, 3, batch_size=64, augment=("mixup:1",))
+    x, y = chunk(data, 0, 0, 3, batch_size=64)
+    mixed, soft = chunk(data, 0, 0, 3, batch_size=64, augment=("mixup:1",))
     assert soft.dtype == np.float32
     assert soft.shape == (3, 64, 5)
     assert (soft.sum(axis=2) == 1).all()
@@ -159,7 +171,7 @@ def test_mixup_mixes_images_and_labels_alike() -> None:
 
 def test_mixup_with_a_small_alpha_hardly_mixes() -> None:
     data = toy()
-    soft = data.train_chunk(0, 0, 200, batch_size=8, augment=("mixup:0.01",))[1]
+    soft = chunk(data, 0, 0, 200, batch_size=8, augment=("mixup:0.01",))[1]
     assert (soft.max(axis=2) > 0.99).mean() > 0.9
 
 
@@ -189,7 +201,7 @@ def test_what_cannot_be_parsed_is_named(spec: str, problem: str) -> None:
 def test_what_does_not_fit_is_named() -> None:
     for spec in ("crop:8", "cutout:100000"):
         with pytest.raises(UserError, match=rf"{spec} does not fit images of 7 pixels: choose 1 to 7"):
-            toy().train_chunk(0, 0, 1, batch_size=4, augment=(spec,))
+            chunk(toy(), 0, 0, 1, batch_size=4, augment=(spec,))
     with pytest.raises(UserError, match="'mixup:1' comes last"):
         parse(["mixup:1", "flip"])
 
@@ -206,6 +218,6 @@ def test_crop_and_flip_are_fast_enough_never_to_be_waited_for() -> None:
     seconds = []
     for step in range(5):
         start = time.process_time()
-        data.train_chunk(0, 50 * step, 50, batch_size=128, augment=("crop:2", "flip"))
+        chunk(data, 0, 50 * step, 50, batch_size=128, augment=("crop:2", "flip"))
         seconds.append(time.process_time() - start)
     assert 50 * 128 / min(seconds) > 50_000

@@ -8,6 +8,7 @@ import hashlib
 import os
 import pickle
 import struct
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -176,6 +177,24 @@ def test_memory_does_not_follow_a_pickles_lie(raw: bytes) -> None:
         read_pickle(raw)
     assert tracemalloc.get_traced_memory()[1] < 4 << 20
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"(" * 300_000 + b"t" * 300_000 + b".",  # marks, each closed by a tuple
+        b"]" + b"(Na" * 300_000 + b".",  # marks that are never closed
+        b")" + b"\x85" * 300_000 + b".",  # tuples within tuples
+        b"]" + b"2\x86" * 300_000 + b".",  # which share their parts: 2**300_000 elements
+        b"}(" + b"K\x01N" * 300_000 + b"u.",  # keys that are not strings
+    ],
+)
+def test_time_is_linear_in_the_length_of_a_pickle(raw: bytes) -> None:
+    """A quadratic reader needs minutes for the first; observed on a busy machine: 3.4 s at most."""
+    start = time.process_time()
+    with contextlib.suppress(DataError):
+        read_pickle(raw)
+    assert time.process_time() - start < 20
 
 
 def test_values_a_pickle_can_hold() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import importlib
 import json
@@ -23,8 +24,9 @@ from support.paths import ROOT
 from compare import cli, presets, run_all
 from compare.benchmark import trial
 from compare.data import Data, loaders
-from compare.data.loaders import LOADERS, Order, records
+from compare.data.loaders import LOADERS, BatchIterator, records
 from compare.data.loaders.records import Records, prepared, write
+from compare.data.stream import IndexSampler
 from compare.errors import UserError
 from compare.loaders import __main__ as command
 from compare.loaders import report, results
@@ -60,8 +62,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def order(first: int, stop: int) -> Order:
-    return Order(seed=1, batch_size=8, train_size=SIZE, k=3, first=first, stop=stop)
+def sampler(first: int, stop: int) -> IndexSampler:
+    return IndexSampler(seed=1, batch_size=8, train_size=SIZE, k=3, first=first, stop=stop)
 
 
 def digest(chunks: Any) -> str:
@@ -77,32 +79,32 @@ def digest(chunks: Any) -> str:
 
 @pytest.mark.parametrize("name", LOADERS)
 def test_two_epochs_are_the_same_bytes_from_the_start_and_from_the_middle(name: str, data: Data) -> None:
-    whole = [data.train_chunk(1, step, 3, batch_size=8) for step in range(0, 24, 3)]  # 192 images: more than two epochs
-    with loaders.start(name, data, order(0, 24)) as feed:
-        found = list(feed)
+    whole = [data[index] for index in sampler(0, 24)]  # 192 images: more than two epochs
+    with BatchIterator(data, sampler(0, 24), loader=name) as batches:
+        found = list(batches)
     assert len(found) == 8
     for x, y in found:
         assert (x.shape, x.dtype, y.shape, y.dtype) == ((3, 8, *SHAPE), np.uint8, (3, 8), np.int32)
         assert x.flags.c_contiguous
         assert x.flags.writeable
     assert digest(found) == digest(whole)
-    with loaders.start(name, data, order(15, 24)) as feed:
-        assert digest(feed) == digest(whole[5:])
+    with BatchIterator(data, sampler(15, 24), loader=name) as batches:
+        assert digest(batches) == digest(whole[5:])
 
 
 @pytest.mark.parametrize("name", ["memory", "tfds", "grain", "tfdata"])
 def test_whoever_has_seen_enough_may_leave(name: str, data: Data) -> None:
-    with loaders.start(name, data, order(0, 24)) as feed:
-        next(feed)
-    assert next(feed, None) is None
-    with loaders.start(name, data, order(24, 24)) as feed:
-        assert list(feed) == []
+    with BatchIterator(data, sampler(0, 24), loader=name) as batches:
+        next(batches)
+    assert next(batches, None) is None
+    with BatchIterator(data, sampler(24, 24), loader=name) as batches:
+        assert list(batches) == []
 
 
-def test_an_order_takes_two_permutations_of_8_bytes_an_image() -> None:
+def test_a_sampler_takes_two_permutations_of_8_bytes_an_image() -> None:
     """Of 20 GB of CIFAR's images, 6.5 million, that is 104 MB."""
     count = 1_000_000
-    large = Order(seed=0, batch_size=128, train_size=count, k=64, first=count // 128 - 10, stop=10**9)
+    large = IndexSampler(seed=0, batch_size=128, train_size=count, k=64, first=count // 128 - 10, stop=10**9)
     tracemalloc.start()
     straddling, far = large[0], large[10_000_000]
     peak = tracemalloc.get_traced_memory()[1]
@@ -165,7 +167,7 @@ def stream(folder: Path, loader: str, first: int, stop: int, *, k: int = 4, batc
 
 def test_files_stream_from_any_step_and_without_tensorflow(stored: Path) -> None:
     found = stream(stored, "grain", 32, 64)  # reads by TFDS, too
-    numbers = Order(seed=3, batch_size=32, train_size=2_000, k=4, first=0, stop=64)
+    numbers = IndexSampler(seed=3, batch_size=32, train_size=2_000, k=4, first=0, stop=64)
     whole = [
         hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest() for x, y in map(Records(stored).__getitem__, numbers)
     ]
@@ -185,32 +187,56 @@ def test_tensorflow_sees_no_gpu_and_leaves_its_memory_to_others(module: str, mon
 
 
 def test_every_image_of_a_file_comes_once_an_epoch(stored: Path) -> None:
-    two = Order(seed=3, batch_size=50, train_size=2_000, k=4, first=0, stop=80)
+    two = IndexSampler(seed=3, batch_size=50, train_size=2_000, k=4, first=0, stop=80)
     for name in ("tfdata", "tfds"):
-        with loaders.start(name, Records(stored), two) as feed:
+        with BatchIterator(Records(stored), two, loader=name) as batches:
             numbers = np.concatenate(
-                [x.reshape(-1, 32 * 32 * 3)[:, :4].copy().view(np.uint32).ravel() for x, _ in feed]
+                [x.reshape(-1, 32 * 32 * 3)[:, :4].copy().view(np.uint32).ravel() for x, _ in batches]
             )
         assert (np.sort(numbers.reshape(2, 2_000), axis=1) == np.arange(2_000)).all()
         assert (numbers[:200] == two[0].ravel()).all()
 
 
+def test_pytorchs_workers_need_no_short_temporary_folder(
+    stored: Path, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket's path has 107 characters at most; a socket in this folder could not be made."""
+    folder = tmp_path / ("long" * 30)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    small = IndexSampler(seed=1, batch_size=8, train_size=SIZE, k=3, stop=6)
+    for images in (data, Records(stored)):
+        with BatchIterator(images, small, loader="torch") as batches:
+            assert digest(batches) == digest(images[index] for index in small)
+    assert not list(folder.iterdir())
+
+
+def test_a_full_temporary_folder_is_named(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("numpy.save", full)
+    with pytest.raises(UserError, match=r"cannot write 8,100 bytes to .*No space left.*TMPDIR.*--loader memory"):
+        BatchIterator(data, sampler(0, 3), loader="torch")
+
+
 def test_a_file_does_not_fit_into_the_loader_that_wants_memory(stored: Path) -> None:
     with pytest.raises(UserError, match=r"not in memory: choose the loader torch"):
-        loaders.start("memory", Records(stored), order(0, 3))
+        BatchIterator(Records(stored), sampler(0, 3))
 
 
 @pytest.mark.slow
 def test_a_killed_worker_is_named_and_its_batches_come_again(stored: Path) -> None:
-    def numbers(first: int) -> Order:
-        return Order(seed=3, batch_size=32, train_size=2_000, k=4, first=first, stop=64)
+    def numbers(first: int) -> IndexSampler:
+        return IndexSampler(seed=3, batch_size=32, train_size=2_000, k=4, first=first, stop=64)
 
     expected = [x for x, _ in map(Records(stored).__getitem__, numbers(0))]
     seen = []
 
     def until_it_is_killed() -> None:
-        with loaders.start("torch", Records(stored), numbers(0)) as feed:
-            for x, _ in feed:
+        with BatchIterator(Records(stored), numbers(0), loader="torch") as batches:
+            for x, _ in batches:
                 seen.append(x)
                 if len(seen) == 2:
                     multiprocessing.active_children()[0].kill()
@@ -218,8 +244,8 @@ def test_a_killed_worker_is_named_and_its_batches_come_again(stored: Path) -> No
     with pytest.raises(UserError, match=r"DataLoader worker.*--resume"):
         until_it_is_killed()
     assert 2 <= len(seen) < 16
-    with loaders.start("torch", Records(stored), numbers(4 * len(seen))) as feed:
-        seen += [x for x, _ in feed]
+    with BatchIterator(Records(stored), numbers(4 * len(seen)), loader="torch") as batches:
+        seen += [x for x, _ in batches]
     assert not multiprocessing.active_children()
     np.testing.assert_array_equal(seen, expected)
 
@@ -287,10 +313,10 @@ def test_what_cannot_be_read_or_written_is_named(data: Data, tmp_path: Path, mon
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UserError, match=r"torn cannot be read .*Delete it to have it made again"):
         Records(tmp_path / "torn")[np.arange(50).reshape(1, 50)]
-    torn = Order(seed=0, batch_size=10, train_size=50, k=1, first=0, stop=5)
+    torn = IndexSampler(seed=0, batch_size=10, train_size=50, k=1, first=0, stop=5)
     for name in ("tfds", "grain", "tfdata"):
         with pytest.raises(UserError, match=r"torn cannot be read .*again\.$"):
-            loaders.start(name, Records(tmp_path / "torn"), torn)
+            BatchIterator(Records(tmp_path / "torn"), torn, loader=name)
     (tmp_path / "a-file").write_text("")
     monkeypatch.setenv("NN_CACHE_DIR", str(tmp_path / "a-file"))
     with pytest.raises(UserError, match="NN_CACHE_DIR"):

@@ -206,8 +206,8 @@ def test_the_command_line_takes_a_device_and_a_number_of_them():
     options = run_all.parser().parse_args(["mlp-mnist", "--device", "gpu:1", "--devices", "4", "--tracks", "jax"])
     (config,) = run_all.configs(options)
     assert (config.device, config.devices) == ("gpu:1", 4)
-    assert plan.planned(config, "jax")["device"] == "gpu:1"
-    assert plan.planned(config, "numpy")["device"] == "cpu"
+    assert plan.planned(config, "jax", plan.step_costs(config))["device"] == "gpu:1"
+    assert plan.planned(config, "numpy", plan.step_costs(config))["device"] == "cpu"
     assert "device" not in tracks.state_arguments(config, "numpy", steps=1, threads=1)
     assert run_all.configs(run_all.parser().parse_args(["mlp-mnist"]))[0].device == "cpu"
 

@@ -8,18 +8,19 @@ import sys
 from pathlib import Path
 
 from compare import machine
-from compare.data import loaders
+from compare.data.loaders import BatchIterator
 from compare.data.loaders.records import Records
+from compare.data.stream import IndexSampler
 
 
 def main() -> None:
     folder, loader = sys.argv[1:3]
     first, stop, k, batch_size = map(int, sys.argv[3:])
     records = Records(Path(folder))
-    order = loaders.Order(seed=3, batch_size=batch_size, train_size=len(records), k=k, first=first, stop=stop)
+    sampler = IndexSampler(seed=3, batch_size=batch_size, train_size=len(records), k=k, first=first, stop=stop)
     memory, hashes = [], []
-    with loaders.start(loader, records, order) as feed:
-        for x, y in feed:
+    with BatchIterator(records, sampler, loader=loader) as batches:
+        for x, y in batches:
             hashes.append(hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest())
             memory.append(machine.pss_mb())
     print(json.dumps({"memory": memory, "hashes": hashes, "tensorflow": "tensorflow" in sys.modules}))

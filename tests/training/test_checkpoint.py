@@ -16,6 +16,7 @@ import pytest
 
 from compare.checkpoint import __main__ as checkpoint
 from compare.checkpoint import store
+from compare.checkpoint.reader import verified
 from compare.checkpoint.store import CheckpointError, Writer
 from compare.workers.process import ROOT
 from numpy_nn.tree import Tree, leaves
@@ -132,6 +133,40 @@ def test_an_emptied_file_is_named(run):
         (run / "20" / name).write_bytes(content)
 
 
+STRAYS = (".nfs0001", ".DS_Store", "metadata~", "snapshot/.nfs0002", "snapshot/d/.#lock", "meta/metadata.swp", "Icon\r")
+
+
+def test_stray_files_and_folders_are_ignored(run, capsys):
+    """What file managers, editors and network file systems leave, empty or not, in a checkpoint or beside it."""
+    original = store.read(run)
+    for number, name in enumerate(STRAYS):
+        for parent in (run / "20", run):
+            (parent / name).parent.mkdir(parents=True, exist_ok=True)
+            (parent / name).write_bytes(b"stray" * (number % 2))
+    for name in ("20/empty", "20/snapshot/empty", "20/snapshot/d/empty", "30", "40/empty"):
+        (run / name).mkdir(parents=True)
+    (run / "50").touch()
+    found = store.newest(run, damaged=lambda path, error: pytest.fail(str(error)))
+    assert found is not None
+    assert same_as(found, original)
+    assert same_as(store.read(run), original)
+    assert checkpoint.main(["verify", str(run)]) == 0
+    assert "2 of 2 checkpoints are whole" in capsys.readouterr().out
+    write(run, {30: 0.9})
+    assert store.read(run).step == 30
+
+
+def test_only_the_newest_good_checkpoint_is_read(run, monkeypatch):
+    write(run, {30: 0.6, 40: 0.5})
+    shutil.rmtree(run / "40" / "meta")
+    read = []
+    monkeypatch.setattr(store, "verified", lambda path: read.append(path.name) or verified(path))
+    found = store.newest(run)
+    assert found is not None
+    assert found.step == 30
+    assert read == ["40", "30"]
+
+
 def test_truncated_arrays_are_refused_and_the_newest_good_checkpoint_offered(run):
     large = max(files(run / "20"), key=lambda name: (run / "20" / name).stat().st_size)
     for name in ("meta/metadata", "progress/metadata", "snapshot/_METADATA", "snapshot/manifest.ocdbt"):
@@ -202,8 +237,12 @@ def test_absent_checkpoints_are_named(run, tmp_path):
 
 def test_damaged_checkpoints_are_set_aside(run):
     shutil.rmtree(run / "20" / "meta")
-    (problem,) = store.set_damaged_aside(run)
-    assert "20 is damaged: meta/ is missing" in problem
+    problems = {}
+    found = store.newest(run, damaged=lambda path, error: problems.update({store.set_aside(path).name: str(error)}))
+    assert found is not None
+    assert found.step == 10
+    assert list(problems) == ["20.damaged"]
+    assert "20 is damaged: meta/ is missing" in problems["20.damaged"]
     assert {path.name for path in run.iterdir()} == {"10", "20.damaged"}
     assert store.read(run).step == 10
     write(run, {20: 0.9})
@@ -251,7 +290,7 @@ def test_a_full_disk_is_named_and_leaves_the_others_whole(tmp_path):
         saving = [sys.executable, "-c", TOO_LARGE, str(run)]  # its own process: Orbax's threads complain for a while
         printed = subprocess.run(saving, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         assert "No space left on device" in printed
-        assert f"free some space or choose another folder; whole and the newest there is {run / '20'}" in printed
+        assert f"free some space or choose another folder; the newest good one there is {run / '20'}" in printed
         assert [path.name for path in store.steps(run)] == ["10", "20"]
         write(run, {30: 0.9})
         assert store.read(run).step == 30

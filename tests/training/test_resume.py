@@ -21,16 +21,17 @@ import jax
 import numpy as np
 import pytest
 from support import typed_json
+from support.small_training import CONFIG, separable
 
 from compare.checkpoint import store
 from compare.checkpoint.store import Checkpoint
-from compare.config import Config, Interval
+from compare.config import Interval
 from compare.data import Data
 from compare.errors import UserError
 from compare.experiment import plan
 from compare.parity.check import distance
 from compare.results.reader import read
-from compare.results.schema import Results, new_run
+from compare.results.schema import Results
 from compare.tracks import TRACKS
 from compare.training import worker
 from compare.training.steps import plan as step_plan
@@ -38,34 +39,13 @@ from compare.workers.process import ROOT, trainer
 from compare.workers.protocol import Job
 from numpy_nn.tree import leaves
 
-# Everything that a step may depend on: moments, a schedule, an average, distorted images, the best state.
-CONFIG = Config(
-    preset="small",
-    model="mlp",
-    model_args={"hidden": (16,), "input_shape": (8, 8, 1), "classes": 3},
-    dataset="mnist",
-    augment=("crop:1", "flip"),
-    steps=60,
-    batch_size=20,
-    eval_batch_size=50,
-    optimizer="adamw",
-    optimizer_args={"weight_decay": 1e-2, "clip_norm": 1.0},
-    ema=0.9,
-    lr=1e-2,
-    keep_best=True,
-)
 OFTEN = Interval.parse("1")
 
 
 @pytest.fixture
 def data(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Data:
     """A few images that can be told apart."""
-    y = rng.integers(0, 3, 300).astype(np.int32)
-    x = (rng.integers(0, 160, (300, 8, 8, 1)) + 30 * y[:, None, None, None]).astype(np.uint8)
-    parts = {"train_x": x[:200], "train_y": y[:200], "val_x": x[200:250], "val_y": y[200:250]}
-    made = Data(
-        name="made up", **parts, test_x=x[250:], test_y=y[250:], classes=("a", "b", "c"), mean=(0.4,), std=(0.2,)
-    )
+    made = separable(rng)
     monkeypatch.setattr(worker, "load_data", lambda *_, **__: made)
     return made
 
@@ -182,7 +162,7 @@ def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch):
     assert "was trained on other data: made up had SHA-256" in message()
     store.save(tmp_path / "weights", 0, {"params": {"w": np.ones(3)}}, {})
     source = tmp_path / "weights"
-    assert "holds a network and no training to go on with" in message()
+    assert "holds a network and no training to resume" in message()
 
 
 def test_a_damaged_newest_checkpoint_costs_time_only(data, tmp_path):
@@ -301,13 +281,14 @@ def test_what_a_killed_comparison_left_is_taken_up(tmp_path):
     results["runs"][1] |= {"status": "interrupted", "history": [{"step": 12}], "step_loss": [1.0]}
     results["environment"]["threads"] = 64
     (folder / "results.json").write_text(json.dumps(results))
-    taken_up, changed = plan.taken_up(folder)
-    assert [run["status"] for run in taken_up["runs"]] == ["finished", "not started", "not started"]
-    assert json.dumps(taken_up["runs"][1]) == json.dumps(new_run(CONFIG, "jax"))
-    assert taken_up["settings"]["save_every"] == "5s"
+    results, changed = plan.resumed(folder)
+    assert [run["status"] for run in results["runs"]] == ["finished", "not started", "not started"]
+    planned = plan.planned(CONFIG, "jax", plan.step_costs(CONFIG))
+    assert json.dumps(results["runs"][1]) == json.dumps(planned)
+    assert results["settings"]["save_every"] == "5s"
     assert [what.partition(" ")[0] for what in changed] == ["threads"]
-    with plan.alone(folder), pytest.raises(UserError, match="is in use by another process"):
-        plan.alone(folder).__enter__()
+    with plan.locked(folder), pytest.raises(UserError, match="is in use by another process"):
+        plan.locked(folder).__enter__()
 
 
 def test_an_interrupted_comparison_of_schema_1_is_resumed(tmp_path):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from compare import presets
+from compare.checkpoint import store
 from compare.config import Config
 from compare.errors import UserError
 from compare.training.clocks import Stopwatch, Timings
 from compare.training.flops import training_bytes, training_flops
 from compare.training.steps import CHUNK, plan
+from compare.workers import process, protocol
+from compare.workers.protocol import Job
 
 CONFIG = Config(preset="test", model="mlp", dataset="mnist")
 
@@ -87,6 +94,51 @@ def test_bytes_are_those_on_paper():
 def test_unknown_presets_are_answered_with_the_known_ones():
     with pytest.raises(UserError, match=r"unknown preset 'mlp-minst'. Did you mean mlp-mnist\? Known: mlp-mnist"):
         presets.get("mlp-minst")
+
+
+# --- worker processes -------------------------------------------------------------------------------------------------
+
+
+def living(group: int) -> list[str]:
+    """The processes of a group that have not ended: their lines of /proc/PID/stat."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, process_group = path.read_text().rpartition(")")[2].split()[:3]
+            if int(process_group) == group and state != "Z":
+                found.append(path.read_text())
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_a_worker_that_gets_a_signal_saves_if_it_can_and_leaves_nothing_behind(number, tmp_path):
+    config = dataclasses.replace(presets.get("mlp-mnist"), model_args={"hidden": (16,)}, steps=6400, batch_size=8)
+    job = Job(config, "numpy", threads=2, folder=tmp_path / "run")
+    with process.trainer(job, log=tmp_path / "log") as worker:
+        group, reached = worker._process.pid, 0
+        for event in worker.events():
+            if event["event"] == "chunk":
+                reached = event["step"]
+                os.kill(group, number)
+    if number == signal.SIGKILL:
+        assert "was killed by SIGKILL" in event["message"]
+    else:
+        assert event["status"] == "interrupted", event["message"]
+        assert store.read(Path(event["checkpoint"])).step == event["steps"] == reached < 6400
+    until = time.monotonic() + 30
+    while left := living(group):
+        assert time.monotonic() < until, left
+        time.sleep(0.1)
+
+
+def test_nohup_keeps_a_worker_running():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert protocol.stop_signals() == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert protocol.stop_signals() == [signal.SIGTERM, signal.SIGHUP]
 
 
 WORKER = """

@@ -1,6 +1,6 @@
-"""Grain: a MapDataset, a pure function of the position, which threads compute ahead.
+"""Grain: a MapDataset, a pure function of the position, which threads prefetch.
 
-The index stream is the source; `map` turns each array of numbers into the images of a chunk.
+The index sampler is the source; `map` turns each array of indices into the images of a chunk.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from collections.abc import Generator
 
 import grain
 
-from compare.data.loaders import WORKERS, Chunk, Order
+from compare.data.loaders import WORKERS, Chunk
 from compare.data.loaders.records import Records
-from compare.data.stream import Data
+from compare.data.stream import Data, IndexSampler
 from compare.errors import UserError
 
 
-def chunks(images: Data | Records, order: Order) -> Generator[Chunk]:
-    """Elements come in the order of the source, whichever thread is done first."""
-    dataset = grain.MapDataset.source(order).map(images.__getitem__)
+def chunks(images: Data | Records, sampler: IndexSampler) -> Generator[Chunk]:
+    """Yield the chunks in the order of the sampler, whichever thread finishes first."""
+    dataset = grain.MapDataset.source(sampler).map(images.__getitem__)
     reading = grain.ReadOptions(num_threads=WORKERS, prefetch_buffer_size=WORKERS)
     try:
         yield from dataset.to_iter_dataset(reading)

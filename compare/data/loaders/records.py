@@ -23,7 +23,7 @@ from compare.data.fetch import CACHE
 from compare.data.stream import Data, digest
 from compare.errors import UserError
 
-NAME, RELEASE = "images", "1.0.0"  # of the one dataset in a folder
+NAME, RELEASE = "images", "1.0.0"  # name and version of the one dataset in a folder
 
 
 def tfds() -> Any:
@@ -48,7 +48,7 @@ class Records:
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:
-        """TFDS and the file's library raise what they like: here it becomes one UserError."""
+        """Turn whatever TFDS and the file's library raise into a UserError that names the folder."""
         try:
             yield
         except Exception as error:
@@ -68,21 +68,24 @@ class Records:
 
 
 def prepared(data: Data, file_format: str) -> Path:
-    """The folder of the TFDS dataset of the training images, written if this has not been done before.
+    """The folder of the TFDS dataset of the training images, which is written by the first call.
 
-    In NN_CACHE_DIR, else ~/.cache/nn-three-ways, under the digest of the images. Of several processes one writes, the
-    others wait for it; what a killed one leaves is removed.
+    It lies in NN_CACHE_DIR, else ~/.cache/nn-three-ways, under the digest of the images. One of several processes
+    writes and the others wait for it; what a killed process leaves is removed. Raises UserError if the folder cannot
+    be written.
     """
-    root = Path(os.environ.get("NN_CACHE_DIR") or CACHE).expanduser() / "prepared"
-    folder = root / f"{data.name.partition(':')[0]}-{digest(data.train_x, data.train_y)[:16]}-{file_format}"
+    cache = Path(os.environ.get("NN_CACHE_DIR") or CACHE)
+    folder = cache / f"prepared/{data.name.partition(':')[0]}-{digest(data.train_x, data.train_y)[:16]}-{file_format}"
     try:
+        folder = folder.expanduser()
+        root = folder.parent
         root.mkdir(parents=True, exist_ok=True)
         with (root / f"{folder.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / NAME / RELEASE).is_dir():
                 shutil.rmtree(folder, ignore_errors=True)
                 write(folder, zip(data.train_x, data.train_y, strict=True), data.train_x.shape[1:], file_format)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
         raise UserError(f"{folder} cannot be written ({error}): name another folder with NN_CACHE_DIR") from error
     return folder
 
@@ -90,7 +93,7 @@ def prepared(data: Data, file_format: str) -> Path:
 def write(
     folder: Path, examples: Iterable[tuple[np.ndarray, int]], shape: tuple[int, ...], file_format: str = "array_record"
 ) -> None:
-    """Write images uint8 (h, w, c) = `shape` and their labels; the dataset is there when all of it is, not before."""
+    """Write images uint8 (h, w, c) = `shape` and their labels as a TFDS dataset, which is complete or absent."""
     core: Any = tfds().core
     features = tfds().features
 

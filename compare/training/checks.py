@@ -1,0 +1,44 @@
+"""What a training requires of its settings, its data and its losses: each check raises a UserError or returns."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from compare import tracks
+from compare.config import Config
+from compare.data import Data
+from compare.errors import UserError
+
+NOT_FINITE = "the loss became"  # nan, or inf: how the message begins
+
+
+def require_validation(config: Config, data: Data) -> None:
+    """Raise UserError where ``patience`` or ``keep_best`` is set and there are no validation images."""
+    if (config.patience is not None or config.keep_best) and not len(data.val_y):
+        raise UserError(
+            "patience and keep_best choose by validation images, and there are none: choose a larger val_size"
+        )
+
+
+def require_images(config: Config, data: Data) -> None:
+    """Raise UserError where the dataset's image shape or number of classes is not the network's."""
+    shape, classes = (
+        tuple(tracks.model_argument(config.model, config.model_args, "input_shape")),
+        tracks.model_argument(config.model, config.model_args, "classes"),
+    )
+    there = data.train_x.shape[1:]
+    if (shape, classes) != (there, len(data.classes)):
+        takes, given = ("x".join(map(str, sides)) for sides in (shape, there))
+        raise UserError(
+            f"{config.preset} takes images of {takes} in {classes} classes; those of {data.name} are {given}, "
+            f"in {len(data.classes)}: choose another preset or dataset"
+        )
+
+
+def require_finite(loss: np.ndarray, first_step: int, config: Config) -> None:
+    """Raise UserError at the first loss that is NaN or infinite; loss (k,) of the steps from ``first_step`` on."""
+    bad = np.flatnonzero(~np.isfinite(loss))
+    if len(bad):
+        raise UserError(
+            f"{NOT_FINITE} {loss[bad[0]]} at step {first_step + bad[0]:,}; try a lower learning rate than {config.lr:g}"
+        )

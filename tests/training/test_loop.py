@@ -1,0 +1,229 @@
+"""The training loop: a resumed training equals the uninterrupted one in every field, and the kept state is reported.
+
+Also: what inference sees after training is the same in every track, and in a new state made from the snapshot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import numpy as np
+import pytest
+from support.small_training import CONFIG, separable
+
+from compare import tracks
+from compare.benchmark import trial
+from compare.checkpoint import store
+from compare.config import Config
+from compare.data import Data
+from compare.launch import __main__ as launch
+from compare.parity.check import distance
+from compare.search import trials
+from compare.training import loop, worker
+from compare.training.clocks import Stopwatch, Timings
+from compare.training.loop import SavedState, Training
+from compare.training.saver import Saver
+from compare.workers.protocol import Job
+from numpy_nn.models import MODELS
+from numpy_nn.tree import Tree, leaves
+
+
+@pytest.fixture
+def data(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Data:
+    made = separable(rng)
+    monkeypatch.setattr(worker, "load_data", lambda *_, **__: made)
+    return made
+
+
+def job(config: Config, folder: Path) -> Job:
+    return Job(config, "numpy", threads=1, folder=folder)
+
+
+# Settings under which the last state is not the best.
+SPOILED: dict[str, Any] = {"ema": None, "lr": 1.0, "schedule": "constant", "optimizer": "sgd", "optimizer_args": {}}
+
+
+# --- resuming ---------------------------------------------------------------------------------------------------------
+
+# Clocks, memory and saves are those of a process, and a resumed training knows that it was resumed.
+DIFFERENT = {"track", "timings", "seconds_before", "memory", "resumed", "saved_step"}
+
+
+def comparable(value: Any) -> Any:
+    """A field of a training as JSON without clocks: arrays as lists."""
+    if isinstance(value, SavedState):
+        value = [leaves(value.snapshot), value.metrics, value.progress]
+    if isinstance(value, Data):
+        value = value.digest
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = dataclasses.asdict(value)
+    if isinstance(value, dict):
+        clocks = ("seconds", "clocks", "memory", "resumed")
+        return {name: comparable(each) for name, each in value.items() if name not in clocks}
+    if isinstance(value, list | tuple | frozenset):
+        return [comparable(each) for each in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+
+
+def fields(training: Training) -> dict[str, Any]:
+    """Every field that a resumed training shares with an uninterrupted one."""
+    found = {
+        field.name: comparable(getattr(training, field.name))
+        for field in dataclasses.fields(training)
+        if field.name not in {*DIFFERENT, "state"}
+    }
+    properties = ("stopped_early", "finished", "epoch")
+    found |= {name: getattr(training, name) for name in properties}
+    return found | {"state": comparable(leaves(training.track.to_snapshot(training.state)))}
+
+
+def trained(config: Config, folder: Path, *, stop_at: int | None = None) -> tuple[dict[int, dict[str, Any]], Training]:
+    """Train and save at the end; return the fields at the beginning and after each chunk, by step."""
+    training = worker.begin(job(config, folder), tracks.load("numpy"), Timings(), lambda event: None)
+    found = {training.step: fields(training)}
+    with Saver(job(config, folder), training) as saver:
+
+        def save() -> None:
+            found[training.step] = fields(training)
+
+        loop.train(training, stop=lambda: training.step == stop_at, save=save)
+        saver.finish()
+    return found, training
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"keep_best": False, "ema": None}, SPOILED | {"patience": 2}, SPOILED | {"patience": 1, "keep_best": False}],
+)
+def test_a_training_stopped_at_any_step_and_resumed_equals_one_that_never_stopped(changes, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("compare.training.steps.CHUNK", 6)
+    config = dataclasses.replace(CONFIG, **changes)
+    whole, training = trained(config, tmp_path / "whole")
+    assert len(whole) > 4
+    assert training.stopped_early == ("patience" in changes)
+    assert json.dumps(whole[0])
+    for step in list(whole)[1:]:
+        trained(config, tmp_path / f"{step}", stop_at=step)
+        resumed, training = trained(config, tmp_path / f"{step}")
+        assert training.resumed[-1]["step"] == step
+        assert resumed[step] == whole[step]  # at once
+        assert resumed[max(resumed)] == whole[max(whole)]  # and at the end
+
+
+# --- the best state ---------------------------------------------------------------------------------------------------
+
+FIGURES = ("test_loss", "test_accuracy", "val_loss", "val_accuracy")
+
+
+def evaluated(snapshot: Tree, config: Config, data: Data) -> dict[str, float]:
+    """The figures of a snapshot, computed anew."""
+    track = tracks.load("numpy")
+    arguments = tracks.state_arguments(config, "numpy", steps=60, threads=1)
+    state = track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
+    return loop.evaluate(track, state, data, batch_size=50, watch=Stopwatch())
+
+
+def run(folder: Path, config: Config, *, stop_after: int | None = None) -> dict[str, Any]:
+    """The last event of a run."""
+    events: list[dict[str, Any]] = []
+    stop = threading.Event()
+
+    def emit(event: dict[str, Any]) -> None:
+        events.append(event)
+        if event["event"] == "chunk" and event["step"] == stop_after:
+            stop.set()
+
+    worker.run(job(config, folder), emit=emit, stop=stop)
+    return events[-1]
+
+
+def ran(folder: Path, config: Config) -> tuple[dict[str, Any], Tree]:
+    """A run of run_all: its figures, and the network that predict reads from its folder."""
+    end = run(folder, config)
+    assert store.read(Path(end["checkpoint"])).step == (end["best_step"] or end["steps"])
+    return end, store.restore(folder)[0]
+
+
+def resumed(folder: Path, config: Config) -> tuple[dict[str, Any], Tree]:
+    """The same, interrupted when the best state was past."""
+    assert run(folder, config, stop_after=48)["status"] == "interrupted"
+    return ran(folder, config)
+
+
+def stopped_early(folder: Path, config: Config) -> tuple[dict[str, Any], Tree]:
+    """The same, stopped early."""
+    end, snapshot = ran(folder, dataclasses.replace(config, patience=2))
+    assert end["steps"] < 60
+    return end, snapshot
+
+
+def launched(folder: Path, config: Config) -> tuple[dict[str, Any], Tree]:
+    """A launch of one process."""
+    return launch.train(job(config, folder), process=0, all_gather=lambda text: [text])
+
+
+def searched(folder: Path, config: Config) -> tuple[dict[str, Any], Tree]:
+    """A trial of a search: the accuracy that ranks it."""
+    end, snapshot = ran(folder, config)
+    search = mock.create_autospec(trials.Search, instance=True, progress=mock.Mock())
+    ranked = trials.Search.ended(search, mock.Mock(), end, "trial 0")
+    assert ranked == end["val_accuracy"]
+    return end | {"val_accuracy": ranked}, snapshot
+
+
+KINDS = {each.__name__: each for each in (ran, resumed, stopped_early, launched, searched)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keep_best", [True, False])
+def test_the_figures_are_those_of_the_state_that_is_kept(kind, keep_best, data, tmp_path):
+    config = dataclasses.replace(CONFIG, **SPOILED, keep_best=keep_best)
+    figures, snapshot = KINDS[kind](tmp_path / "run", config)
+    history = store.read(tmp_path / "run").progress["history"]
+    best, last = max(history, key=lambda row: row["val_accuracy"]), history[-1]
+    assert all(best[name] != last[name] for name in ("val_loss", "val_accuracy"))
+    expected = best if keep_best else last
+    assert int(snapshot["step"]) == expected["step"]
+    assert {name: figures[name] for name in FIGURES} == {name: expected[name] for name in FIGURES}
+    assert evaluated(snapshot, config, data) == {name: expected[name] for name in FIGURES}
+
+
+def test_a_benchmark_trial_reports_the_kept_state(data, tmp_path):
+    config = dataclasses.replace(CONFIG, **SPOILED)
+    answer = trial.run(job(config, tmp_path), target=1.1, split=False)
+    history = trained(config, tmp_path / "run")[1].history
+    assert answer["val_accuracy"] == max(row["val_accuracy"] for row in history) > history[-1]["val_accuracy"]
+    assert answer["reached"] is False
+
+
+# --- inference --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ema", [None, 0.8])
+@pytest.mark.parametrize("batch_norm", [False, True])
+def test_inference_after_training_agrees_across_tracks_and_with_a_new_state(batch_norm, ema, rng):
+    x, y = rng.integers(0, 256, (5, 6, 12, 12, 1), dtype=np.uint8), rng.integers(0, 10, (5, 6), dtype=np.int32)
+    args = {"input_shape": (12, 12, 1), "channels": (3, 4), "kernel": 3, "padding": 1, "hidden": 8}
+    args |= {"batch_norm": batch_norm}
+    config = Config("small", "cnn", "made up", model_args=args, batch_size=6, lr=0.05, ema=ema, precision="float64")
+    first = MODELS["cnn"](**args).init(np.random.default_rng(0))
+    seen: dict[str, np.ndarray] = {}
+    with jax.enable_x64(True):
+        for name in tracks.TRACKS:
+            track = tracks.load(name)
+            arguments = tracks.state_arguments(config, name, steps=5, threads=1) | {"mean": (0.4,), "std": (0.2,)}
+            state, _ = track.train_steps(track.init_state(first, **arguments), x, y)
+            new = track.init_state(track.to_snapshot(state), **arguments)
+            untrained = np.asarray(track.logits(track.init_state(first, **arguments), x[0]))
+            for each in (state, new):
+                sums = [float(track.eval_batch(each, x[0], y[0])[what]) for what in ("loss_sum", "correct", "count")]
+                found = np.append(np.asarray(track.logits(each, x[0])).ravel(), sums)
+                expected = seen.setdefault("numpy", found)
+                assert distance(found, expected)[1] < 5e-15, name  # observed: 5e-16
+            assert distance(seen["numpy"][: untrained.size], untrained.ravel())[1] > 0.1  # it did learn
