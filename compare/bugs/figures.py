@@ -50,7 +50,7 @@ BUGS = (
         symptom="What the network says of an image depends on which other images come with it. Alone it gets another "
         "answer, and the accuracy changes with the batch size of the evaluation.",
         lesson="Ask for an image alone and in company: the answers must be equal. Parity of logits finds it too.",
-        caught_by="tests/nn/test_parity.py::test_models[vgg-float64]",
+        caught_by="tests/nn/test_parity.py::test_models_agree[vgg-float64]",
         track="torch",
         training=SMALL_RESNET,
     ),

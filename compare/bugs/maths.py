@@ -60,7 +60,7 @@ BUGS = (
         "part slowly, and nobody can say why.",
         lesson="A test on ties, made on purpose, against a framework's rule: the first in reading order wins. Random "
         "numbers never tie, so random tests never see it.",
-        caught_by="tests/nn/test_ops.py::test_agrees_with_autograd[torch-max_pool-ties]",
+        caught_by="tests/nn/test_ops.py::test_operation_agrees_with_autograd[torch-max_pool-ties]",
         training={"model": "cnn", "model_args": {"channels": (4, 8), "hidden": 32}},
     ),
     Bug(
@@ -88,7 +88,7 @@ BUGS = (
         "recover, and here the loss is nan for good.",
         lesson="A test with logits of ±1000. In float32 e^89 is infinite; with the maximum subtracted no exponent is "
         "above 0.",
-        caught_by="tests/nn/test_ops.py::test_agrees_with_autograd[torch-cross_entropy-at-1000]",
+        caught_by="tests/nn/test_ops.py::test_operation_agrees_with_autograd[torch-cross_entropy-at-1000]",
         training={"lr": 0.5},
     ),
     Bug(
@@ -113,7 +113,7 @@ BUGS = (
         symptom="The loss starts at 2.30, falls, and stays above 1.46, whatever one tries. Accuracy is not even bad.",
         lesson="Learn one batch by heart: the loss must come next to 0. log(e + 9) - 1 = 1.46 is the least that "
         "probabilities as logits can reach.",
-        caught_by="tests/nn/test_techniques.py::test_every_loss_takes_class_numbers_and_distributions[cross_entropy]",
+        caught_by="tests/nn/test_techniques.py::test_every_loss_accepts_class_indices_and_distributions[cross_entropy]",
         track="torch",
     ),
     Bug(
@@ -141,6 +141,6 @@ BUGS = (
         "accurate, in all three tracks alike: they start from the same values.",
         lesson="Look at the first loss. Parity and gradient checks are silent: three times the same, and rightly "
         "derived, can still be three times bad.",
-        caught_by="tests/nn/test_ops.py::test_initializers_have_the_promised_mean_and_variance[he_normal-0.006666666666666667]",
+        caught_by="tests/nn/test_ops.py::test_initializers_have_the_documented_mean_and_variance[he_normal-0.006666666666666667]",
     ),
 )

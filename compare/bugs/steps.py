@@ -5,7 +5,7 @@ from __future__ import annotations
 from compare.bugs.bug import Bug
 from compare.bugs.maths import SMALL_RESNET
 
-GOES_ON = "tests/nn/test_train.py::test_any_track_goes_on_from_any_snapshot"
+GOES_ON = "tests/nn/test_train.py::test_any_track_resumes_from_any_tracks_snapshot"
 
 BUGS = (
     Bug(
@@ -31,7 +31,7 @@ BUGS = (
         "steps one notices nothing.",
         lesson="Parity over a few steps from rest. A test that resumes from old moments, or waits for convergence, "
         "would pass.",
-        caught_by="tests/nn/test_parity.py::test_optimizers[adam-None-float64]",
+        caught_by="tests/nn/test_parity.py::test_optimizers_agree[adam-None-float64]",
         training={"optimizer": "adam", "schedule": "constant", "lr": 3e-3},
     ),
     Bug(
@@ -43,7 +43,7 @@ BUGS = (
         symptom="Nothing in the curve. The biases of this track are a little nearer to zero than those of the others.",
         lesson="Parity leaf by leaf: after a few steps every bias is off, and no kernel is. A comparison of losses "
         "would have let it pass.",
-        caught_by="tests/nn/test_sequence_models.py::test_weight_decay_pulls_on_the_same_leaves_in_every_track[mlp]",
+        caught_by="tests/nn/test_sequence_models.py::test_weight_decay_applies_to_the_same_leaves_in_every_track[mlp]",
         track="jax",
         training={"optimizer_args": {"weight_decay": 5e-4}},
     ),
@@ -70,7 +70,7 @@ BUGS = (
         symptom="A beautiful training curve, and a test accuracy near that of guessing.",
         lesson="Evaluate on training images: if those fail too, it is no overfitting but another function. Then "
         "compare the statistics, leaf by leaf.",
-        caught_by="tests/nn/test_lr_scale.py::test_what_is_frozen_stays_to_the_last_bit[jax-config1-nesterov]",
+        caught_by="tests/nn/test_lr_scale.py::test_frozen_parameters_do_not_change_by_one_bit[jax-config1-nesterov]",
         track="jax",
         training=SMALL_RESNET,
     ),

@@ -74,7 +74,7 @@ def invented(step_ms: dict[str, list[float]], **losses: list[float]) -> dict[str
     }
 
 
-def test_the_report_says_who_is_faster_and_that_a_failed_compiler_failed() -> None:
+def test_report_names_the_faster_track_and_a_failed_compiler() -> None:
     results = invented({"numpy plain": [8.0, 8.1, 8.2], "torch eager": [4.0, 4.1, 4.2]})
     failed = {"preset": "mlp-mnist", "track": "torch", "variant": "compiled", "error": "no C++ compiler"}
     results["trials"].append(failed)
@@ -201,7 +201,7 @@ def test_schema_1_is_read_by_the_names_of_today(tmp_path: Path) -> None:
     assert read(tmp_path) == now | {"min_seconds": 0.0}
 
 
-def test_pictures_and_tables_of_everything(tmp_path: Path) -> None:
+def test_plots_and_tables_of_every_section(tmp_path: Path) -> None:
     names = ("numpy processes", "jax scan", "torch eager", "torch baseline")
     results = invented({name: [4.0, 4.1, 4.2] for name in names})
     results["parity"].append(results["parity"][0] | {"b": "jax"})
@@ -326,7 +326,7 @@ def test_an_accelerator_is_compared_with_its_own_matmuls(tmp_path: Path, monkeyp
     assert found["layers"] == []  # the roofline is one of a CPU
 
 
-def test_a_variant_is_expressed_by_arguments_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variant_sets_arguments_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def ask(module: str, *, job: Any, variables: Any, log: Path) -> dict[str, Any]:
         asked.append((job["job"]["arguments"], variables["OPENBLAS_NUM_THREADS"], job["job"]["chunk"]))
         return {}
@@ -338,14 +338,14 @@ def test_a_variant_is_expressed_by_arguments_and_environment(tmp_path: Path, mon
     assert asked == [({"threads": 1}, "4", 8), ({"threads": 4}, "1", 8), ({}, asked[2][1], 1)]
 
 
-def test_a_worker_that_dies_is_a_row_with_its_reason(tmp_path: Path) -> None:
+def test_dead_worker_is_a_row_with_its_reason(tmp_path: Path) -> None:
     found = process.ask(
         "compare.benchmark.trial", job={"layers": {}, "track": "numpy"}, variables={}, log=tmp_path / "log.txt"
     )
     assert "missing" in found["error"]
 
 
-def test_a_trial_measures_and_stops_at_a_target(tmp_path: Path) -> None:
+def test_trial_measures_and_stops_at_a_target(tmp_path: Path) -> None:
     job = Job(config=dataclasses.replace(MLP, steps=20), track="numpy", threads=1, folder=tmp_path, chunk=4)
     timed = trial.run(job, stop_after=12)
     assert (timed["steps"], timed["chunk"], len(timed["step_ms"])) == (12, 4, 2)
@@ -362,7 +362,7 @@ def test_a_trial_measures_and_stops_at_a_target(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist", "speedrun-mnist"])
-def test_the_plain_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
+def test_baseline_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
     small = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8}
     small |= {"batch_norm": True} if preset == "speedrun-mnist" else {}
     config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
@@ -376,7 +376,7 @@ def test_the_plain_script_is_the_same_model(preset: str, tmp_path: Path) -> None
 
 @pytest.mark.slow  # TensorFlow takes its time to be imported, and wants a process without PyTorch's compiler
 @pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist"])
-def test_the_keras_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
+def test_keras_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
     small = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8, "padding": 1}
     config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
     numpy_plain, keras_script = variants.VARIANTS[0], variants.VARIANTS[-1]
@@ -402,7 +402,7 @@ def test_tensorflow_is_compared_with_the_tracks_by_its_losses_alone() -> None:
 
 
 @pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist", "lenet5-mnist"])
-def test_the_layers_do_all_the_multiplying(preset: str) -> None:
+def test_layer_flops_sum_to_the_network(preset: str) -> None:
     config = dataclasses.replace(presets.get(preset), batch_size=4)
     found = roofline.of_network(config)
     assert sum(count * layer.flops for layer, count in found.items()) == 4 * training_flops(config)
@@ -410,7 +410,7 @@ def test_the_layers_do_all_the_multiplying(preset: str) -> None:
 
 
 @pytest.mark.parametrize("track", ["numpy", "jax", "torch"])
-def test_a_layer_is_timed_in_every_track(track: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_is_timed_in_every_track(track: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "SECONDS", 0.0)
     small = {"input_shape": (8, 8, 1), "channels": (2,), "kernel": 3, "hidden": 4}
     config = dataclasses.replace(presets.get("cnn-mnist"), batch_size=2, model_args=small)
@@ -419,7 +419,7 @@ def test_a_layer_is_timed_in_every_track(track: str, monkeypatch: pytest.MonkeyP
     assert all(row["ms"] > 0 for row in rows)
 
 
-def test_the_sweep_varies_one_thing_at_a_time() -> None:
+def test_sweep_varies_one_thing_at_a_time() -> None:
     points = list(sweep.points(presets.get("mlp-mnist")))
     assert [config.batch_size for axis, config, _ in points if axis == "batch"] == [128, 256, 512, 1024, 2048]
     assert next(config.model_args["hidden"] for axis, config, _ in points if axis == "width") == (256, 256)
@@ -428,7 +428,7 @@ def test_the_sweep_varies_one_thing_at_a_time() -> None:
     assert all((config.steps or 1) % chunk == 0 for _, config, chunk in points)
 
 
-def test_memory_counts_the_processes_that_were_started() -> None:
+def test_memory_includes_child_processes() -> None:
     alone = machine.peak_rss_mb()
     if alone is None:
         pytest.skip("this system does not tell the memory of a process")

@@ -61,14 +61,14 @@ def bytes_of(tree: Path) -> dict[str, bytes]:
 # --- the entries ------------------------------------------------------------------------------------------------------
 
 
-def test_there_are_twenty_of_every_kind():
+def test_zoo_has_twenty_bugs_of_every_kind():
     assert len(BUGS) == 20
     assert {bug.file.partition("/")[0] for bug in BUGS.values()} == {"numpy_nn", "jax_nn", "torch_nn", "compare"}
     assert {bug.track for bug in BUGS.values()} == set(TRACKS)
 
 
 @every_bug
-def test_right_lines_stand_once_and_wrong_ones_compile(bug: Bug, mended: Path):
+def test_right_lines_are_unique_and_wrong_lines_compile(bug: Bug, mended: Path):
     text = planting.read(mended, bug)
     assert text.count(bug.right) == 1
     assert bug.right not in bug.wrong
@@ -80,7 +80,7 @@ def test_right_lines_stand_once_and_wrong_ones_compile(bug: Bug, mended: Path):
     assert test.partition("[")[0] in named
 
 
-def test_the_page_tells_of_every_bug():
+def test_docs_page_describes_every_bug():
     page = (ROOT / "docs" / "bugs.md").read_text("utf-8")
     assert [name for name in BUGS if f"`{name}`" not in page] == []
 
@@ -89,7 +89,7 @@ def test_the_page_tells_of_every_bug():
 
 
 @every_bug
-def test_planted_and_solved_the_tree_is_what_it_was(bug: Bug, tree: Path):
+def test_solving_a_planted_bug_restores_the_tree(bug: Bug, tree: Path):
     before = bytes_of(tree)
     plant(bug, tree)
     changed = {path for path, content in bytes_of(tree).items() if before.get(path) != content}
@@ -98,7 +98,7 @@ def test_planted_and_solved_the_tree_is_what_it_was(bug: Bug, tree: Path):
     assert bytes_of(tree) == before
 
 
-def test_only_the_lines_of_the_bug_are_put_back(tree: Path):
+def test_solving_restores_only_the_lines_of_the_bug(tree: Path):
     bug = BUGS["conv-stride"]
     plant(bug, tree)
     with (tree / bug.file).open("a", encoding="utf-8") as file:
@@ -109,7 +109,7 @@ def test_only_the_lines_of_the_bug_are_put_back(tree: Path):
 
 
 @pytest.mark.parametrize("memory", [None, "", "{", "[1]", '{"name": "moth"}', '{"moth": 1}'])
-def test_a_bug_whose_note_is_lost_is_found_in_the_sources(memory: str | None, tree: Path):
+def test_bug_without_its_record_is_found_in_the_sources(memory: str | None, tree: Path):
     plant(BUGS["zero-grad"], tree)
     (tree / MEMORY).unlink() if memory is None else (tree / MEMORY).write_text(memory)
     assert current(tree) == Planted("zero-grad", secret=True)
@@ -119,7 +119,7 @@ def test_a_bug_whose_note_is_lost_is_found_in_the_sources(memory: str | None, tr
     assert current(tree) is None
 
 
-def test_mended_by_hand_is_seen(at: Path, capsys: pytest.CaptureFixture):
+def test_fix_by_hand_is_recognised(at: Path, capsys: pytest.CaptureFixture):
     plant(BUGS["norm-variance"], at)
     swap(BUGS["norm-variance"], at, WRONG)
     assert bugs.main(["solve"]) == 0
@@ -127,7 +127,7 @@ def test_mended_by_hand_is_seen(at: Path, capsys: pytest.CaptureFixture):
     assert current(at) is None
 
 
-def test_mended_in_other_words_is_left_alone(at: Path, capsys: pytest.CaptureFixture):
+def test_fix_with_other_code_is_left_alone(at: Path, capsys: pytest.CaptureFixture):
     bug = BUGS["softmax-overflow"]
     plant(bug, at)
     text = planting.read(at, bug).replace(bug.wrong, "shifted = x - np.max(x, axis=-1, keepdims=True)")
@@ -145,7 +145,7 @@ def test_mended_in_other_words_is_left_alone(at: Path, capsys: pytest.CaptureFix
     assert current(at) is None
 
 
-def test_a_changed_file_is_not_planted_in(at: Path, capsys: pytest.CaptureFixture):
+def test_changed_file_gets_no_bug(at: Path, capsys: pytest.CaptureFixture):
     bug = BUGS["lstm-gates"]
     planting.write(at, bug, planting.read(at, bug).replace(bug.right, "i, f, g, o = four"))
     before = bytes_of(at)
@@ -154,7 +154,7 @@ def test_a_changed_file_is_not_planted_in(at: Path, capsys: pytest.CaptureFixtur
     assert bytes_of(at) == before
 
 
-def test_what_cannot_be_is_said_with_its_remedy(at: Path, capsys: pytest.CaptureFixture):
+def test_errors_name_their_remedy(at: Path, capsys: pytest.CaptureFixture):
     for command, words in {
         "plant zero-gard": "unknown bug 'zero-gard'. Did you mean zero-grad? Known: conv-stride, norm-variance",
         "solve": "no bug is planted: `python -m compare.bugs plant`",
@@ -176,7 +176,7 @@ def test_what_cannot_be_is_said_with_its_remedy(at: Path, capsys: pytest.Capture
     assert "numpy_nn/conv.py cannot be read" in capsys.readouterr().err
 
 
-def test_a_secret_is_kept_until_it_is_asked_for(at: Path, capsys: pytest.CaptureFixture):
+def test_secret_bug_is_revealed_only_on_request(at: Path, capsys: pytest.CaptureFixture):
     assert bugs.main(["plant", "--seed", "5"]) == 0
     assert bugs.main(["ls"]) == 0
     told = capsys.readouterr().out
@@ -197,7 +197,7 @@ def test_a_secret_is_kept_until_it_is_asked_for(at: Path, capsys: pytest.Capture
     assert any(line.startswith("+") and first in line for line in ending.splitlines())
 
 
-def test_the_difference_is_the_same_before_and_after(tree: Path):
+def test_diff_is_the_same_before_and_after_planting(tree: Path):
     bug = BUGS["zero-grad"]
     after = difference(bug, tree)
     plant(bug, tree)
@@ -208,7 +208,7 @@ def test_the_difference_is_the_same_before_and_after(tree: Path):
 # --- in a copy --------------------------------------------------------------------------------------------------------
 
 
-def test_the_copy_is_what_is_tested():
+def test_tests_run_in_the_copy():
     with copies.copy_of(ROOT) as copy:
         file = copy / "compare/data/stream.py"
         file.write_text(file.read_text("utf-8") + "\nraise RuntimeError('the copy, and nothing else')\n", "utf-8")
@@ -221,7 +221,7 @@ def test_the_copy_is_what_is_tested():
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_a_bug_turns_its_test_red(name: str, capsys: pytest.CaptureFixture):
+def test_planted_bug_fails_its_test(name: str, capsys: pytest.CaptureFixture):
     assert bugs.main(["check", name]) == 0
     told = capsys.readouterr().out
     assert f"caught by {BUGS[name].caught_by}" in told
@@ -236,7 +236,7 @@ def test_a_bug_turns_its_test_red(name: str, capsys: pytest.CaptureFixture):
         (Verdict(False, True, "assert 2 == 3"), Verdict(False, True, ""), "not green without the bug: assert 2 == 3"),
     ],
 )
-def test_a_bug_that_no_test_sees_is_told(without: Verdict, broken: Verdict, words: str, monkeypatch, capsys):
+def test_bug_missed_by_its_test_is_reported(without: Verdict, broken: Verdict, words: str, monkeypatch, capsys):
     monkeypatch.setattr(copies, "check", lambda bug, root: (without, broken))
     assert bugs.main(["check", "--all"]) == 1
     told = capsys.readouterr().out
@@ -245,7 +245,7 @@ def test_a_bug_that_no_test_sees_is_told(without: Verdict, broken: Verdict, word
     assert "0 of 20 caught" in told
 
 
-def test_a_copy_has_no_bug_whatever_is_planted(tmp_path: Path):
+def test_copy_is_free_of_planted_bugs(tmp_path: Path):
     with copies.copy_of(ROOT) as first:
         tree = shutil.copytree(first, tmp_path / "tree")
     plant(BUGS["labels-apart"], tree)
@@ -260,7 +260,7 @@ def test_a_copy_has_no_bug_whatever_is_planted(tmp_path: Path):
         pass
 
 
-def test_the_right_code_measures_well():
+def test_symptom_probe_passes_on_correct_code():
     config = dataclasses.replace(probe.CONFIG, steps=40)
     curve = probe.curve(config, "numpy")
     assert curve["loss"][0] > 2 > 1 > np.mean(curve["loss"][-10:])
@@ -268,7 +268,7 @@ def test_the_right_code_measures_well():
     assert probe.gradients(dataclasses.replace(config, precision="float64"), "numpy") < 1e-6  # observed: 1e-8
 
 
-def test_what_stops_is_shown_by_its_words(monkeypatch: pytest.MonkeyPatch):
+def test_failing_probe_shows_its_error(monkeypatch: pytest.MonkeyPatch):
     right = {"curve": {"loss": [2.0], "step_ms": 1.0, "val": 0.9, "test": 0.9}, "gradients": 1e-9}
     right["proof"] = {"what": "logits", "worst_leaf": "logits", "max_rel": 1e-15}
     monkeypatch.setattr(probe, "load", lambda *_, **__: 1 / 0)
@@ -280,7 +280,7 @@ def test_what_stops_is_shown_by_its_words(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.long
-def test_what_is_shown_was_measured(capsys: pytest.CaptureFixture):
+def test_shown_symptoms_are_measured(capsys: pytest.CaptureFixture):
     without, broken = measured(BUGS["loss-mean-axis"], ROOT)
     assert broken["curve"]["loss"] == pytest.approx([loss / 10 for loss in without["curve"]["loss"]], rel=1e-5)
     assert broken["curve"]["test"] == without["curve"]["test"] > 0.8
@@ -290,12 +290,12 @@ def test_what_is_shown_was_measured(capsys: pytest.CaptureFixture):
     assert broken["proof"]["what"] == "losses"
 
 
-def test_a_sparkline_has_a_scale_and_survives_anything():
+def test_sparkline_accepts_any_values():
     assert sparkline([0, 1, 2, 3, 4, 5, 6, 7], 8) == "▁▂▃▄▅▆▇█"
     assert sparkline([1e9, float("nan"), float("inf")], 8) == "█××"
 
 
-def test_interrupted_it_leaves_nothing_behind(tmp_path: Path):
+def test_interrupted_command_leaves_no_copies(tmp_path: Path):
     before = {path: (ROOT / path).read_bytes() for path in {bug.file for bug in BUGS.values()}}
     asked = [sys.executable, "-m", "compare.bugs", "check", "conv-stride"]
     process = subprocess.Popen(asked, cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, process_group=0)
@@ -311,7 +311,7 @@ def test_interrupted_it_leaves_nothing_behind(tmp_path: Path):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)  # twenty tests in one
-def test_every_catching_test_is_green_without_a_bug():
+def test_every_catching_test_passes_without_a_bug():
     with copies.copy_of(ROOT) as copy:
         verdict = copies.tested(copy, *(bug.caught_by for bug in BUGS.values()))
     assert verdict.passed, verdict.words

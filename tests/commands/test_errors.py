@@ -15,7 +15,7 @@ from compare.errors import UserError
     ("ending", "status", "words"),
     [(UserError("no such file: give one"), 2, "error: no such file: give one\n"), (KeyboardInterrupt(), 130, "")],
 )
-def test_what_the_user_did_ends_without_a_traceback(ending, status, words, capsys):
+def test_user_errors_end_without_a_traceback(ending, status, words, capsys):
     @command_line
     def main() -> int:
         raise ending
@@ -24,7 +24,7 @@ def test_what_the_user_did_ends_without_a_traceback(ending, status, words, capsy
     assert capsys.readouterr().err == words
 
 
-def test_a_fault_of_the_program_keeps_its_traceback():
+def test_internal_errors_keep_their_traceback():
     @command_line
     def main() -> int:
         raise KeyError("a mistake")
@@ -33,7 +33,7 @@ def test_a_fault_of_the_program_keeps_its_traceback():
         main()
 
 
-def test_whoever_reads_may_leave():
+def test_closed_pipe_ends_quietly():
     listing = subprocess.Popen(
         [sys.executable, "-m", "compare.run_all", "--list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )

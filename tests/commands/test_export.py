@@ -61,7 +61,7 @@ def same_bits(a: Tree, b: Tree) -> bool:
 
 @pytest.mark.parametrize("how", ["safetensors", "torch", "npz"])
 @pytest.mark.parametrize("model", MODELS)
-def test_what_comes_back_is_what_went(model: str, how: str, tmp_path: Path) -> None:
+def test_export_and_import_round_trip(model: str, how: str, tmp_path: Path) -> None:
     source = open_network(saved(tmp_path, model))
     back = open_network(export(tmp_path / "network.npz", how, tmp_path / f"there.{how}"))
     assert same_bits({"p": back.params, "s": back.stats}, {"p": source.params, "s": source.stats})
@@ -82,7 +82,7 @@ def test_the_commands_export_and_import(how: str, tmp_path: Path, capsys: pytest
     assert "exists: remove it or choose another folder" in capsys.readouterr().err
 
 
-def test_double_precision_stays(tmp_path: Path) -> None:
+def test_float64_is_kept(tmp_path: Path) -> None:
     snapshot = tree_map(lambda leaf: leaf.astype(np.float64) / 3, snapshot_of("lenet5", {}))
     write_npz(tmp_path / "network.npz", snapshot, meta_of("lenet5", {}))
     back = open_network(export(tmp_path / "network.npz", "safetensors", tmp_path / "there.safetensors"))
@@ -93,7 +93,7 @@ def test_double_precision_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["safetensors", "torch"])
-def test_plain_pytorch_loads_it(how: str, tmp_path: Path) -> None:
+def test_plain_pytorch_loads_the_export(how: str, tmp_path: Path) -> None:
     network = open_network(saved(tmp_path, "resnet"))
     file = export(tmp_path / "network.npz", how, tmp_path / "there")
     state = torch.load(file, weights_only=True) if how == "torch" else safetensors.torch.load_file(file)
@@ -111,7 +111,7 @@ def network_of(state: dict[str, torch.Tensor], name: str, args: dict[str, Any] |
 
 
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
-def test_torchvision_loads_it(name: str) -> None:
+def test_torchvision_loads_the_export(name: str) -> None:
     theirs = getattr(models, name)(weights=None, num_classes=7).state_dict()
     state, about = state_dict(network_of(theirs, name, {"classes": 7}), "published")
     assert about["architecture"] == name
@@ -121,7 +121,7 @@ def test_torchvision_loads_it(name: str) -> None:
     assert same_bits(again["params"], network_of(theirs, name, {"classes": 7}).params)
 
 
-def test_a_vgg_of_torchvision_has_biases_and_flattens_channels_first() -> None:
+def test_torchvision_vgg_has_biases_and_flattens_channels_first() -> None:
     thin = {"channels": (2, 2, 2, 2, 3), "hidden": (4, 4), "input_shape": (32, 32, 3), "pool": 2, "classes": 5}
     snapshot = snapshot_of("vgg", thin | {"stages": (1, 1, 2, 2, 2)})
     network = describe(snapshot, meta_of("vgg", thin | {"stages": (1, 1, 2, 2, 2)}))
@@ -131,7 +131,7 @@ def test_a_vgg_of_torchvision_has_biases_and_flattens_channels_first() -> None:
     assert same_bits(back, snapshot)
 
 
-def test_only_published_networks_have_published_names(tmp_path: Path) -> None:
+def test_torchvision_names_need_a_torchvision_network(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="none of the published networks: resnet20, "):
         export(saved(tmp_path, "lenet5"), "torch", tmp_path / "there", "published")
 
@@ -160,21 +160,23 @@ def test_onnx_computes_the_same(model: str, tmp_path: Path) -> None:
 # --- wrong questions --------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_file_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = saved(tmp_path, "cnn")
     assert main([str(file), "--to", "npz", "--out", str(file)]) == 2
     assert f"error: {file} exists: remove it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("how", ["npz", "onnx"])
-def test_names_are_a_matter_of_state_dicts(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_flag_needs_a_state_dict(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [str(saved(tmp_path, "cnn")), "--to", how, "--names", "published", "--out", str(tmp_path / "there")]
     assert main(command) == 2
     assert "leave out --names" in capsys.readouterr().err
     assert not (tmp_path / "there").exists()
 
 
-def test_a_file_that_does_not_say_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_state_dict_that_names_no_architecture_needs_the_model_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save(TORCH_MODELS["lenet5"]().state_dict(), tmp_path / "x.pt")
     assert pretrained.main(["import", str(tmp_path / "x.pt"), "--out", str(tmp_path / "out")]) == 2
     assert "x.pt: does not say which network it is: import it with --model NAME" in capsys.readouterr().err
@@ -183,7 +185,7 @@ def test_a_file_that_does_not_say_what_it_is(tmp_path: Path, capsys: pytest.Capt
     assert open_network(tmp_path / "out").mean == (0.1307,)
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unwritable_folder_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     assert main([str(saved(tmp_path, "cnn")), "--to", "npz", "--out", str(tmp_path / "file" / "x.npz")]) == 2
     assert "x.npz cannot be written" in capsys.readouterr().err

@@ -63,19 +63,19 @@ def test_connect_names_the_missing_processes():
         (("10.0.0.1:29500", 2, 2), "invalid process 2: expected 0 to 1, for 2 processes"),
     ],
 )
-def test_a_wrong_place_is_refused_before_anybody_waits(where, message):
+def test_invalid_rank_or_address_is_refused_before_waiting(where, message):
     with pytest.raises(ValueError, match=message):
         jax_launch.connect(*where, 1)
 
 
-def test_who_is_told_nothing_hears_what_to_say(tmp_path):
+def test_incomplete_rendezvous_arguments_name_the_missing_ones(tmp_path):
     command = [sys.executable, "-m", "compare.launch", "mlp-mnist", "--track", "jax", "--out", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert "Give all three: coordinator (HOST:PORT of process 0), processes, process" in done.stderr
 
 
-def test_a_line_that_breaks_is_heard_by_all(monkeypatch):
+def test_broken_connection_is_reported_by_all(monkeypatch):
     address, lines = f"127.0.0.1:{free_port()}", {}
 
     def call(process: int) -> None:
@@ -99,7 +99,7 @@ def test_a_line_that_breaks_is_heard_by_all(monkeypatch):
 
 
 @pytest.mark.parametrize(("process", "missing"), [(0, 1), (1, 0)])
-def test_who_waits_alone_is_told_for_whom(process, missing, monkeypatch):
+def test_timeout_names_the_missing_process(process, missing, monkeypatch):
     port = free_port()
     message = (
         f"process {missing} of 2 did not connect within 1 s: check that it is running and can reach 127.0.0.1:{port}"
@@ -113,7 +113,7 @@ def test_who_waits_alone_is_told_for_whom(process, missing, monkeypatch):
         torch_launch.join(timeout=1)
 
 
-def test_a_process_that_nobody_launched_says_how(capsys, monkeypatch, tmp_path):
+def test_process_without_launcher_says_how_to_start(capsys, monkeypatch, tmp_path):
     monkeypatch.delenv("RANK", raising=False)
     monkeypatch.setattr(launch.tracks, "environment", lambda *_, **__: {})
     assert launch.main(["mlp-mnist", "--track", "torch", "--out", str(tmp_path)]) == 2
@@ -163,7 +163,7 @@ def saved(folder: Path, *steps: int, **changes: Any) -> None:
         store.save(folder, step, {"params": {"w": np.full(3, step)}}, {"config": config.to_json()})
 
 
-def test_all_go_on_from_the_newest_whole_checkpoint(tmp_path):
+def test_all_processes_resume_from_the_newest_whole_checkpoint(tmp_path):
     folder = tmp_path / "run"
     assert agreed(job(folder), job(folder, devices=2)) == [None, None]
     saved(folder, 2, 4, 6)
@@ -171,7 +171,7 @@ def test_all_go_on_from_the_newest_whole_checkpoint(tmp_path):
     assert [found.step for found in agreed(job(folder), job(folder), job(folder, devices=2))] == [4, 4, 4]
 
 
-def test_a_folder_that_is_not_shared_is_refused_by_all(tmp_path, monkeypatch):
+def test_folder_that_is_not_shared_is_refused_by_all(tmp_path, monkeypatch):
     monkeypatch.setattr(rendezvous, "PATIENCE", 0.3)
     one, other = tmp_path / "one", tmp_path / "other"
     host = socket.gethostname()
@@ -190,7 +190,7 @@ def test_a_folder_that_is_not_shared_is_refused_by_all(tmp_path, monkeypatch):
     assert f"the folder {other} is not shared: process 1 on {host} does not see checkpoint {other / '2'}" in first
 
 
-def test_another_training_is_refused(tmp_path):
+def test_resuming_another_training_is_refused(tmp_path):
     folder = tmp_path / "run"
     first, second = agreed(job(folder), job(folder, lr=0.2))
     assert first == second
@@ -267,7 +267,7 @@ def assert_equal(out: Path, track: str, whole: Tree) -> None:
         np.testing.assert_allclose(found[path], one, rtol=0, atol=1e-12, err_msg=path)
 
 
-def test_torchrun_brings_a_killed_worker_back(tmp_path):
+def test_torchrun_restarts_a_killed_worker(tmp_path):
     """Process 0 is killed, the one that saves."""
     out = tmp_path / "run"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "1"]
@@ -296,7 +296,7 @@ def test_torchrun_brings_a_killed_worker_back(tmp_path):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("victim", [0, 1])  # PyTorch without 1: 2 waits for 0, and has no error
 @pytest.mark.parametrize("track", ["jax", "torch"])
-def test_a_process_that_is_killed_is_named_and_the_same_command_goes_on(track, victim, tmp_path):
+def test_killed_process_is_named_and_the_same_command_resumes(track, victim, tmp_path):
     out = tmp_path / "run"
     with Group(track, out, out, out, more=[[*SAME, "--batch-size", "96"]] * 3) as three:
         wait_for_checkpoint(out, three.processes[0])
@@ -315,7 +315,7 @@ def test_a_process_that_is_killed_is_named_and_the_same_command_goes_on(track, v
 
 @pytest.mark.long
 @pytest.mark.parametrize("track", ["jax", "torch"])
-def test_two_processes_train_the_network_that_one_does(track, tmp_path):
+def test_two_processes_train_the_same_network_as_one(track, tmp_path):
     out = tmp_path / "run"
     with Group(track, out, out, more=[SAME, SAME]) as two:
         ended = two.end()
@@ -327,7 +327,7 @@ def test_two_processes_train_the_network_that_one_does(track, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("track", ["jax", "torch"])
-def test_what_goes_wrong_in_one_process_ends_all(track, tmp_path):
+def test_failure_in_one_process_ends_all(track, tmp_path):
     out = tmp_path / "run"
     with Group(track, out, tmp_path / "elsewhere", more=[SAME, SAME]) as two:
         for status, said in two.end():

@@ -84,7 +84,7 @@ def png(width: int, height: int, rows: bytes) -> bytes:
 # --- what it answers --------------------------------------------------------------------------------------------------
 
 
-def test_all_three_say_seven(port):
+def test_all_tracks_answer_seven(port):
     status, said = answer(port, SEVEN.read_bytes())
     predictor = load()
     x = predictor.prepare(load_image(SEVEN))
@@ -105,7 +105,7 @@ def test_all_three_say_seven(port):
     assert [layer["maps"]["shape"] for layer in said["layers"]] == [[16, 12, 12], [32, 4, 4], [128, 1, 1]]
 
 
-def test_warm_it_answers_within_50_ms(port):
+def test_warm_answer_takes_less_than_50_ms(port):
     image = SEVEN.read_bytes()
     seconds = []
     for _ in range(20):
@@ -115,7 +115,7 @@ def test_warm_it_answers_within_50_ms(port):
     assert min(seconds) < 0.05, seconds  # the least: the tests beside this one have the cores too
 
 
-def test_a_disturbance_reaches_the_network(port):
+def test_perturbed_picture_changes_the_answer(port):
     still, moved = (answer(port, SEVEN.read_bytes(), turn=turn, noise=noise)[1] for turn, noise in ((0, 0), (180, 0.3)))
     again = answer(port, SEVEN.read_bytes(), turn=180, noise=0.3)[1]
     assert moved["seen"] == again["seen"] != still["seen"]
@@ -123,7 +123,7 @@ def test_a_disturbance_reaches_the_network(port):
     assert np.argmax(moved["tracks"]["jax"]["probabilities"]) != 7
 
 
-def test_networks_go_by_names(port):
+def test_networks_are_chosen_by_name(port):
     status, known = ask(port, "GET", "/networks")
     assert status == 200
     assert known["chosen"] == CNN
@@ -135,7 +135,7 @@ def test_networks_go_by_names(port):
     assert [layer["label"] for layer in layers] == ["linear 784→256, relu", "linear 256→128, relu"]
 
 
-def test_a_trained_network_is_found(tmp_path, monkeypatch):
+def test_trained_network_is_found(tmp_path, monkeypatch):
     from compare.checkpoint import store
     from compare.weights.npz import read_npz
 
@@ -148,7 +148,7 @@ def test_a_trained_network_is_found(tmp_path, monkeypatch):
     assert Path.cwd().name not in json.dumps(playground.listing())
 
 
-def test_a_network_of_colours(tmp_path):
+def test_colour_network_answers(tmp_path):
     snapshot = MODELS["mlp"](input_shape=(6, 6, 3), hidden=(4,)).init(np.random.default_rng(0))
     config = {"model": "mlp", "model_args": {"input_shape": [6, 6, 3], "hidden": [4]}, "dataset": "elsewhere"}
     write_npz(tmp_path / "small.npz", snapshot, {"config": config, "mean": [0.5] * 3, "std": [0.2] * 3})
@@ -159,7 +159,7 @@ def test_a_network_of_colours(tmp_path):
     assert said["gap"]["largest"] < 1e-5
 
 
-def test_disturbances():
+def test_perturbations_change_the_picture():
     x = np.zeros((9, 9, 1), np.uint8)
     x[4, 4] = x[3, 4] = 255  # the middle, and one above it
     np.testing.assert_array_equal(Disturbance()(x), x)
@@ -176,7 +176,7 @@ def test_disturbances():
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_layers_of_every_network(name):
+def test_activations_of_every_network(name):
     args = {"vit": {"depth": 2}, "resnet": {"stages": (1, 1, 1)}, "densenet": {"blocks": (1, 1)}}.get(name, {})
     model = MODELS[name](**args)
     shape = (28, 28, 1) if name in ("mlp", "lenet5", "cnn", "rnn", "lstm", "vit") else (32, 32, 3)
@@ -196,7 +196,7 @@ def test_layers_of_every_network(name):
         assert not (layer["label"].startswith("linear") and maps.shape[1] > 1)
 
 
-def test_a_layer_is_what_the_maths_says():
+def test_activations_match_numpy():
     network, x = load().network, load().prepare(load_image(SEVEN))
     pixels = preprocess(x[None], np.float32(network.mean), np.float32(network.std))
     y, _ = conv2d_forward(pixels, **network.params["convs"]["0"])
@@ -226,7 +226,7 @@ BLANK = png(28, 28, bytes(29 * 28))
         (BLANK, "image/png", {"down": 1e9}, 400, "down=1000000000.0: it is a number from -64 to 64"),
     ],
 )
-def test_a_bad_picture_is_one_line(port, body, kind, numbers, status, words):
+def test_unreadable_picture_gets_a_one_line_error(port, body, kind, numbers, status, words):
     found, said = answer(port, body, kind, **numbers)
     assert found == status
     assert said["error"].startswith(words)
@@ -234,7 +234,7 @@ def test_a_bad_picture_is_one_line(port, body, kind, numbers, status, words):
     assert str(ROOT) not in said["error"]
 
 
-def test_a_large_body_is_refused_before_it_is_read(port):
+def test_large_body_is_refused_before_reading(port):
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.putrequest("POST", f"/answer?network={CNN}")
     connection.putheader("Content-Type", "image/png")
@@ -247,7 +247,7 @@ def test_a_large_body_is_refused_before_it_is_read(port):
     assert answer(port, pieces)[0] == 413
 
 
-def test_only_this_machine_asks(port):
+def test_foreign_hosts_are_refused(port):
     assert ask(port, "GET", "/networks", Host="evil.example")[0] == 400
     assert ask(port, "GET", "/networks", Host=f"127.0.0.1:{port}")[0] == 200
     assert ask(port, "OPTIONS", "/answer", Origin="http://evil.example")[0] == 405
@@ -256,7 +256,7 @@ def test_only_this_machine_asks(port):
     assert (status, said["error"]) == (400, "'tensorflow' does not answer here: the tracks are numpy, jax, torch")
 
 
-def test_the_page_asks_nobody_else(port):
+def test_page_loads_nothing_from_elsewhere(port):
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/")
     response = connection.getresponse()
@@ -273,7 +273,7 @@ def test_the_page_asks_nobody_else(port):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_a_port_in_use(capsys):
+def test_port_in_use_is_named(capsys):
     with socket.create_server(("127.0.0.1", 0)) as door:
         taken = door.getsockname()[1]
         assert play.main(["--tracks", "numpy", "--no-browser", "--port", str(taken)]) == 2
@@ -286,13 +286,13 @@ def test_a_port_in_use(capsys):
         assert wrong[1] in capsys.readouterr().err
 
 
-def test_the_extra_is_named(monkeypatch, capsys):
+def test_missing_package_names_the_extra(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert play.main([]) == 2
     assert capsys.readouterr().err == "error: the playground needs starlette and uvicorn: pip install '.[play]'\n"
 
 
-def test_a_checkpoint_that_is_none(tmp_path, capsys):
+def test_invalid_checkpoint_is_named(tmp_path, capsys):
     (tmp_path / "broken.npz").write_bytes(b"PK")
     assert play.main(["--checkpoint", str(tmp_path / "broken.npz"), "--no-browser"]) == 2
     assert "broken.npz: no network as compare.export" in capsys.readouterr().err
@@ -300,7 +300,7 @@ def test_a_checkpoint_that_is_none(tmp_path, capsys):
     assert "absent: there is no such file or folder" in capsys.readouterr().err
 
 
-def test_whoever_opens_it_to_others_is_told(capsys):
+def test_serving_other_hosts_prints_a_warning(capsys):
     assert play.admitted("127.0.0.1", "127.0.0.1") == ["localhost", "127.0.0.1", "[::1]", "127.0.0.1"]
     assert capsys.readouterr().err == ""
     assert "*" not in play.admitted("box.example", "192.0.2.7")
@@ -311,7 +311,7 @@ def test_whoever_opens_it_to_others_is_told(capsys):
     ]
 
 
-def test_ctrl_c_ends_it():
+def test_ctrl_c_stops_the_server():
     command = [sys.executable, "-m", "compare.play", "--tracks", "numpy", "--port", "0", "--no-browser"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
@@ -327,7 +327,7 @@ def test_ctrl_c_ends_it():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
-def test_draw_read_upload(port, tmp_path):
+def test_browser_draws_and_uploads(port, tmp_path):
     from playwright.sync_api import expect, sync_playwright
 
     with sync_playwright() as playwright:

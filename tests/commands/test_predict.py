@@ -56,7 +56,7 @@ def test_the_card_says_what_the_network_does(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", shipped.CONFIGS)
-def test_the_tracks_agree_on_what_ships(name: str) -> None:
+def test_tracks_agree_on_shipped_networks(name: str) -> None:
     x = data.load("mnist").test_x[:500]
     network = open_network(SHIPPED / f"{name}.npz")
     logits = {track: network.logits(x, track) for track in TRACKS}
@@ -91,7 +91,7 @@ def distort(x: np.ndarray, how: str) -> Image.Image:
 @pytest.mark.parametrize(
     "how", ["dark on light", "large", "small", "in a corner", "transparent", "blue on cream, JPEG"]
 )
-def test_pictures_of_digits_are_recognised(how: str) -> None:
+def test_digit_pictures_are_recognised(how: str) -> None:
     test, predictor = data.load("mnist"), load()
     x = np.stack([predictor.prepare(distort(image, how)) for image in test.test_x[:40]])
     right = (shipped.predictions(predictor.network, x) == test.test_y[:40]).sum()
@@ -101,7 +101,7 @@ def test_pictures_of_digits_are_recognised(how: str) -> None:
 # --- from Python ------------------------------------------------------------------------------------------------------
 
 
-def test_the_lines_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = re.findall(r"```python\n(.*?)```\n\n?(?:prints `(.*?)`)?", (ROOT / "README.md").read_text("utf-8"), re.S)
     code, promised = next(block for block in blocks if "compare.predict" in block[0])
     assert len([line for line in code.splitlines() if line.strip()]) == 5
@@ -112,7 +112,7 @@ def test_the_lines_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
     assert printed.getvalue().strip() == promised
 
 
-def test_an_orbax_folder_and_an_export_are_the_same_network(tmp_path: Path) -> None:
+def test_checkpoint_and_export_give_the_same_network(tmp_path: Path) -> None:
     from compare.checkpoint import store
 
     snapshot, meta = read_npz(DEFAULT)
@@ -121,7 +121,7 @@ def test_an_orbax_folder_and_an_export_are_the_same_network(tmp_path: Path) -> N
     np.testing.assert_array_equal(open_network(tmp_path / "run").logits(x), open_network(DEFAULT).logits(x))
 
 
-def test_the_average_of_the_weights_is_used_where_one_was_kept(tmp_path: Path) -> None:
+def test_weight_average_is_used_if_present(tmp_path: Path) -> None:
     from compare.checkpoint import store
 
     snapshot, meta = read_npz(DEFAULT)
@@ -130,7 +130,7 @@ def test_the_average_of_the_weights_is_used_where_one_was_kept(tmp_path: Path) -
     assert not open_network(tmp_path).logits(np.ones((1, 28, 28, 1), np.uint8)).any()
 
 
-def test_other_networks_see_the_centred_square(tmp_path: Path) -> None:
+def test_photo_networks_see_the_centred_square(tmp_path: Path) -> None:
     predictor = load(small(tmp_path))
     image = Image.new("RGB", (60, 30), "red")
     image.paste("blue", (15, 0, 45, 30))
@@ -152,7 +152,7 @@ def test_class_names_come_from_the_file_or_the_dataset(tmp_path: Path) -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_first_answer_comes_within_a_second_and_without_a_framework() -> None:
+def test_first_answer_loads_no_framework() -> None:
     code = (
         "import sys; from compare.predict import main; assert main([sys.argv[1]]) == 0; "
         "print(*{'jax', 'torch', 'orbax', 'torchvision'} & sys.modules.keys(), file=sys.stderr)"
@@ -174,9 +174,7 @@ def test_all_tracks_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert float(difference.split()[-1]) < 1e-5
 
 
-def test_one_bad_picture_does_not_keep_the_others_from_an_answer(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_picture_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.new("L", (9, 9)).save(tmp_path / "black.png")
     (tmp_path / "text.png").write_text("no picture")
     files = [str(tmp_path / name) for name in ("absent.png", "black.png", "text.png")]
@@ -190,7 +188,7 @@ def test_one_bad_picture_does_not_keep_the_others_from_an_answer(
 
 
 @pytest.mark.parametrize("flags", [["--top", "0"], ["--track", "tensorflow"], []])
-def test_wrong_questions(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main([*flags, *([str(SEVEN)] if flags else [])])
     capsys.readouterr()
@@ -199,12 +197,12 @@ def test_wrong_questions(flags: list[str], capsys: pytest.CaptureFixture[str]) -
 # --- what is wrong with a file ----------------------------------------------------------------------------------------
 
 
-def test_an_absent_checkpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_checkpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(SEVEN), "--checkpoint", "nowhere.npz"]) == 2
     assert "/nowhere.npz: there is no such file or folder" in capsys.readouterr().err
 
 
-def test_what_the_metadata_do_not_say(tmp_path: Path) -> None:
+def test_missing_metadata_is_named(tmp_path: Path) -> None:
     for changes, message in [
         ({"config": None}, "does not say which network this is"),
         ({"config": {"model": "perceptron"}}, "does not say which network this is"),
@@ -217,13 +215,13 @@ def test_what_the_metadata_do_not_say(tmp_path: Path) -> None:
             open_network(tmp_path / "x.npz")
 
 
-def test_a_network_of_another_shape(tmp_path: Path) -> None:
+def test_arrays_of_another_shape_are_named(tmp_path: Path) -> None:
     other = {"model": "mlp", "model_args": {"input_shape": [6, 6, 3], "hidden": [5]}, "dataset": "elsewhere"}
     with pytest.raises(WeightsError, match=r"misshapen hidden/0/kernel: \(108, 4\), expected \(108, 5\)"):
         load(small(tmp_path, config=other))(Image.new("RGB", (6, 6)))
 
 
-def test_numbers_that_are_none(tmp_path: Path) -> None:
+def test_non_finite_weights_are_refused(tmp_path: Path) -> None:
     snapshot, meta = read_npz(small(tmp_path))
     snapshot["params"]["output"]["bias"][3] = np.nan
     write_npz(tmp_path / "nan.npz", snapshot, meta)
@@ -236,7 +234,7 @@ class Malice:
         return print, ("executed",)
 
 
-def test_nothing_in_an_npz_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_npz_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = np.array(json.dumps(CIFAR_LIKE))
     np.savez(tmp_path / "x.npz", meta=meta, **{"params/w": np.array([Malice()], object)})
     with pytest.raises(WeightsError, match="no network as"):
@@ -244,7 +242,7 @@ def test_nothing_in_an_npz_is_executed(tmp_path: Path, capsys: pytest.CaptureFix
     assert "executed" not in capsys.readouterr().out
 
 
-def test_a_small_npz_gets_no_large_memory(tmp_path: Path) -> None:
+def test_small_npz_cannot_claim_large_memory(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         header = io.BytesIO()
         np.lib.format.write_array_header_1_0(
@@ -258,7 +256,7 @@ def test_a_small_npz_gets_no_large_memory(tmp_path: Path) -> None:
         open_network(tmp_path / "y.npz")
 
 
-def test_damaged_npz_files_give_our_error_and_no_other(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_damaged_npz_raises_weights_error_only(tmp_path: Path, rng: np.random.Generator) -> None:
     path = small(tmp_path)
     raw = path.read_bytes()
     for _ in range(300):
@@ -274,7 +272,7 @@ def test_damaged_npz_files_give_our_error_and_no_other(tmp_path: Path, rng: np.r
             continue
 
 
-def test_the_example_is_a_picture_like_any_other() -> None:
+def test_example_picture_is_ordinary() -> None:
     image = load_image(SEVEN)
     assert image.size != (28, 28)
     assert load()(image)[0][0] == "7"

@@ -53,7 +53,7 @@ def test_every_format_gives_the_same_tensors(how: str, tmp_path: Path) -> None:
     assert all(torch.equal(found[name], state[name]) for name in state)
 
 
-def test_wrappings_come_off(tmp_path: Path) -> None:
+def test_wrapped_state_dicts_are_unwrapped(tmp_path: Path) -> None:
     wrapped = {"best": 91.7, "state_dict": {f"module.{name}": value for name, value in small_state().items()}}
     assert read(save(tmp_path / "weights", "zip", wrapped)).keys() == small_state().keys()
 
@@ -69,7 +69,7 @@ class Malice:
 
 
 @pytest.mark.parametrize("how", ["zip", "legacy"])
-def test_nothing_in_a_file_is_executed(how: str, tmp_path: Path) -> None:
+def test_weight_file_is_not_executed(how: str, tmp_path: Path) -> None:
     file = save(tmp_path / "weights", how, {"w": Malice(tmp_path / "executed")})
     with pytest.raises(WeightsError, match="neither a state dict"):
         read(file)
@@ -86,12 +86,12 @@ def test_nothing_in_a_file_is_executed(how: str, tmp_path: Path) -> None:
         ({3: torch.ones(2)}, "no plain tensors of numbers: 3"),
     ],
 )
-def test_what_is_no_state_dict_says_so(content: Any, message: str, tmp_path: Path) -> None:
+def test_file_without_a_state_dict_is_refused(content: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=message):
         read(save(tmp_path / "weights", "zip", content))
 
 
-def test_a_missing_file_says_so(tmp_path: Path) -> None:
+def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="there is no such file"):
         read(tmp_path / "weights")
 
@@ -107,7 +107,7 @@ def mutate(raw: bytes, rng: random.Random) -> bytes:
 
 @pytest.mark.parametrize("how", FORMATS)
 @pytest.mark.parametrize("files", [300, pytest.param(4_000, marks=pytest.mark.slow)])
-def test_damaged_files_give_our_error_and_no_other(how: str, files: int, tmp_path: Path) -> None:
+def test_damaged_weight_files_raise_weights_error_only(how: str, files: int, tmp_path: Path) -> None:
     file = save(tmp_path / "weights", how, small_state())
     raw, rng = file.read_bytes(), random.Random(0)
     for _ in range(files):
@@ -122,7 +122,7 @@ def test_damaged_files_give_our_error_and_no_other(how: str, files: int, tmp_pat
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn", "lenet5"])
-def test_our_own_state_dicts_fit(model: str) -> None:
+def test_own_state_dicts_round_trip(model: str) -> None:
     network = TORCH_MODELS[model]()
     tree = convert(network.state_dict(), model)
     assert leaves(tree["params"]).keys() == leaves(MODELS[model]().init(np.random.default_rng(0))["params"]).keys()
@@ -131,7 +131,7 @@ def test_our_own_state_dicts_fit(model: str) -> None:
 
 
 @pytest.mark.parametrize("name", TORCHVISIONS)
-def test_every_name_of_torchvision_has_a_place(name: str) -> None:
+def test_every_torchvision_name_is_mapped(name: str) -> None:
     with torch.device("meta"):
         theirs = getattr(models, name)(weights=None).state_dict()
     architecture = ARCHITECTURES[name]
@@ -147,7 +147,7 @@ def test_every_name_of_torchvision_has_a_place(name: str) -> None:
             assert {path: np.shape(leaf) for path, leaf in leaves(tree[part]).items()} == shapes
 
 
-def test_densenets_published_before_2018_have_a_place() -> None:
+def test_old_densenet_names_are_mapped() -> None:
     with torch.device("meta"):
         theirs = models.densenet121(weights=None).state_dict()
     old = {name.replace("norm1.", "norm.1.").replace("conv2.", "conv.2."): value for name, value in theirs.items()}
@@ -156,7 +156,7 @@ def test_densenets_published_before_2018_have_a_place() -> None:
     assert convert(thin, "densenet121")["params"]["layers"]
 
 
-def test_everything_wrong_is_named_at_once() -> None:
+def test_all_mismatches_are_named_at_once() -> None:
     state = small_state()
     del state["blocks.0.conv1.weight"], state["norm.running_mean"]
     state["output.weight"] = torch.ones(3, 3)
@@ -170,7 +170,7 @@ def test_everything_wrong_is_named_at_once() -> None:
     assert "unexpected head.weight (2,)" in message
 
 
-def test_the_names_in_a_message_are_those_of_the_file() -> None:
+def test_messages_use_the_names_of_the_file() -> None:
     state = {"conv1.weight": torch.ones(2, 3, 3, 3), "linear.weight": torch.ones(10, 4)}
     with pytest.raises(WeightsError, match=r"missing layer2\.0\.bn1\.running_var \(4,\)"):
         convert(state, "resnet20", SMALL)
@@ -184,7 +184,7 @@ def test_the_names_in_a_message_are_those_of_the_file() -> None:
         ("resnet20", {"classes": -1}, "cannot be made with {'classes': -1}"),
     ],
 )
-def test_what_cannot_be_made_says_so(architecture: str, args: dict[str, Any], message: str) -> None:
+def test_invalid_architecture_arguments_are_refused(architecture: str, args: dict[str, Any], message: str) -> None:
     with pytest.raises(WeightsError, match=message):
         convert(small_state(), architecture, args)
 
@@ -192,7 +192,7 @@ def test_what_cannot_be_made_says_so(architecture: str, args: dict[str, Any], me
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_command_writes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = save(tmp_path / "weights.safetensors", "safetensors", TORCH_MODELS["cnn"]().state_dict())
     command = ["import", str(file), "--model", "cnn", "--out", str(tmp_path / "out")]
     assert main(command) == 0
@@ -203,7 +203,7 @@ def test_the_command_writes_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureF
     assert "exists: remove it or choose another folder" in capsys.readouterr().err
 
 
-def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_import_command_names_the_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", str(tmp_path / "nothing"), "--model", "cnn", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     with pytest.raises(SystemExit):
@@ -225,7 +225,7 @@ def resnet20(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 @pytest.mark.parametrize(("images", "right"), [(300, 244), pytest.param(2_000, 1612, marks=pytest.mark.slow)])
-def test_resnet20_is_as_often_right_in_every_track(
+def test_resnet20_has_the_published_accuracy_in_every_track(
     images: int, right: int, resnet20: tuple[Any, dict[str, Any]], shared_data: Path
 ) -> None:
     snapshot, meta = resnet20

@@ -28,7 +28,7 @@ MLP = presets.get("mlp-mnist")
 # --- what one may type ------------------------------------------------------------------------------------------------
 
 
-def test_a_space_is_ranges_and_choices():
+def test_space_parses_ranges_and_choices():
     texts = ["lr=1e-3:1:log", "ema=0.9:0.99", "batch_size=32:128", "accumulate=1,2", "optimizer=sgd,adamw"]
     fields = overrides.parse([*texts, "model_args.hidden=[256],[512,512]", "precision=float64"])
     assert fields["lr"] == overrides.Range("lr", 1e-3, 1, log=True)
@@ -69,18 +69,18 @@ def test_a_space_is_ranges_and_choices():
         ("lr=high,low", "invalid lr 'high': expected a number above 0"),
     ],
 )
-def test_what_cannot_be_searched_is_said(text, message):
+def test_invalid_space_is_named(text, message):
     with pytest.raises(UserError) as error:
         overrides.require_known(overrides.parse(text.split()), MLP)
     assert message in str(error.value)
 
 
-def test_arguments_of_what_is_tried_may_be_searched():
+def test_nested_arguments_may_be_searched():
     texts = "optimizer=nesterov,momentum optimizer_args.decay=0.8:0.99 loss=huber loss_args.delta=0.1,1".split()
     overrides.require_known(overrides.parse([*texts, "schedule=one_cycle", "schedule_args.div=10,25"]), MLP)
 
 
-def test_the_winner_is_trained_by_the_comparison():
+def test_set_flag_overrides_config_fields():
     options = ["mlp-mnist", "--set", "lr=0.5", "optimizer=adamw", "model_args.hidden=[8,8]", 'augment=["flip"]']
     (config,) = run_all.configs(run_all.parser().parse_args([*options, "optimizer_args.weight_decay=0.1"]))
     assert (config.lr, config.optimizer, config.augment) == (0.5, "adamw", ("flip",))
@@ -106,7 +106,7 @@ def searched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., d
     return run
 
 
-def test_the_best_by_validation_wins(searched, tmp_path, capsys):
+def test_best_validation_accuracy_wins(searched, tmp_path, capsys):
     found = searched("--trials", "8", "--space", "lr=1e-2:1:log", "--pruner", "none")
     accuracies = [trial["val_accuracy"] for trial in found["trials"]]
     assert (found["kind"], found["schema"], len(accuracies)) == ("search", 2, 8)
@@ -159,7 +159,7 @@ def test_a_file_that_is_no_search_is_refused(content, message, tmp_path):
         results.read(tmp_path)
 
 
-def test_a_grid_is_done_once_and_counts_the_mean_over_seeds(searched):
+def test_grid_runs_once_and_ranks_by_the_mean_over_seeds(searched):
     grid = ("--grid", "--seeds", "0", "10", "--space", "lr=0.1,0.2", "optimizer=sgd,adamw", "--pruner", "none")
     found = searched(*grid)
     assert len({json.dumps(trial["params"]) for trial in found["trials"]}) == len(found["trials"]) == 4
@@ -183,14 +183,14 @@ def test_trials_below_the_median_are_pruned_and_divergence_does_not_end_the_sear
     assert found["trials"][found["best"]]["state"] == "finished"
 
 
-def test_several_presets_are_a_choice(searched):
+def test_several_presets_become_a_choice(searched):
     found = searched("cnn-mnist", "--grid", "--pruner", "none")
     assert [trial["params"] for trial in found["trials"]] == [{"preset": trial["preset"]} for trial in found["trials"]]
     assert {trial["preset"] for trial in found["trials"]} == {"mlp-mnist", "cnn-mnist"}
     assert found["winner"].startswith("python compare/run_all.py")
 
 
-def test_a_search_goes_on_to_its_total(searched, tmp_path, capsys):
+def test_resumed_search_continues_to_its_total(searched, tmp_path, capsys):
     few = ("--pruner", "none", "--space", "lr=0.01:1:log")
     first = searched("--trials", "2", *few)
     more = searched("--trials", "5", *few)
@@ -201,7 +201,7 @@ def test_a_search_goes_on_to_its_total(searched, tmp_path, capsys):
     assert "holds another search: its track is 'numpy', not 'jax'; choose another folder" in capsys.readouterr().err
 
 
-def test_ctrl_c_keeps_what_is_done(searched, monkeypatch):
+def test_ctrl_c_keeps_finished_trials(searched, monkeypatch):
     few = ("--pruner", "none", "--space", "lr=0.01:1:log", "--trials", "3")
     whole, calls = FakeWorker.events, []
 
@@ -219,7 +219,7 @@ def test_ctrl_c_keeps_what_is_done(searched, monkeypatch):
     assert len(calls) == 4
 
 
-def test_each_trial_is_a_run_of_one_parent(searched, tmp_path, monkeypatch):
+def test_each_trial_is_an_mlflow_child_of_one_parent(searched, tmp_path, monkeypatch):
     from compare import tracking
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -246,12 +246,12 @@ def test_each_trial_is_a_run_of_one_parent(searched, tmp_path, monkeypatch):
         (["--space", "momentum=0.9,0.99"], "unknown field 'momentum'. Known: "),
     ],
 )
-def test_a_wrong_question_has_a_clear_answer(arguments, message, tmp_path, capsys):
+def test_invalid_arguments_have_a_clear_error(arguments, message, tmp_path, capsys):
     assert search.main(["mlp-mnist", "--out", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_without_optuna_one_is_told_what_to_install(tmp_path, capsys, monkeypatch):
+def test_missing_optuna_names_the_extra(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     assert search.main(["mlp-mnist", "--out", str(tmp_path), "--space", "lr=0.1,1"]) == 2
     assert 'a search needs Optuna: pip install -e ".[search]"' in capsys.readouterr().err
@@ -288,7 +288,7 @@ def start(out: Path, *arguments: str, seconds: float) -> subprocess.Popen[str]:
     )
 
 
-def test_processes_share_a_search_and_do_what_a_killed_one_left(searched, tmp_path, monkeypatch):
+def test_processes_share_a_search_and_repeat_a_killed_trial(searched, tmp_path, monkeypatch):
     out = tmp_path / "out"
     helpers = [start(out, "--trials", "4", seconds=0.2) for _ in range(2)]
     said = [helper.communicate(timeout=200)[0] for helper in helpers]
@@ -313,7 +313,7 @@ def test_processes_share_a_search_and_do_what_a_killed_one_left(searched, tmp_pa
     assert (again.state.name, again.params) == ("COMPLETE", opened.trials[lost].params)
 
 
-def test_whose_trial_was_given_to_another_goes_on_with_the_next(tmp_path):
+def test_process_whose_trial_was_reassigned_takes_the_next(tmp_path):
     fields = overrides.parse(["lr=0.1:1"])
     opened = study.opened(f"sqlite:///{tmp_path / 'study.db'}", tmp_path, {"pruner": "none"})
 
@@ -332,7 +332,7 @@ def test_whose_trial_was_given_to_another_goes_on_with_the_next(tmp_path):
 # --- for real ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_small_search_for_real(tmp_path, capsys):
+def test_small_search_trains(tmp_path, capsys):
     small = ["--steps", "8", "--trials", "2", "--space", "lr=0.01,0.1", "model_args.hidden=[16]", "batch_size=16:32"]
     assert search.main(["mlp-mnist", "--track", "numpy", "--no-mlflow", "--out", str(tmp_path), *small]) == 0
     found = json.loads((tmp_path / "search.json").read_text())
@@ -342,7 +342,7 @@ def test_a_small_search_for_real(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_worker_of_a_trial_is_a_failed_trial(tmp_path, monkeypatch):
+def test_killed_worker_fails_its_trial(tmp_path, monkeypatch):
     real = process.Worker.events
 
     def killed(self: process.Worker) -> Iterator[dict[str, Any]]:

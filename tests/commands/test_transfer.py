@@ -50,7 +50,7 @@ def resnet(data: Data) -> network.Network:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_every_model_takes_a_new_head(model, data):
+def test_every_model_accepts_a_new_head(model, data):
     old = methods.fresh(model, {"classes": 10}, data, seed=0)
     new = methods.new_head(old, 3, seed=1)
     assert new.args["classes"] == 3
@@ -61,7 +61,7 @@ def test_every_model_takes_a_new_head(model, data):
     assert all(kept[path] is given[path] for path in given if not path.startswith("output"))
 
 
-def test_a_new_head_starts_from_the_average_and_forgets_the_optimizer(data):
+def test_new_head_starts_from_the_average_without_optimizer_state(data):
     old = resnet(data)
     average = old.params | {"conv": {"kernel": np.ones((3, 3, 3, 4))}}
     old = dataclasses.replace(old, params=average)
@@ -71,7 +71,7 @@ def test_a_new_head_starts_from_the_average_and_forgets_the_optimizer(data):
 
 
 @pytest.mark.parametrize(("classes", "message"), [(1, "for 1 classes"), (0, "give 2 at least")])
-def test_a_head_has_two_classes_at_least(classes, message, data):
+def test_head_needs_two_classes(classes, message, data):
     with pytest.raises(UserError, match=message):
         methods.new_head(resnet(data), classes, seed=0)
 
@@ -82,7 +82,7 @@ def test_features_of_another_network_are_refused(data):
         methods.new_head(network, 4, seed=0)
 
 
-def test_rates_rise_towards_the_output(data):
+def test_layerwise_rates_rise_towards_the_output(data):
     network = resnet(data)
     from_a_file = dataclasses.replace(network, params=dict(sorted(network.params.items())))
     params = methods.new_head(from_a_file, 4, seed=0).params
@@ -92,7 +92,7 @@ def test_rates_rise_towards_the_output(data):
     assert rate_factors(params, scale)["blocks/0/conv1/kernel"] == scale["blocks/0"]
 
 
-def test_a_norm_learns_as_fast_as_its_convolution():
+def test_norm_has_the_rate_of_its_convolution():
     args = {"stages": (1, 1), "channels": (3, 4), "hidden": (6,)}
     params = MODELS["vgg"](**args).init(np.random.default_rng(0))["params"]
     scale = methods.slower_towards_the_input(params, 0.1)
@@ -104,7 +104,7 @@ def test_a_norm_learns_as_fast_as_its_convolution():
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def test_some_classes_counted_anew(data):
+def test_class_subset_is_renumbered(data):
     some = only(data, (1, 3))
     assert some.classes == ("b", "d")
     assert len(some.train_y) == 24
@@ -112,7 +112,7 @@ def test_some_classes_counted_anew(data):
     np.testing.assert_array_equal(some.train_x[some.train_y == 1], data.train_x[data.train_y == 3])
 
 
-def test_few_labels_are_as_many_of_each_class(data):
+def test_label_fraction_is_balanced_over_classes(data):
     a, b, c = (few(data, 3, seed=seed) for seed in (0, 0, 1))
     assert np.bincount(a.train_y).tolist() == [3, 3, 3, 3]
     np.testing.assert_array_equal(a.train_x, b.train_x)
@@ -123,7 +123,7 @@ def test_few_labels_are_as_many_of_each_class(data):
             few(data, wrong, seed=0)
 
 
-def test_images_fit_by_whole_pixels():
+def test_images_are_scaled_by_whole_pixels():
     x = np.arange(1, 5, dtype=np.uint8).reshape(1, 2, 2, 1)
     y = fit_images(x, (5, 5, 3))
     assert y.shape == (1, 5, 5, 3)
@@ -167,7 +167,7 @@ def server(weights, monkeypatch):
         thread.join()
 
 
-def test_published_weights_are_downloaded_once_and_then_found(server, weights, tmp_path, monkeypatch):
+def test_published_weights_are_downloaded_once(server, weights, tmp_path, monkeypatch):
     network = hub.get("torchvision:resnet18", size=24)
     cached = tmp_path / "home" / "hub" / "checkpoints" / weights.name
     assert cached.read_bytes() == weights.read_bytes()
@@ -182,13 +182,13 @@ def test_published_weights_are_downloaded_once_and_then_found(server, weights, t
         hub.get("torchvision:resnet18")
 
 
-def test_offline_is_an_instruction(weights, monkeypatch):
+def test_offline_download_says_what_to_do(weights, monkeypatch):
     monkeypatch.setattr(hub, "published", lambda name: f"http://127.0.0.1:9/{weights.name}")
     with pytest.raises(UserError, match=r"cannot be downloaded .*Download http://127.0.0.1:9/.* and put it there"):
         hub.get("torchvision:resnet18")
 
 
-def test_torchvision_says_where_its_weights_are():
+def test_torchvision_weights_have_an_address():
     assert hub.published("resnet18").startswith("https://download.pytorch.org/models/resnet18-")
 
 
@@ -202,12 +202,12 @@ def test_torchvision_says_where_its_weights_are():
         ("resnet20:nowhere.th", r"nowhere\.th: there is no such file"),
     ],
 )
-def test_what_is_not_known_is_said(source, message):
+def test_unknown_source_is_named(source, message):
     with pytest.raises(UserError, match=message):
         hub.get(source)
 
 
-def test_a_file_by_name_takes_the_way_to_another_dataset(weights, tmp_path, rng):
+def test_weight_file_transfers_to_another_dataset(weights, tmp_path, rng):
     for name in "ab":
         for k in range(5):
             folder = tmp_path / "photos" / name
@@ -231,7 +231,7 @@ def test_a_file_by_name_takes_the_way_to_another_dataset(weights, tmp_path, rng)
 # --- the three ways ---------------------------------------------------------------------------------------------------
 
 
-def test_the_tracks_walk_together(data):
+def test_tracks_agree_during_transfer(data):
     network = methods.fresh("mlp", {"input_shape": (8, 8, 3), "hidden": (6, 5), "classes": 4}, data, seed=1)
     scale = methods.slower_towards_the_input(network.params, 0.1)
     recipe = methods.Recipe(steps=4, batch_size=8, lr=1e-3, lr_scale=scale, evaluations=2)
@@ -245,7 +245,7 @@ def test_the_tracks_walk_together(data):
             np.testing.assert_allclose(leaf, leaves(expected.params)[path], rtol=0, atol=1e-5, err_msg=path)
 
 
-def test_a_probe_changes_the_output_layer_alone(data):
+def test_linear_probe_changes_only_the_output_layer(data):
     taught = methods.new_head(resnet(data), 4, seed=2)
     recipe = methods.Recipe(steps=2, batch_size=8, lr=1e-2, lr_scale={"": 0.0, "output": 1.0})
     after, _ = methods.learn("torch", taught, recipe, data, seed=0, threads=1, emit=lambda event: None)
@@ -263,7 +263,7 @@ def test_a_probe_changes_the_output_layer_alone(data):
         ({"steps": 3, "evaluations": 2}, "3 steps cannot be divided into 2 equal parts"),
     ],
 )
-def test_a_recipe_that_cannot_work_is_named(data, change, message):
+def test_invalid_recipe_is_named(data, change, message):
     recipe = dataclasses.replace(methods.Recipe(steps=8, batch_size=8, lr=0.1, optimizer="sgd"), **change)
     with pytest.raises(UserError, match=message), np.errstate(all="ignore"):
         methods.learn("numpy", resnet(data), recipe, data, seed=0, threads=1, emit=lambda event: None)
@@ -272,7 +272,7 @@ def test_a_recipe_that_cannot_work_is_named(data, change, message):
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def test_the_command_writes_what_it_found(tmp_path, capsys, monkeypatch):
+def test_command_writes_results(tmp_path, capsys, monkeypatch):
     arguments = ["digits", "--tracks", "torch", "numpy", "--seeds", "0", "1", "--steps", "2", "--out", str(tmp_path)]
     monkeypatch.setattr(results.machine, "describe", lambda threads: {"cpu": "some", "cores": threads})
     assert transfer.main(arguments) == 0
@@ -305,7 +305,7 @@ def test_the_command_writes_what_it_found(tmp_path, capsys, monkeypatch):
         ),
     ],
 )
-def test_a_wrong_question_is_answered_without_a_traceback(arguments, message, tmp_path, capfd):
+def test_invalid_arguments_end_without_a_traceback(arguments, message, tmp_path, capfd):
     try:
         status = transfer.main([*arguments, "--out", str(tmp_path / "out")])
     except SystemExit as end:  # by argparse
@@ -365,7 +365,7 @@ def test_a_transfer_of_schema_1_is_read_under_its_old_name_and_other_files_are_r
             results.read(tmp_path)
 
 
-def test_ctrl_c_reports_what_is_complete(tmp_path):
+def test_ctrl_c_reports_finished_seeds(tmp_path):
     command = [sys.executable, "-m", "compare.transfer", "digits", "--tracks", "numpy", "--steps", "5"]
     process = subprocess.Popen(
         [*command, "--out", str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

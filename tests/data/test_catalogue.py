@@ -71,7 +71,7 @@ def _known() -> None:
             yield count, {"image": png(images(1, side=8)[0]), "label": 0}
 
 
-def test_a_dataset_by_its_name(tmp_path: Path) -> None:
+def test_tfds_dataset_loads_by_name(tmp_path: Path) -> None:
     data = load("tfds:fake_pets", data_dir=tmp_path, val_size=5)
     assert data.describe() == "tfds:fake_pets: 25 training, 5 validation and 10 test images of 6x6x3 in 2 classes"
     assert data.classes == ("cat", "dog")
@@ -83,14 +83,14 @@ def test_a_dataset_by_its_name(tmp_path: Path) -> None:
     assert again.digest == data.digest
 
 
-def test_what_cannot_be_had_is_named(tmp_path: Path) -> None:
+def test_unusable_tfds_dataset_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"tfds:fake_sizes holds images of several sizes, \(6, 6, 3\) to \(8, 8, 3\)"):
         load("tfds:fake_sizes", data_dir=tmp_path)
     with pytest.raises(DataError, match=r"tfds:no_such_thing is not in .*DatasetNotFoundError.*catalog"):
         load("tfds:no_such_thing", data_dir=tmp_path)
 
 
-def test_a_preset_does_not_take_just_any_images(tmp_path: Path) -> None:
+def test_preset_refuses_images_of_another_shape(tmp_path: Path) -> None:
     config = dataclasses.replace(presets.get("mlp-mnist"), dataset="tfds:fake_pets", data_dir=str(tmp_path), steps=2)
     with pytest.raises(
         UserError, match=r"takes images of 28x28x1 in 10 classes; those of tfds:fake_pets are 6x6x3, in 2"
@@ -99,7 +99,7 @@ def test_a_preset_does_not_take_just_any_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_another_process_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_tfds_download_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nobody listens
     with pytest.raises(DataError, match=r"tfds:kmnist is not in .*be online the first time"):
@@ -107,7 +107,7 @@ def test_another_process_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_the_official_mnist_is_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tfds_mnist_equals_the_embedded_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TFDS's own builder, whose downloads are our files."""
 
     def downloaded(_: Any, urls: dict[str, str]) -> dict[str, Path]:

@@ -23,7 +23,7 @@ def mnist() -> Data:
 # --- MNIST -------------------------------------------------------------------------------------
 
 
-def test_mnist_has_every_image_once(mnist: Data) -> None:
+def test_mnist_holds_every_image_once(mnist: Data) -> None:
     assert mnist.train_x.shape == (55_000, 28, 28, 1)
     assert mnist.val_x.shape == (5_000, 28, 28, 1)
     assert mnist.test_x.shape == (10_000, 28, 28, 1)
@@ -37,7 +37,7 @@ def test_mnist_has_every_image_once(mnist: Data) -> None:
     assert mnist.classes == tuple("0123456789")
 
 
-def test_mnist_mean_and_std_are_those_of_the_training_images() -> None:
+def test_mnist_mean_and_std_match_the_training_images() -> None:
     data = load("mnist", val_size=0)
     assert data.mean == pytest.approx([data.train_x.mean() / 255], abs=5e-5)
     assert data.std == pytest.approx([data.train_x.std() / 255], abs=5e-5)
@@ -61,7 +61,7 @@ def test_split_is_disjoint_complete_and_a_function_of_the_seed() -> None:
 
 
 @pytest.mark.parametrize("val_size", [-1, 60_000, 10**9])
-def test_impossible_validation_size_names_both_numbers(val_size: int) -> None:
+def test_invalid_validation_size_names_both_numbers(val_size: int) -> None:
     with pytest.raises(UserError, match=rf"{val_size:,} images.*60,000.*from 0 to 59,999"):
         load("mnist", val_size=val_size)
 
@@ -94,13 +94,13 @@ def test_any_slicing_of_the_stream_yields_the_same_batches() -> None:
     assert batch_indices(1, 5, 0, **size).shape == (0, 7)
 
 
-def test_stream_depends_on_the_seed_and_any_step_is_reached_at_once() -> None:
+def test_index_stream_depends_on_the_seed_and_has_random_access() -> None:
     size = {"batch_size": 50, "train_size": 100}
     assert (batch_indices(0, 0, 2, **size) != batch_indices(1, 0, 2, **size)).any()
     assert batch_indices(0, 10**9, 1, **size).shape == (1, 50)
 
 
-def test_stream_refuses_what_cannot_be() -> None:
+def test_index_stream_refuses_invalid_arguments() -> None:
     with pytest.raises(UserError, match=r"batch size 61 .* 60 images"):
         batch_indices(0, 0, 1, batch_size=61, train_size=60)
     with pytest.raises(UserError, match="batch size 0"):
@@ -191,7 +191,7 @@ def raw_cases() -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("case", raw_cases())
-def test_damage_inside_the_compression_is_named(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_raw_bytes_are_named(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content, problem = raw_cases()[case]
     bad = mnist_with(tmp_path, monkeypatch, gzip.compress(content))
     with pytest.raises(DataError, match=problem) as caught:
@@ -203,7 +203,7 @@ def test_damage_inside_the_compression_is_named(case: str, tmp_path: Path, monke
     assert hashlib.md5(content).hexdigest() in message
 
 
-def test_damage_to_the_compression_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_gzip_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good = (idx.MNIST_DIR / f"{LABELS}.gz").read_bytes()
     cases = {
         "zero bytes": b"",
@@ -226,7 +226,7 @@ def test_damage_to_the_compression_is_named(tmp_path: Path, monkeypatch: pytest.
         load("mnist")
 
 
-def test_a_gzip_bomb_is_left_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gzip_bomb_is_refused_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mnist_with(tmp_path, monkeypatch, gzip.compress(bytes(1 << 28), compresslevel=1))
     tracemalloc.start()
     with pytest.raises(DataError, match="longer than the"):

@@ -40,7 +40,7 @@ def uniform(draws: int, count: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("specs", [(), *((spec,) for spec in ALL), ALL])
-def test_any_chunking_gives_the_same_images(specs: tuple[str, ...]) -> None:
+def test_augmentation_does_not_depend_on_chunking(specs: tuple[str, ...]) -> None:
     data = toy()
     x, y = chunk(data, 3, 5, 6, batch_size=20, augment=specs)
     assert x.dtype == np.uint8
@@ -54,14 +54,14 @@ def test_any_chunking_gives_the_same_images(specs: tuple[str, ...]) -> None:
         assert (chunk(data, 4, 5, 6, batch_size=20, augment=specs)[0] != x).any()
 
 
-def test_the_training_images_stay_as_they_are() -> None:
+def test_augmentation_leaves_the_dataset_unchanged() -> None:
     data = toy()
     before = data.train_x.copy()
     chunk(data, 0, 0, 4, batch_size=32, augment=ALL)
     assert (data.train_x == before).all()
 
 
-def test_an_appended_augmentation_leaves_those_before_it_as_they_were() -> None:
+def test_appended_augmentation_does_not_change_earlier_ones() -> None:
     x = np.full((1, 1000, 8, 8, 1), 255, np.uint8)
     x[..., 0, :, :] = 7
     y = np.zeros((1, 1000), np.int32)
@@ -84,7 +84,7 @@ def test_crop_shows_every_window_equally_often() -> None:
     assert counts[:, 1:].max() < 260
 
 
-def test_crop_is_a_shift_with_black_coming_in() -> None:
+def test_crop_shifts_and_pads_with_black() -> None:
     x = toy().train_x
     u = np.array([[0.0] * 32 + [0.999] * 32, [0.5] * 64])
     out = crop(x, u, 1)
@@ -193,12 +193,12 @@ def test_mixup_with_a_small_alpha_hardly_mixes() -> None:
         ("mixup:0", "write mixup:ALPHA with numbers of at least 0.01"),
     ],
 )
-def test_what_cannot_be_parsed_is_named(spec: str, problem: str) -> None:
+def test_invalid_augmentation_is_named(spec: str, problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         parse([spec])
 
 
-def test_what_does_not_fit_is_named() -> None:
+def test_augmentation_that_does_not_fit_is_named() -> None:
     for spec in ("crop:8", "cutout:100000"):
         with pytest.raises(UserError, match=rf"{spec} does not fit images of 7 pixels: choose 1 to 7"):
             chunk(toy(), 0, 0, 1, batch_size=4, augment=(spec,))
@@ -210,7 +210,7 @@ def test_the_documentation_lists_every_augmentation() -> None:
     assert all(known.form in (augment_module.__doc__ or "") for known in KNOWN.values())
 
 
-def test_crop_and_flip_are_fast_enough_never_to_be_waited_for() -> None:
+def test_crop_and_flip_are_faster_than_a_training_step() -> None:
     """50,000 images/s of 28x28 on one core is the promise; about 500,000 were measured on a quiet machine."""
     x = np.zeros((5000, 28, 28, 1), np.uint8)
     y = np.zeros(5000, np.int32)

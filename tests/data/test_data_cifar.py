@@ -23,7 +23,7 @@ from compare.data.pickles import Call, read_pickle
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("layout", ["binary", "python", "official"])
 @pytest.mark.parametrize("place", [".", "cifar10", "CIFAR-10"])
-def test_cifar10_in_every_layout(layout: str, packed: bool, place: str, tmp_path: Path) -> None:
+def test_cifar10_loads_from_every_layout(layout: str, packed: bool, place: str, tmp_path: Path) -> None:
     target = tmp_path / place
     target.mkdir(exist_ok=True)
     source = write_batches(tmp_path / "elsewhere" if packed else target, layout)
@@ -45,21 +45,21 @@ def test_cifar10_in_every_layout(layout: str, packed: bool, place: str, tmp_path
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("protocol", range(5))
-def test_python_files_of_every_protocol(protocol: int, order: str) -> None:
+def test_pickled_batches_of_every_protocol(protocol: int, order: str) -> None:
     x, y = cifar.parse_python(python_file(1, protocol, order))
     expected_x, expected_y = cifar.parse_binary(binary_file(1))
     assert (x == expected_x).all()
     assert (y == expected_y).all()
 
 
-def test_an_archive_with_an_official_name_has_the_official_md5(tmp_path: Path) -> None:
+def test_archive_with_an_official_name_needs_the_official_md5(tmp_path: Path) -> None:
     archive = write_archive(tmp_path / "cifar-10-python.tar.gz", write_batches(tmp_path / "elsewhere", "official"))
     with pytest.raises(DataError, match=r"cut short or altered.*expected c58f30108f718f92721af3b95e74349a") as caught:
         load("cifar10", data_dir=tmp_path)
     assert hashlib.md5(archive.read_bytes()).hexdigest() in str(caught.value)
 
 
-def test_a_file_of_the_official_size_has_the_official_md5() -> None:
+def test_file_of_the_official_size_needs_the_official_md5() -> None:
     pixels, labels = pixels_and_labels(0, count=10_000)
     raw = pickle.dumps({"data": pixels, "labels": labels.tolist()}, protocol=2)
     assert len(cifar.parse_python(raw)[1]) == 10_000
@@ -101,7 +101,7 @@ CASES = [("binary", case) for case in BAD_BINARY] + [("python", case) for case i
 
 
 @pytest.mark.parametrize(("layout", "case"), CASES)
-def test_a_damaged_cifar10_file_is_named(layout: str, case: str, tmp_path: Path) -> None:
+def test_damaged_cifar10_file_is_named(layout: str, case: str, tmp_path: Path) -> None:
     content, problem = (BAD_BINARY if layout == "binary" else BAD_PYTHON)[case]
     bad = write_batches(tmp_path, layout) / ("data_batch_5" + ".bin" * (layout == "binary"))
     bad.write_bytes(content)
@@ -114,7 +114,7 @@ def test_a_damaged_cifar10_file_is_named(layout: str, case: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("layout", "case"), [case for case in CASES if case[1] not in ("empty", "too many")])
-def test_a_damaged_file_in_an_archive_is_named(layout: str, case: str, tmp_path: Path) -> None:
+def test_damaged_file_in_an_archive_is_named(layout: str, case: str, tmp_path: Path) -> None:
     content, problem = (BAD_BINARY if layout == "binary" else BAD_PYTHON)[case]
     bad = write_batches(tmp_path / "elsewhere", layout) / ("data_batch_5" + ".bin" * (layout == "binary"))
     bad.write_bytes(content)
@@ -151,7 +151,7 @@ class _Bomb:
         return os.system, ("touch EXECUTED",)
 
 
-def test_a_pickle_is_read_and_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for protocol in range(5):
         call = read_pickle(pickle.dumps(_Bomb(), protocol=protocol))
@@ -171,7 +171,7 @@ def test_a_pickle_is_read_and_not_run(tmp_path: Path, monkeypatch: pytest.Monkey
         b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"N.",  # a frame
     ],
 )
-def test_memory_does_not_follow_a_pickles_lie(raw: bytes) -> None:
+def test_pickle_cannot_claim_large_memory(raw: bytes) -> None:
     tracemalloc.start()
     with contextlib.suppress(DataError):  # a large index of the memo is no error: here the memo is a dict
         read_pickle(raw)
@@ -197,7 +197,7 @@ def test_time_is_linear_in_the_length_of_a_pickle(raw: bytes) -> None:
     assert time.process_time() - start < 20
 
 
-def test_values_a_pickle_can_hold() -> None:
+def test_pickle_values_round_trip() -> None:
     value = {
         "a": [1, -5, 2.5, None, True, False, (), (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4)],
         "b": {"c": 10**30, "d": "é"},

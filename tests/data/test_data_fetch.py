@@ -28,7 +28,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
-def test_the_real_files(name: str, shared_data: Path) -> None:
+def test_official_files_load(name: str, shared_data: Path) -> None:
     data = load(name, data_dir=shared_data, val_size=0)
     x = data.train_x[:10_000] / 255
     assert x.mean(axis=(0, 1, 2)) == pytest.approx(data.mean, abs=0.005)
@@ -59,14 +59,14 @@ def test_fashion_mnist_is_found_packed_or_plain(place: str, tmp_path: Path, mnis
     assert data.classes[9] == "Ankle boot"
 
 
-def test_fashion_mnist_with_another_datasets_files_is_refused(tmp_path: Path) -> None:
+def test_files_of_another_dataset_are_refused_as_fashion_mnist(tmp_path: Path) -> None:
     (tmp_path / "fashion-mnist").symlink_to(idx.MNIST_DIR)
     with pytest.raises(DataError, match=r"was altered.*expected f4a8712d7a061bf5bd6d2ca38dc4d50a.*Delete it"):
         load("fashion-mnist", data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
-def test_absent_and_offline_says_what_to_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absent_dataset_offline_says_what_to_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         DataError, match=rf"{name} is not in .*cannot be downloaded.*Download .*put it in .*NN_DATA_DIR"
     ):
@@ -135,7 +135,7 @@ def test_fashion_mnist_is_downloaded(
     assert len(load("fashion-mnist", data_dir=tmp_path / "data").test_x) == 10_000  # and found the second time
 
 
-def test_a_failed_download_is_a_clear_error(
+def test_failed_download_is_a_clear_error(
     server: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     address, served = server

@@ -26,7 +26,7 @@ def write_images(root: Path, classes: dict[str, int], suffix: str = ".png", size
     return root
 
 
-def test_a_folder_of_images(tmp_path: Path) -> None:
+def test_folder_of_images_loads(tmp_path: Path) -> None:
     root = write_images(tmp_path, {"dog": 12, "cat": 20, ".hidden": 1})
     (root / "cat" / "notes.txt").write_text("passed over")
     data = load(f"folder:{root}", image_size=8, val_size=0)
@@ -44,7 +44,7 @@ def test_a_folder_of_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".bmp", ".gif", ".webp", ".ppm"])
-def test_size_and_channels_are_those_asked_for(suffix: str, tmp_path: Path) -> None:
+def test_images_get_the_requested_size_and_channels(suffix: str, tmp_path: Path) -> None:
     write_images(tmp_path, {"a": 2, "b": 2}, suffix, size=(20, 30))
     for channels in (1, 3):
         data = load(f"folder:{tmp_path}", image_size=12, channels=channels)
@@ -61,7 +61,7 @@ def read_one(
     return load(f"folder:{tmp_path}", image_size=4, channels=channels).train_x[0]
 
 
-def test_the_centred_square_is_cut_out(tmp_path: Path) -> None:
+def test_centred_square_is_cropped(tmp_path: Path) -> None:
     wide = np.zeros((4, 8, 3), np.uint8)
     wide[:, 2:6] = 200
     assert (read_one(tmp_path, Image.fromarray(wide)) == 200).all()
@@ -74,12 +74,12 @@ def test_transparent_pixels_become_black(tmp_path: Path) -> None:
     assert read.tolist() == [[[200, 100, 50]] * 2 + [[0, 0, 0]] * 2] * 4
 
 
-def test_grey_is_the_luma_of_colour(tmp_path: Path) -> None:
+def test_greyscale_is_the_luma(tmp_path: Path) -> None:
     read = read_one(tmp_path, Image.new("RGB", (4, 4), (255, 0, 0)), channels=1)
     assert read.tolist() == [[[76]] * 4] * 4  # 0.299 * 255
 
 
-def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     image = Image.new("RGB", (4, 4))
     image.paste((255, 255, 255), (0, 0, 4, 2))  # white above black
     exif = Image.Exif()
@@ -93,7 +93,7 @@ def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path: Path) -> None:
     assert (read_one(tmp_path, Image.fromarray(np.full((4, 4), 60_000, np.uint16))) == 60_000 >> 8).all()
 
 
-def test_image_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_unusable_image_folder_is_named(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, int], str]] = [
         ({}, "holds no class at all"),
         ({"cat": 4}, "holds only the class cat"),
@@ -122,7 +122,7 @@ def png_that_claims(width: int, height: int) -> bytes:
     return bytes(raw)
 
 
-def test_a_small_file_gets_no_large_memory(tmp_path: Path) -> None:
+def test_small_file_cannot_claim_large_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(png_that_claims(6000, 6000))
     with pytest.raises(DataError, match=r"claims 6000 x 6000 pixels, more than the 690,000"):
@@ -132,7 +132,7 @@ def test_a_small_file_gets_no_large_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", png_that_claims(9, 9), png_that_claims(50_000, 50_000)])
-def test_a_broken_image_is_named(content: bytes, tmp_path: Path) -> None:
+def test_broken_image_is_named(content: bytes, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"cat": 4, "dog": 4})
     bad = root / "dog" / "2.png"
     bad.write_bytes(content)

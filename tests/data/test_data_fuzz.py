@@ -116,7 +116,7 @@ def _memory_follows_the_files() -> object:
 
 
 @pytest.mark.parametrize("packed", ["plain", "inside gzip", "gzip itself"])
-def test_idx(packed: str, tmp_path: Path) -> None:
+def test_damaged_idx_files(packed: str, tmp_path: Path) -> None:
     images, labels = idx_file((10, 28, 28)), idx_file((500,))
     path = tmp_path / ("file.gz" if "gzip" in packed else "file")
     if packed == "gzip itself":
@@ -127,33 +127,33 @@ def test_idx(packed: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [binary_file, official_file, python_file])
-def test_cifar10_files(make: Callable[[int], bytes], tmp_path: Path) -> None:
+def test_damaged_cifar10_files(make: Callable[[int], bytes], tmp_path: Path) -> None:
     parse: Callable[..., object] = cifar.parse_binary if make is binary_file else cifar.parse_python
     assert feed(reader(parse), tmp_path / "file", make(0), 900) > 400
 
 
-def test_pickles_of_protocol_4_and_0(tmp_path: Path) -> None:
+def test_damaged_pickles_of_protocol_4_and_0(tmp_path: Path) -> None:
     for protocol in (0, 4):
         assert feed(reader(cifar.parse_python), tmp_path / "file", python_file(0, protocol), 400) > 150
 
 
 @pytest.mark.parametrize("layout", ["binary", "official"])
 @pytest.mark.parametrize("pack", [True, False], ids=["inside gzip", "gzip itself"])
-def test_cifar10_archives(layout: str, pack: bool, tmp_path: Path) -> None:
+def test_damaged_cifar10_archives(layout: str, pack: bool, tmp_path: Path) -> None:
     good = archive_file(tmp_path, layout)
     path = tmp_path / "file.tar.gz"
     assert feed(cifar.read_archive_batches, path, good if pack else gzip.compress(good, 1), 400, pack=pack) > 200
 
 
 @pytest.mark.parametrize("suffix", sorted(set(FORMATS) - {".jpeg", ".pgm"}))
-def test_images(suffix: str, tmp_path: Path) -> None:
+def test_damaged_images(suffix: str, tmp_path: Path) -> None:
     read = partial(read_image, image_size=8, channels=3)
     assert feed(read, tmp_path / f"file{suffix}", image_file(FORMATS[suffix]), 300) > 50
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
-def test_any_bytes(raw: bytes) -> None:
+def test_arbitrary_bytes(raw: bytes) -> None:
     for parse in (idx.parse_images, partial(idx.parse_labels, classes=10), cifar.parse_binary, read_pickle):
         with contextlib.suppress(DataError):
             parse(raw)

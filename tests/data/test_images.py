@@ -26,14 +26,14 @@ def drawn(size: tuple[int, int], box: tuple[int, int, int, int], ink: str = "bla
 # --- digits -----------------------------------------------------------------------------------------------------------
 
 
-def test_mnist_comes_out_as_it_was() -> None:
+def test_mnist_images_pass_unchanged() -> None:
     test_x = data.load("mnist").test_x[:500]
     digits = np.stack([to_digit(Image.fromarray(x[..., 0])) for x in test_x])
     brightest = test_x.max(axis=(1, 2, 3), keepdims=True)  # 254 or 255: it becomes 255
     np.testing.assert_array_equal(digits, (test_x * (255 / brightest)).round())
 
 
-def test_the_longer_side_becomes_20_pixels_and_the_centre_of_mass_the_middle() -> None:
+def test_longer_side_becomes_20_pixels_and_centre_of_mass_is_centred() -> None:
     digit = to_digit(drawn((300, 200), (220, 10, 259, 169)))  # 40 x 160, in a corner
     rows, columns = (np.flatnonzero(digit[..., 0].any(axis=axis)) for axis in (1, 0))
     assert (len(rows), len(columns)) == (20, 5)
@@ -52,27 +52,27 @@ def test_edges_are_antialiased() -> None:
 
 
 @pytest.mark.parametrize(("ink", "paper"), [("black", "white"), ("white", "black"), ("#ff0000", "#008200")])
-def test_any_ink_on_any_paper(ink: str, paper: str) -> None:
+def test_digit_of_any_ink_and_paper_colour(ink: str, paper: str) -> None:
     """The last pair has one luma: as grey there would be nothing to see."""
     expected = to_digit(drawn((100, 100), (40, 20, 60, 80)))
     np.testing.assert_array_equal(to_digit(drawn((100, 100), (40, 20, 60, 80), ink, paper)), expected)
 
 
 @pytest.mark.parametrize("ink", ["black", "white"])
-def test_ink_on_a_transparent_ground(ink: str) -> None:
+def test_digit_on_a_transparent_background(ink: str) -> None:
     image = Image.new("RGBA", (100, 100), (0, 0, 0, 0))
     ImageDraw.Draw(image).rectangle((40, 20, 60, 80), ink)
     np.testing.assert_array_equal(to_digit(image), to_digit(drawn((100, 100), (40, 20, 60, 80))))
 
 
-def test_a_card_with_transparent_corners() -> None:
+def test_card_with_transparent_corners() -> None:
     image = drawn((100, 100), (40, 20, 60, 80)).convert("RGBA")
     for corner in [(0, 0, 5, 5), (94, 94, 99, 99)]:
         ImageDraw.Draw(image).rectangle(corner, (0, 0, 0, 0))
     np.testing.assert_array_equal(to_digit(image), to_digit(drawn((100, 100), (40, 20, 60, 80))))
 
 
-def test_an_uneven_ground_is_no_digit(rng: np.random.Generator) -> None:
+def test_uneven_background_is_ignored(rng: np.random.Generator) -> None:
     clean = drawn((200, 200), (80, 40, 119, 159))
     noisy = np.asarray(clean, float) - np.linspace(0, 25, 200)[:, None, None] + rng.normal(0, 2, (200, 200, 3))
     digit = to_digit(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
@@ -80,12 +80,12 @@ def test_an_uneven_ground_is_no_digit(rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize("colour", ["white", "black", "#7f7f7f"])
-def test_nothing_to_see_is_said(colour: str) -> None:
+def test_blank_picture_is_refused(colour: str) -> None:
     with pytest.raises(ImageError, match="shows no digit"):
         to_digit(Image.new("RGB", (40, 40), colour))
 
 
-def test_every_size_has_an_answer() -> None:
+def test_pictures_of_any_size_fill_the_range_or_are_refused() -> None:
     for size in [(1, 2), (2, 1), (3, 3), (5, 400), (3000, 40), (2500, 2500)]:
         image = Image.new("L", size)
         image.putpixel((0, 0), 255)
@@ -97,7 +97,7 @@ def test_every_size_has_an_answer() -> None:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned: 90° clockwise makes it upright
     drawn((40, 20), (0, 0, 9, 19)).save(tmp_path / "x.jpg", exif=exif, quality=95)
@@ -107,7 +107,7 @@ def test_the_cameras_orientation_is_applied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
-def test_any_kind_of_pixels(mode: str, tmp_path: Path) -> None:
+def test_every_pixel_mode_gives_the_same_digit(mode: str, tmp_path: Path) -> None:
     image = drawn((60, 60), (20, 10, 30, 50))
     expected = to_digit(image)
     if mode == "I;16":
@@ -118,7 +118,7 @@ def test_any_kind_of_pixels(mode: str, tmp_path: Path) -> None:
     assert difference.mean() < 5 if mode == "CMYK" else not difference.any()
 
 
-def test_squares(tmp_path: Path) -> None:
+def test_centred_square_is_cropped_and_resized(tmp_path: Path) -> None:
     wide = np.zeros((4, 8, 3), np.uint8)
     wide[:, 2:6] = 200
     assert (to_square(Image.fromarray(wide), size=2, channels=3) == 200).all()
@@ -144,14 +144,14 @@ def png_that_claims(width: int, height: int) -> bytes:
         (png_that_claims(6_000, 6_000), "claims 6000 x 6000 pixels, more than the 690,000 it may have"),
     ],
 )
-def test_what_is_no_picture_is_refused_by_name(content: bytes, problem: str, tmp_path: Path) -> None:
+def test_unreadable_picture_is_refused_by_name(content: bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=rf"x\.png: ({problem}).*Give it as a PNG or JPEG"):
         load_image(path)
 
 
-def test_truncated_and_altered_files_give_our_error_and_no_other(rng: np.random.Generator, tmp_path: Path) -> None:
+def test_damaged_pictures_raise_image_error_only(rng: np.random.Generator, tmp_path: Path) -> None:
     for name in ("x.png", "x.jpg", "x.gif", "x.webp"):
         file = io.BytesIO()
         drawn((50, 50), (20, 10, 30, 40)).save(file, "JPEG" if name == "x.jpg" else name[2:])

@@ -78,7 +78,7 @@ def digest(chunks: Any) -> str:
 
 
 @pytest.mark.parametrize("name", LOADERS)
-def test_two_epochs_are_the_same_bytes_from_the_start_and_from_the_middle(name: str, data: Data) -> None:
+def test_loader_yields_the_same_bytes_from_any_step(name: str, data: Data) -> None:
     whole = [data[index] for index in sampler(0, 24)]  # 192 images: more than two epochs
     with BatchIterator(data, sampler(0, 24), loader=name) as batches:
         found = list(batches)
@@ -93,7 +93,7 @@ def test_two_epochs_are_the_same_bytes_from_the_start_and_from_the_middle(name: 
 
 
 @pytest.mark.parametrize("name", ["memory", "tfds", "grain", "tfdata"])
-def test_whoever_has_seen_enough_may_leave(name: str, data: Data) -> None:
+def test_loader_may_be_closed_early(name: str, data: Data) -> None:
     with BatchIterator(data, sampler(0, 24), loader=name) as batches:
         next(batches)
     assert next(batches, None) is None
@@ -115,7 +115,7 @@ def test_a_sampler_takes_two_permutations_of_8_bytes_an_image() -> None:
         large[len(large)]
 
 
-def test_training_sees_the_same_whatever_loads(tmp_path: Path) -> None:
+def test_training_losses_do_not_depend_on_the_loader(tmp_path: Path) -> None:
     config = dataclasses.replace(presets.get("mlp-mnist"), model_args={"hidden": (8,)}, steps=10, augment=("crop:2",))
 
     def losses(loader: str) -> list[float]:
@@ -165,7 +165,7 @@ def stream(folder: Path, loader: str, first: int, stop: int, *, k: int = 4, batc
     return json.loads(done.stdout)
 
 
-def test_files_stream_from_any_step_and_without_tensorflow(stored: Path) -> None:
+def test_files_stream_from_any_step_without_tensorflow(stored: Path) -> None:
     found = stream(stored, "grain", 32, 64)  # reads by TFDS, too
     numbers = IndexSampler(seed=3, batch_size=32, train_size=2_000, k=4, first=0, stop=64)
     whole = [
@@ -177,7 +177,7 @@ def test_files_stream_from_any_step_and_without_tensorflow(stored: Path) -> None
 
 
 @pytest.mark.parametrize("module", ["compare.data.loaders.tfdata", "compare.benchmark.baseline_keras"])
-def test_tensorflow_sees_no_gpu_and_leaves_its_memory_to_others(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorflow_is_kept_off_the_gpu(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
     imported = importlib.import_module(module)
     monkeypatch.setattr(imported.tf.config, "set_visible_devices", lambda *given: seen.append(given))
@@ -186,7 +186,7 @@ def test_tensorflow_sees_no_gpu_and_leaves_its_memory_to_others(module: str, mon
     assert seen == [([], "GPU")]
 
 
-def test_every_image_of_a_file_comes_once_an_epoch(stored: Path) -> None:
+def test_every_stored_image_comes_once_an_epoch(stored: Path) -> None:
     two = IndexSampler(seed=3, batch_size=50, train_size=2_000, k=4, first=0, stop=80)
     for name in ("tfdata", "tfds"):
         with BatchIterator(Records(stored), two, loader=name) as batches:
@@ -221,13 +221,13 @@ def test_a_full_temporary_folder_is_named(data: Data, monkeypatch: pytest.Monkey
         BatchIterator(data, sampler(0, 3), loader="torch")
 
 
-def test_a_file_does_not_fit_into_the_loader_that_wants_memory(stored: Path) -> None:
+def test_memory_loader_refuses_stored_files(stored: Path) -> None:
     with pytest.raises(UserError, match=r"not in memory: choose the loader torch"):
         BatchIterator(Records(stored), sampler(0, 3))
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_named_and_its_batches_come_again(stored: Path) -> None:
+def test_killed_loader_worker_is_named_and_its_batches_are_repeated(stored: Path) -> None:
     def numbers(first: int) -> IndexSampler:
         return IndexSampler(seed=3, batch_size=32, train_size=2_000, k=4, first=first, stop=64)
 
@@ -253,7 +253,7 @@ def test_a_killed_worker_is_named_and_its_batches_come_again(stored: Path) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # the file alone takes minutes where the machine is busy
 @pytest.mark.parametrize("loader", ["torch", "tfds", "tfdata", "grain"])
-def test_2_gb_stream_in_flat_memory(loader: str, huge: Path) -> None:
+def test_2_gb_stream_in_constant_memory(loader: str, huge: Path) -> None:
     found = stream(huge, loader, 900, 1_092, batch_size=128)
     first, *_ = stream(huge, "tfds", 1_000, 1_004, batch_size=128)["hashes"]
     assert first == found["hashes"][25]
@@ -275,7 +275,7 @@ def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- preparation -------------------------------------------------------------------------------
 
 
-def test_preparing_needs_no_network_and_happens_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_preparation_is_offline_and_happens_once(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("somebody wants to connect")
 
@@ -290,7 +290,7 @@ def test_preparing_needs_no_network_and_happens_once(data: Data, monkeypatch: py
     assert (x[0] == other.train_x[[0, 5]]).all()
 
 
-def test_a_preparation_that_ends_early_leaves_nothing_that_is_read(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_preparation_is_not_used(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     other, whole = dataclasses.replace(data, train_y=data.train_y[::-1].copy()), records.write
 
     def killed(folder: Path, *_: Any) -> None:
@@ -305,7 +305,9 @@ def test_a_preparation_that_ends_early_leaves_nothing_that_is_read(data: Data, m
     assert [path.name for path in (folder / "images").iterdir()] == ["1.0.0"]
 
 
-def test_what_cannot_be_read_or_written_is_named(data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_and_unwritable_folders_are_named(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match=r"nothing-here cannot be read .*Delete it to have it made again"):
         len(Records(tmp_path / "nothing-here"))
     make(tmp_path / "torn", 50, (4, 4, 1))
@@ -326,7 +328,7 @@ def test_what_cannot_be_read_or_written_is_named(data: Data, tmp_path: Path, mon
 # --- the commands ------------------------------------------------------------------------------
 
 
-def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     found = loaders.importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "grain" else found(name))
     assert run_all.main(["mlp-mnist", "--loader", "grain"]) == 2
@@ -340,7 +342,9 @@ def test_an_absent_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPat
 TRIAL = {"images_per_second": 1e4, "start_seconds": 1.0, "memory_mb": 100.0, "step_ms": 4.0, "input_share": 0.1}
 
 
-def test_other_batches_are_no_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_loader_with_different_batches_gets_no_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     checksums = {"memory": "a", "grain": "a", "tfds": "a"}
 
     def measured(loader: str, number: int, _: Any) -> dict[str, Any]:
@@ -379,7 +383,7 @@ def test_ctrl_c_reports_the_loaders_that_have_ended(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.slow
-def test_the_benchmark_of_the_loaders(tmp_path: Path, capsys: Any) -> None:
+def test_loader_benchmark_runs(tmp_path: Path, capsys: Any) -> None:
     assert command.main(["--repeats", "1", "--out", str(tmp_path)]) == 0
     trials = results.read(tmp_path)["trials"]
     assert [each["loader"] for each in trials] == list(LOADERS)

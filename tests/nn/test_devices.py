@@ -103,13 +103,13 @@ def one_device():
 
 @pytest.mark.parametrize(("model", "accumulate"), [("mlp", 1), ("vgg", 2)])
 @pytest.mark.parametrize(("track", "way"), WAYS)
-def test_two_devices_do_what_one_does(track, way, model, accumulate, one_device):
+def test_two_devices_match_one(track, way, model, accumulate, one_device):
     question = {"accumulate": accumulate, "evaluate": model == "mlp"}
     gap, where = largest_gap(trained(track, model, devices=2, **way, **question), one_device(track, model, **question))
     assert gap <= TOLERANCE, where
 
 
-def test_norms_share_their_statistics_only_where_devices_share_a_batch():
+def test_batch_norm_of_unequal_shards_equals_one_device():
     """A batch norm of each shard's own statistics would be another function: here the shards differ."""
     x, y = images("vgg", 1, 8)
     x[:, :4] //= 8  # the first shard is dark
@@ -133,21 +133,21 @@ def test_norms_share_their_statistics_only_where_devices_share_a_batch():
         ({"device": "gpu"}, 8, "no GPU for device 'gpu'"),
     ],
 )
-def test_what_cannot_be_is_refused(track, changes, n, message):
+def test_invalid_devices_are_refused(track, changes, n, message):
     if "GPU" in message and ACCELERATORS:
         pytest.skip("there is a GPU")
     with exact_jax("float64"), pytest.raises(ValueError, match=message):
         track.train_steps(start(track, "mlp", **changes), *images("mlp", 1, n))
 
 
-def test_more_devices_than_there_are_names_those_that_are():
+def test_too_many_devices_names_the_available_ones():
     with pytest.raises(ValueError, match=r"cannot use 3 devices from 'cpu': JAX has 2: .*0, .*1; XLA_FLAGS=.*count=3"):
         jax_devices.choose("cpu", 3)
     with pytest.raises(ValueError, match="unknown parallel 'pmab'; known: pmap, shard_map, jit"):
         start(jax_train, "mlp", precision="float32", parallel="pmab")
 
 
-def test_gpus_are_chosen_by_number(monkeypatch):
+def test_gpu_is_chosen_by_number(monkeypatch):
     gpus = {torch_devices: [torch.device("cuda", 0), torch.device("cuda", 1)], jax_devices: jax.devices("cpu")}
     for module, found in gpus.items():
         monkeypatch.setattr(module, "accelerators", lambda found=found: found)
@@ -161,7 +161,7 @@ def test_gpus_are_chosen_by_number(monkeypatch):
 
 
 @pytest.mark.parametrize("track", TRACKS)
-def test_auto_is_the_cpu_where_there_is_nothing_else(track):
+def test_auto_is_the_cpu_without_an_accelerator(track):
     if ACCELERATORS:
         pytest.skip("there is a GPU")
     facts = track.device_facts(start(track, "mlp", precision="float32", device="auto"))
@@ -202,7 +202,7 @@ def test_killed_worker_is_named_and_replaced():
 CONFIG = presets.get("mlp-mnist")
 
 
-def test_the_command_line_takes_a_device_and_a_number_of_them():
+def test_command_line_accepts_device_and_count():
     options = run_all.parser().parse_args(["mlp-mnist", "--device", "gpu:1", "--devices", "4", "--tracks", "jax"])
     (config,) = run_all.configs(options)
     assert (config.device, config.devices) == ("gpu:1", 4)
@@ -221,13 +221,13 @@ def test_the_command_line_takes_a_device_and_a_number_of_them():
         (["--devices", "64", "--device", "gpu"], "NumPy's always; --tracks jax torch leaves it out"),
     ],
 )
-def test_the_command_line_refuses(arguments, message, capsys, monkeypatch):
+def test_command_line_refuses_invalid_devices(arguments, message, capsys, monkeypatch):
     monkeypatch.setattr(machine, "cores", lambda: 2)
     assert run_all.main(["mlp-mnist", *arguments]) == 2
     assert message in capsys.readouterr().err
 
 
-def test_what_a_process_is_told_before_jax_starts(monkeypatch):
+def test_worker_environment_before_jax_starts(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_one")
     assert tracks.device_variables(CONFIG) == {"JAX_PLATFORMS": "cpu"}
     two = tracks.device_variables(dataclasses.replace(CONFIG, devices=2))
@@ -243,7 +243,7 @@ def test_parity_is_checked_on_the_device_and_in_float64_on_the_cpu():
 
 
 @pytest.mark.parametrize("name", ["jax", "torch"])
-def test_a_dataset_on_the_device_gives_the_same_steps(name):
+def test_dataset_on_the_device_gives_the_same_steps(name):
     track, place = tracks.load(name), {"jax": jax.device_put, "torch": torch.from_numpy}[name]
     x, y = images("mlp", 12, 4)
     index = np.random.default_rng(0).permutation(48).reshape(6, 8)
@@ -265,7 +265,7 @@ def test_a_dataset_on_the_device_gives_the_same_steps(name):
 @pytest.mark.gpu
 @pytest.mark.parametrize("track", TRACKS)
 @pytest.mark.parametrize("model", NETWORKS)
-def test_a_gpu_does_what_the_cpu_does(track, model, needs_gpu):
+def test_gpu_matches_cpu(track, model, needs_gpu):
     x, y = images(model, 10, 8)
     snapshots = {}
     for device in ("cpu", "gpu"):
@@ -288,7 +288,7 @@ def test_a_gpu_does_what_the_cpu_does(track, model, needs_gpu):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_what_a_gpu_replays_is_what_it_does(accumulate, needs_gpu):
+def test_gpu_graph_replay_matches_eager_steps(accumulate, needs_gpu):
     x, y = images("mlp", 10, 8)
     wanted = {"precision": "float32", "device": "gpu", "accumulate": accumulate}
     plain, compiled = (
@@ -301,7 +301,7 @@ def test_what_a_gpu_replays_is_what_it_does(accumulate, needs_gpu):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("track", TRACKS)
-def test_a_run_resumed_on_a_gpu_is_the_run(track, needs_gpu):
+def test_run_resumed_on_a_gpu_is_exact(track, needs_gpu):
     x, y = images("mlp", 8, 8)
     wanted = {"precision": "float32", "device": "gpu", "optimizer": "adamw", "optimizer_args": {}}
     whole, _ = track.train_steps(start(track, "mlp", **wanted), x, y)

@@ -35,7 +35,7 @@ def xla(x, kernel, stride, padding):
 
 
 @pytest.mark.parametrize(("shape", "kernel", "stride", "padding"), CASES)
-def test_equal_to_xla(shape, kernel, stride, padding, rng):
+def test_convolution_matches_xla(shape, kernel, stride, padding, rng):
     with jax.enable_x64(True):
         x = jnp.asarray(rng.standard_normal(shape))
         weights = jnp.asarray(rng.standard_normal((kernel[0], kernel[0], shape[3], kernel[1])))
@@ -59,7 +59,7 @@ def test_bfloat16_sums_in_float32(rng):
     np.testing.assert_allclose(found.item(), exact, rtol=0.01)
 
 
-def test_relu_and_its_gradient_at_zero_and_beside_numbers():
+def test_relu_and_its_gradient_at_zero_and_nan():
     x = jnp.float32([-jnp.inf, -1, -0.0, 0.0, 2, jnp.inf, jnp.nan])
     np.testing.assert_array_equal(relu(x), [0, 0, 0, 0, 2, jnp.inf, jnp.nan])
     np.testing.assert_array_equal(jax.vmap(jax.grad(relu))(x)[:-1], [0, 0, 0, 0, 1, 1])

@@ -70,20 +70,20 @@ def products(a: np.ndarray, b: np.ndarray, dy: np.ndarray) -> tuple[np.ndarray, 
 # --- NumPy ------------------------------------------------------------------------------------------------------------
 
 
-def test_numpy_matmul(factors):
+def test_numpy_tiled_matmul_matches_plain(factors):
     a, b, dy = factors
     tiled = tuple(kernels.matmul(x, y, block=BLOCK) for x, y in ((a, b), (dy, b.T), (a.T, dy)))
     assert gap(tiled, products(a, b, dy)) < FLOAT64
 
 
 @pytest.mark.parametrize("block", [5, BLOCK, 64])
-def test_numpy_loss(logits, block):
+def test_numpy_online_softmax_loss_matches_plain(logits, block):
     loss, cache = kernels.softmax_cross_entropy_forward(*logits, block=block)
     have = loss, kernels.softmax_cross_entropy_backward(1.3, cache)
     assert gap(have, reference(*logits)) < FLOAT64
 
 
-def test_programs_may_run_in_any_order(factors, logits, monkeypatch):
+def test_blocks_may_run_in_any_order(factors, logits, monkeypatch):
     def everything() -> Iterator[np.ndarray]:
         yield kernels.matmul(*factors[:2], block=BLOCK)
         loss, cache = kernels.softmax_cross_entropy_forward(*logits, block=BLOCK)
@@ -120,7 +120,7 @@ def jax_loss(x, labels):
 
 
 @pytest.mark.parametrize(("precision", "tolerance"), [("float32", FLOAT32), ("float64", FLOAT64)])
-def test_pallas(factors, logits, precision, tolerance):
+def test_pallas_kernels_match_numpy(factors, logits, precision, tolerance):
     (x, labels), want = logits, (products(*factors), reference(*logits))
     with exact_jax(precision):
         have = jax.jit(jax_matmul)(*(each.astype(precision) for each in factors))
@@ -131,7 +131,7 @@ def test_pallas(factors, logits, precision, tolerance):
 
 
 @pytest.mark.parametrize(("function", "kernels"), [(jax_matmul, 3), (jax_loss, 2)], ids=["matmul", "loss"])
-def test_pallas_would_be_compiled_for_a_gpu(factors, logits, function, kernels):
+def test_pallas_kernels_lower_for_a_gpu(factors, logits, function, kernels):
     """Translated to Triton's language, without interpreted loops; a GPU's driver would do the rest."""
     arrays = factors if function is jax_matmul else (logits[0], logits[1].astype(np.int32))
     arrays = [each.astype(np.float32) if each.ndim == 2 else each for each in arrays]
@@ -157,12 +157,12 @@ def torch_loss(logits: np.ndarray, labels: np.ndarray, device: str = "cpu") -> l
     return [each.detach().cpu() for each in (loss, x.grad)]
 
 
-def test_triton(factors, logits, triton):
+def test_triton_kernels_match_numpy(factors, logits, triton):
     assert gap(torch_matmul(*factors), products(*factors)) < FLOAT32
     assert gap(torch_loss(*logits), reference(*logits)) < FLOAT32
 
 
-def test_triton_takes_arrays_that_lie_otherwise_in_memory(factors, logits, triton):
+def test_triton_accepts_strided_arrays(factors, logits, triton):
     a, b, _ = (torch.tensor(each, dtype=torch.float32) for each in factors)
     y = torch_kernels.matmul(a.T.contiguous().T, b.T.contiguous().T, block=BLOCK)
     assert torch.equal(y, torch_kernels.matmul(a, b, block=BLOCK))
@@ -174,14 +174,14 @@ def test_triton_takes_arrays_that_lie_otherwise_in_memory(factors, logits, trito
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def test_labels_that_are_all_padding(logits, triton):
+def test_loss_of_padding_only_is_zero(logits, triton):
     x, none = logits[0].astype(np.float32), np.full(ROWS, -1)
     loss, cache = kernels.softmax_cross_entropy_forward(x, none)
     assert loss == 0 == np.abs(kernels.softmax_cross_entropy_backward(1.0, cache)).max()
     assert [each.abs().max().item() for each in torch_loss(x, none)] == [0, 0]
 
 
-def test_bad_input_is_named(rng, triton):
+def test_invalid_input_is_named(rng, triton):
     a, b = rng.normal(size=(2, 3, 4))
     for module, array in ((jax_kernels, jnp.asarray), (torch_kernels, torch.tensor)):
         with pytest.raises(ValueError, match=r"a is \(3, 4\) and b \(3, 4\): a must have as many columns"):
@@ -196,7 +196,7 @@ def test_bad_input_is_named(rng, triton):
 @pytest.mark.gpu
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")  # Triton 3.9 announces another default
 @pytest.mark.filterwarnings("ignore:The Pallas Triton backend is deprecated")  # JAX 0.11: Mosaic is to follow it
-def test_compiled_on_a_gpu(factors, logits, triton):
+def test_compiled_kernels_match_numpy_on_a_gpu(factors, logits, triton):
     if not torch.cuda.is_available() or jax.default_backend() != "gpu":
         pytest.skip("needs a GPU that JAX and PyTorch both find (and NN_GPU=1, so that they look for one)")
     want = products(*factors), reference(*logits)

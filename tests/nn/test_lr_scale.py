@@ -74,17 +74,17 @@ def require_equal(config: Config) -> None:
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_the_tracks_agree(optimizer):
+def test_tracks_agree_under_lr_scale(optimizer):
     lr = 0.05 if optimizer in ("sgd", "momentum", "nesterov") else 0.001
     require_equal(dataclasses.replace(CONFIG, optimizer=optimizer, lr=lr))
 
 
-def test_the_tracks_agree_about_frozen_norms():
+def test_tracks_agree_on_frozen_norms():
     require_equal(dataclasses.replace(WITH_NORMS, ema=0.9))
 
 
 @pytest.mark.parametrize(("config", "optimizer"), [(CONFIG, "lion"), (WITH_NORMS, "nesterov"), (WITH_NORMS, "adamw")])
-def test_what_is_frozen_stays_to_the_last_bit(track, optimizer, config):
+def test_frozen_parameters_do_not_change_by_one_bit(track, optimizer, config):
     config = dataclasses.replace(config, optimizer=optimizer, lr=0.01)
     before = first(config, moments=True)
     factors = rate_factors(before["params"], config.lr_scale)
@@ -97,7 +97,7 @@ def test_what_is_frozen_stays_to_the_last_bit(track, optimizer, config):
         assert np.array_equal(old, after[path]) != moved, path
 
 
-def test_half_the_rate_is_half_the_step(track):
+def test_half_the_learning_rate_halves_the_step(track):
     config = dataclasses.replace(CONFIG, optimizer="sgd", optimizer_args={}, schedule="constant")
     start = first(config)
     scaled = trained(config, track, start, lr_scale={"": 0.5})
@@ -106,7 +106,7 @@ def test_half_the_rate_is_half_the_step(track):
         np.testing.assert_allclose(scaled[path], slower[path], rtol=1e-12, atol=1e-14, err_msg=path)
 
 
-def test_the_longest_prefix_of_whole_names_decides():
+def test_longest_matching_prefix_of_whole_names_wins():
     params = {"convs": {"1": {"kernel": 0}, "10": {"kernel": 0}}, "output": {"kernel": 0, "bias": 0}}
     assert rate_factors(params, {"": 0.0, "convs/1": 0.1, "output": 1.0, "output/bias": 2.0}) == {
         "convs/1/kernel": 0.1,
@@ -117,7 +117,7 @@ def test_the_longest_prefix_of_whole_names_decides():
     assert set(rate_factors(params, None).values()) == {1.0}
 
 
-def test_a_norm_is_frozen_when_all_of_it_is():
+def test_norm_statistics_freeze_when_all_its_parameters_are_frozen():
     stats = {"norm": {"mean": 0, "var": 0}, "blocks": {"0": {"norm1": {"mean": 0, "var": 0}}}}
     factors = {"norm/scale": 0.0, "norm/bias": 1.0, "blocks/0/norm1/scale": 0.0, "blocks/0/norm1/bias": 0.0}
     assert frozen_norms(stats, factors) == {"blocks/0/norm1"}
@@ -134,6 +134,6 @@ def test_a_norm_is_frozen_when_all_of_it_is():
         ({"": 0.0}, "freezes every parameter"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(track, lr_scale, message):
+def test_invalid_lr_scale_is_refused(track, lr_scale, message):
     with pytest.raises(ValueError, match=message):
         trained(CONFIG, track, first(CONFIG), lr_scale=lr_scale)

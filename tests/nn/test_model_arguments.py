@@ -29,6 +29,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("model", "args", "message"), REFUSED)
-def test_what_cannot_work_is_refused_by_name(model: str, args: dict[str, Any], message: str) -> None:
+def test_invalid_model_arguments_are_refused_by_name(model: str, args: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         MODELS[model](**args)

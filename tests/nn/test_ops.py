@@ -55,7 +55,7 @@ def test_backward_agrees_with_central_differences(case: Case) -> None:
 
 @cases
 @pytest.mark.parametrize("engine", [run_jax, run_torch], ids=["jax", "torch"])
-def test_agrees_with_autograd(case: Case, engine: Any) -> None:
+def test_operation_agrees_with_autograd(case: Case, engine: Any) -> None:
     args = draw(case)
     outputs, cache = run_numpy(case, args)
     douts = cotangents(case, outputs)
@@ -87,7 +87,7 @@ def test_float32_stays_float32_and_arguments_stay_untouched(case: Case) -> None:
     ("name", "variance"),
     [("he_normal", 2 / 300), ("glorot_uniform", 2 / (300 + 200)), ("lecun_normal", 1 / 300)],
 )
-def test_initializers_have_the_promised_mean_and_variance(name: str, variance: float) -> None:
+def test_initializers_have_the_documented_mean_and_variance(name: str, variance: float) -> None:
     values = INITIALIZERS[name](RNG, (300, 200), 300, 200)
     assert values.shape == (300, 200)
     assert abs(values.mean()) < 5 * np.sqrt(variance / values.size)  # five standard errors
@@ -96,7 +96,7 @@ def test_initializers_have_the_promised_mean_and_variance(name: str, variance: f
         assert np.abs(values).max() <= np.sqrt(6 / 500)
 
 
-def test_a_convolution_counts_its_window_in_the_fan() -> None:
+def test_convolution_fan_includes_its_window() -> None:
     params = conv.conv2d_init(np.random.default_rng(0), 5, 16, 32)
     assert params["kernel"].shape == (5, 5, 16, 32)
     assert abs(params["kernel"].var() * 5 * 5 * 16 / 2 - 1) < 0.1
@@ -105,7 +105,7 @@ def test_a_convolution_counts_its_window_in_the_fan() -> None:
     assert list(conv.conv2d_init(RNG, 3, 4, 6, bias=False)) == ["kernel"]
 
 
-def test_orthogonal_kernels_keep_lengths() -> None:
+def test_orthogonal_kernels_preserve_norms() -> None:
     for rows, columns in [(4, 4), (7, 3), (3, 7)]:
         kernel = INITIALIZERS["orthogonal"](RNG, (rows, columns), rows, columns)
         assert kernel.shape == (rows, columns)
@@ -113,7 +113,7 @@ def test_orthogonal_kernels_keep_lengths() -> None:
         assert_close(small, np.eye(min(rows, columns)), 1e-14, "QᵀQ")
 
 
-def test_the_normal_distribution_is_that_of_math_erf() -> None:
+def test_normal_cdf_matches_math_erf() -> None:
     x = np.linspace(-12, 12, 10_001)
     want = np.array([0.5 * math.erfc(-v / math.sqrt(2)) for v in x])
     assert np.abs(layers.normal(x)[0] - want).max() < 1e-14  # 1.4e-15
@@ -190,7 +190,7 @@ def test_running_statistics_follow_those_of_pytorch() -> None:
     assert kept is stats
 
 
-def test_a_batch_in_two_parts_is_normalised_as_one() -> None:
+def test_batch_norm_of_two_shards_equals_one_batch() -> None:
     x, dy = RNG.normal(1.0, 2.0, (2, 6, 3, 2, 4))
     params, stats = norm.norm_init(4), norm.stats_init(4)
     y, new_stats, cache = norm.batch_norm_forward(x, **params, stats=stats, mode=norm.TRAIN)
@@ -228,7 +228,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("init", "forward", "backward"), PAIRS, ids=["rnn", "lstm"])
-def test_what_comes_after_the_end_of_a_sequence_counts_for_nothing(init: Any, forward: Any, backward: Any) -> None:
+def test_steps_after_the_end_of_a_sequence_have_no_effect(init: Any, forward: Any, backward: Any) -> None:
     params, lengths, x = init(RNG, 2, 5), np.array([4, 2, 1]), RNG.normal(size=(3, 4, 2))
     after = np.arange(4) >= lengths[:, None]
     ys, *last, cache = forward(x, params, lengths=lengths)
@@ -245,7 +245,7 @@ def test_what_comes_after_the_end_of_a_sequence_counts_for_nothing(init: Any, fo
     assert not dx[after].any()
 
 
-def test_recurrent_kernels_are_orthogonal_and_the_forget_gate_starts_open() -> None:
+def test_recurrent_kernels_start_orthogonal_and_forget_bias_at_one() -> None:
     params = recurrent.lstm_init(RNG, 3, 4)
     assert jax.tree.map(np.shape, params) == {
         "dense_i": {"kernel": (3, 16)},
@@ -288,12 +288,12 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("message", "call"), REFUSED.items())
-def test_what_cannot_work_is_refused_by_name(message: str, call: Callable[[], Any]) -> None:
+def test_invalid_arguments_are_refused_by_name(message: str, call: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=message):
         call()
 
 
-def test_the_first_layer_may_skip_the_gradient_of_its_input() -> None:
+def test_first_layer_may_skip_its_input_gradient() -> None:
     x, w, b = RNG.normal(size=(2, 4, 4, 1)), RNG.normal(size=(3, 3, 1, 2)), RNG.normal(size=2)
     y, cache = conv.conv2d_forward(x, w, b)
     full, short = conv.conv2d_backward(y, cache), conv.conv2d_backward(y, cache, need_dx=False)

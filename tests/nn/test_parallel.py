@@ -65,7 +65,7 @@ OPTIMIZERS: list[dict[str, Any]] = [
 
 @pytest.mark.usefixtures("barrier")
 @pytest.mark.parametrize(("model", "threads"), [("resnet", 2), ("cnn", 3)])
-def test_several_processes_do_what_one_does(model: str, threads: int) -> None:
+def test_multiple_processes_match_one(model: str, threads: int) -> None:
     for how in OPTIMIZERS:
         one, several = begin(model, **how), begin(model, threads=threads, **how)
         for n in (12, 10, 2):  # splits equally, unequally, not at all
@@ -79,7 +79,7 @@ def test_several_processes_do_what_one_does(model: str, threads: int) -> None:
 
 
 @pytest.mark.parametrize("model", ["resnet", "cnn"])  # with batch norm, and without
-def test_two_devices_take_ten_steps_like_one(model: str) -> None:
+def test_two_devices_match_one_over_ten_steps(model: str) -> None:
     one, two = begin(model), begin(model, devices=2)
     x, y = batches(model, 8, steps=10)
     one, want = train.train_steps(one, x, y)
@@ -94,7 +94,7 @@ def test_a_processor_that_was_not_tried_gets_pipes(monkeypatch: pytest.MonkeyPat
         assert isinstance(begin("cnn", threads=2).group.barrier, barrier)
 
 
-def test_devices_are_processes_that_must_get_equal_shards() -> None:
+def test_devices_need_equal_shards() -> None:
     state = begin("cnn", devices=2)
     assert state.group.size == 2
     with pytest.raises(ValueError, match="a batch of 7 does not divide by 2 devices"):
@@ -140,7 +140,7 @@ def test_a_killed_worker_is_reported_and_the_others_end() -> None:
     assert first.returncode is not None
 
 
-def test_shards_are_as_equal_as_can_be_or_one() -> None:
+def test_shards_are_balanced_or_not_split() -> None:
     assert [len(shard) for shard in parallel.shards(np.zeros(10), 4)] == [3, 3, 2, 2]
     assert [len(shard) for shard in parallel.shards(np.zeros(10), 4, equal=True)] == [10]
     assert [len(shard) for shard in parallel.shards(np.zeros(3), 4)] == [3]

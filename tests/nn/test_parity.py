@@ -57,7 +57,7 @@ def test_all_tracks_have_the_same_names():
 
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("model", MODELS)
-def test_models(model, precision):
+def test_models_agree(model, precision):
     require_equal(config(model, precision=precision))
 
 
@@ -70,16 +70,16 @@ def test_models(model, precision):
         ("cnn", {"channels": (4, 6), "kernel": 3, "pools": (1, 2), "batch_norm": True, "hidden": 11}),
     ],
 )
-def test_images_that_are_neither_square_nor_grey(model, args):
+def test_models_agree_on_rectangular_colour_images(model, args):
     require_equal(config(model, model_args={**SMALL, **args}, precision="float64"))
 
 
-def test_a_network_without_hidden_layers():
+def test_models_agree_without_hidden_layers():
     require_equal(config("mlp", model_args={**SMALL, "hidden": ()}, precision="float64"))
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_activations(activation):
+def test_activations_agree(activation):
     args = {**SMALL, "hidden": (9, 5), "activation": activation}
     require_equal(config("mlp", model_args=args, precision="float64"))
 
@@ -87,7 +87,7 @@ def test_activations(activation):
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 @pytest.mark.parametrize("clip_norm", [None, 0.5])
 @pytest.mark.parametrize("optimizer", numpy_optim.OPTIMIZERS)
-def test_optimizers(optimizer, clip_norm, precision):
+def test_optimizers_agree(optimizer, clip_norm, precision):
     args = {"weight_decay": 1e-2} | ({} if clip_norm is None else {"clip_norm": clip_norm})
     small = {**SMALL, "hidden": (9, 5)}
     lr = 0.05 if optimizer in ("sgd", "momentum", "nesterov") else 0.001
@@ -98,14 +98,14 @@ def test_optimizers(optimizer, clip_norm, precision):
     ("loss", "loss_args"),
     [*((name, {}) for name in LOSSES), ("cross_entropy", {"label_smoothing": 0.1}), ("huber", {"delta": 0.2})],
 )
-def test_losses(loss, loss_args):
+def test_losses_agree(loss, loss_args):
     args = {**SMALL, "hidden": (9,)}
     require_equal(config("mlp", model_args=args, loss=loss, loss_args=loss_args, precision="float64"))
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 100])
 @pytest.mark.parametrize("name", numpy_optim.SCHEDULES)
-def test_schedules(name, steps):
+def test_schedules_agree(name, steps):
     made = [numpy_optim.schedule(name, lr=0.3, steps=steps)]
     made += [module.SCHEDULES[name](lr=0.3, steps=steps) for module in (torch_optim, jax_optim)]
     for step in range(steps + 2):
@@ -117,7 +117,7 @@ def test_schedules(name, steps):
     assert all(0 <= rate <= 0.3 for rate in rates)
 
 
-def test_a_difference_is_found_and_named():
+def test_wrong_leaf_is_found_and_named():
     a = {"hidden": {"kernel": np.array([1.0, 2.0]), "bias": np.array([0.0])}}
     b = {"hidden": {"kernel": np.array([1.0, 2.5]), "bias": np.array([0.0])}}
     found = check.distances(a, b)
@@ -160,7 +160,7 @@ def test_a_parity_check_without_quantities_fails(monkeypatch):
     assert not row["passed"]
 
 
-def test_the_command_names_the_first_leaf_out_of_tolerance(capsys, monkeypatch):
+def test_command_names_the_first_leaf_out_of_tolerance(capsys, monkeypatch):
     monkeypatch.setitem(check.TOLERANCES, "float64", dict.fromkeys(check.TOLERANCES["float64"], 0.0))
     monkeypatch.setitem(check.EXAMPLES, "mlp", {**SMALL, "hidden": (9,)})
     assert parity.main(["mlp", "--tracks", "numpy", "torch", "--steps", "2"]) == 1
@@ -169,7 +169,7 @@ def test_the_command_names_the_first_leaf_out_of_tolerance(capsys, monkeypatch):
     assert "The tracks differ." in printed
 
 
-def test_the_command_succeeds_and_refuses_what_it_does_not_know(capsys, monkeypatch):
+def test_command_succeeds_and_refuses_unknown_names(capsys, monkeypatch):
     monkeypatch.setitem(check.EXAMPLES, "mlp", {**SMALL, "hidden": (9,)})
     assert parity.main(["mlp", "--steps", "2", "--precision", "float32"]) == 0
     assert "The tracks are the same model." in capsys.readouterr().out

@@ -169,7 +169,7 @@ ANSWERS = {"numpy": numpy_answer, "jax": jax_answer, "torch": torch_answer}
 @pytest.mark.parametrize("track", ANSWERS)
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("model", ["rnn", "lstm", "vit"])
-def test_logits_and_gradients_are_those_of_others(model, precision, track):
+def test_logits_and_gradients_match_other_implementations(model, precision, track):
     torch.manual_seed(0)
     reference, args = foreign(model)
     reference.to(DTYPES[precision])
@@ -193,7 +193,7 @@ def test_logits_and_gradients_are_those_of_others(model, precision, track):
 
 
 @pytest.mark.parametrize("track", ["jax", "torch"])
-def test_patches_of_an_image_that_is_not_square(track, rng):
+def test_vit_patches_of_a_rectangular_image(track, rng):
     args = {"input_shape": (6, 4, 3), "patch": 2, "dim": 6, "depth": 1, "heads": 2, "mlp_dim": 5, "classes": 7}
     params = numpy_nn.models.MODELS["vit"](**args).init(rng)["params"]
     params["tokens"]["class_token"] += rng.normal(size=(1, 1, 6))
@@ -244,7 +244,7 @@ def torch_steps(layer: nn.RNNBase, x: torch.Tensor, lengths: np.ndarray | None) 
     return [ys, *(state[0] for state in (last if isinstance(last, tuple) else (last,)))]
 
 
-def test_one_bias_of_two_is_held_at_zero():
+def test_torch_recurrent_input_bias_stays_zero():
     layer = torch_nn.recurrent.LSTMLayer(4, 6)
     assert [name for name, _ in layer.named_parameters()] == ["weight_ih_l0", "weight_hh_l0", "bias_hh_l0"]
     assert not layer.bias_ih_l0.any()
@@ -256,7 +256,7 @@ def test_one_bias_of_two_is_held_at_zero():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_attention_is_that_of_others_under_every_mask(precision, rng):
+def test_attention_matches_other_implementations_under_every_mask(precision, rng):
     keys = np.array(
         [[True, True, False, True, True], [True, False, True, True, False]]
     )  # no one may look at the others
@@ -286,7 +286,7 @@ def test_attention_is_that_of_others_under_every_mask(precision, rng):
     assert_close(got, want.detach().numpy(), TOLERANCES[precision], "jax attention")
 
 
-def test_a_query_that_may_look_at_nothing_gets_nothing(rng):
+def test_fully_masked_query_returns_zeros(rng):
     q, k, v = rng.normal(size=(3, 2, 3, 4, 5)).astype(np.float32)
     mask = np.ones((4, 4), bool)
     mask[2] = False
@@ -299,7 +299,7 @@ def test_a_query_that_may_look_at_nothing_gets_nothing(rng):
     assert np.array_equal(torch_nn.attention.causal_mask(4), np.tri(4))
 
 
-def test_embeddings_cross(rng):
+def test_embeddings_are_equal_in_all_tracks(rng):
     ours = nn.ModuleDict({"words": nn.Embedding(5, 3)})
     tree = {"words": {"embedding": rng.normal(size=(5, 3)).astype(np.float32)}}
     torch_interop.params_from_tree(ours, tree)
@@ -314,7 +314,7 @@ def test_embeddings_cross(rng):
 
 
 @pytest.mark.parametrize("model", numpy_nn.models.MODELS)
-def test_weight_decay_pulls_on_the_same_leaves_in_every_track(model):
+def test_weight_decay_applies_to_the_same_leaves_in_every_track(model):
     args = check.EXAMPLES.get(model, {})
     params = numpy_nn.models.MODELS[model](**args).init(np.random.default_rng(0))["params"]
     want = {path for path in leaves(params) if numpy_optim.decays(path)}
@@ -328,7 +328,7 @@ def test_weight_decay_pulls_on_the_same_leaves_in_every_track(model):
     assert {path for path, _, p in torch_interop.bindings(network) if id(p) in decayed} == want
 
 
-def test_places_and_the_class_token_do_not_decay():
+def test_positions_and_class_token_have_no_weight_decay():
     params = numpy_nn.models.MODELS["vit"](dim=8).init(np.random.default_rng(0))["params"]
     free = {path for path in leaves(params) if not numpy_optim.decays(path)}
     assert {"tokens/class_token", "tokens/pos_embedding"} <= free
@@ -349,7 +349,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("model", "args", "message"), REFUSED)
-def test_what_cannot_work_is_refused_by_name(model, args, message):
+def test_invalid_model_arguments_are_refused_by_name(model, args, message):
     for build in (
         lambda: numpy_nn.models.MODELS[model](**args),
         lambda: jax_nn.models.MODELS[model](**args, rngs=nnx.Rngs(0)),

@@ -75,13 +75,13 @@ def require_equal(config: Config, steps: int = 10) -> None:
 # --- soft targets -----------------------------------------------------------------------------------------------------
 
 
-def test_mixed_images_and_labels():
+def test_tracks_agree_on_mixed_images_and_labels():
     smooth = {"label_smoothing": 0.1}
     require_equal(dataclasses.replace(CONFIG, augment=("crop:2", "mixup:0.2"), loss_args=smooth), steps=3)
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_every_loss_takes_class_numbers_and_distributions(loss, rng):
+def test_every_loss_accepts_class_indices_and_distributions(loss, rng):
     outputs, labels = rng.normal(size=(6, 5)), rng.integers(0, 5, 6)
     forward, backward = LOSSES[loss]
     values, gradients = [], []
@@ -95,7 +95,7 @@ def test_every_loss_takes_class_numbers_and_distributions(loss, rng):
     np.testing.assert_array_equal(*gradients)
 
 
-def test_a_distribution_is_answered_by_its_largest_part():
+def test_accuracy_of_a_soft_label_counts_its_largest_class():
     outputs = np.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4]], np.float32)
     labels = np.array([[0.4, 0.6, 0.0], [0.4, 0.6, 0.0], [0.5, 0.5, 0.0]], np.float32)
     assert correct(outputs, labels) == 1
@@ -107,7 +107,7 @@ def test_a_distribution_is_answered_by_its_largest_part():
 
 
 @pytest.mark.parametrize("accumulate", [3, 12])
-def test_accumulated_steps_are_the_steps(track, accumulate):
+def test_accumulated_gradients_equal_the_full_batch(track, accumulate):
     a, b = (trained(track, dataclasses.replace(CONFIG, accumulate=m)) for m in (1, accumulate))
     for name in a[1]:
         np.testing.assert_allclose(b[1][name], a[1][name], rtol=1e-12)
@@ -116,7 +116,7 @@ def test_accumulated_steps_are_the_steps(track, accumulate):
         np.testing.assert_allclose(after[1][path], after[0][path], rtol=0, atol=1e-12, err_msg=path)
 
 
-def test_accumulation_takes_soft_targets_and_batch_norm():
+def test_accumulation_works_with_soft_targets_and_batch_norm():
     config = dataclasses.replace(CONFIG, model="vgg", model_args=BATCH_NORM, augment=("mixup:0.2",), accumulate=4)
     require_equal(config, steps=3)
 
@@ -129,7 +129,7 @@ def test_micro_batches_are_sharded_over_threads():
 
 
 @pytest.mark.parametrize("accumulate", [0, -2, 5])
-def test_micro_batches_are_equal(track, accumulate):
+def test_batch_must_divide_into_equal_micro_batches(track, accumulate):
     with pytest.raises(ValueError, match=f"accumulate {accumulate}|a batch of 12 is not {accumulate} equal"):
         trained(track, CONFIG, accumulate=accumulate)
     with pytest.raises(UserError, match=f"invalid accumulate {accumulate}: .*expected a"):
@@ -141,7 +141,7 @@ def test_micro_batches_are_equal(track, accumulate):
 AVERAGED = dataclasses.replace(CONFIG, optimizer="adam", lr=0.01, ema=0.7)
 
 
-def test_the_average_is_the_formula(track):
+def test_weight_average_follows_its_formula(track):
     expected = MODELS["mlp"](**SMALL).init(np.random.default_rng(2))["params"]
     snapshot = None
     for k in range(3):
@@ -152,7 +152,7 @@ def test_the_average_is_the_formula(track):
         np.testing.assert_allclose(leaves(snapshot["ema"])[path], leaf, rtol=0, atol=1e-15, err_msg=path)
 
 
-def test_evaluation_is_of_the_average(track, rng):
+def test_evaluation_uses_the_weight_average(track, rng):
     snapshot = track.to_snapshot(trained(track, AVERAGED)[0])
     plain = {"params": snapshot["ema"], "stats": snapshot["stats"]}
     x, y = rng.integers(0, 256, (5, 12, 10, 3), dtype=np.uint8), np.arange(5, dtype=np.int32)
@@ -167,7 +167,7 @@ def test_evaluation_is_of_the_average(track, rng):
 
 
 @pytest.mark.parametrize("model", ["vgg", "lstm"])
-def test_the_average_crosses_between_tracks(model):
+def test_weight_average_survives_changing_tracks(model):
     args = {"vgg": BATCH_NORM, "lstm": {"input_shape": (8, 8, 3), "classes": 7, "hidden": 5}}[model]
     config = dataclasses.replace(AVERAGED, model=model, model_args=args, accumulate=2)
     whole, _ = trained(tracks.load("numpy"), config)
@@ -180,7 +180,7 @@ def test_the_average_crosses_between_tracks(model):
         np.testing.assert_allclose(b[path], a[path], rtol=0, atol=1e-10, err_msg=path)
 
 
-def test_resuming_the_average_is_exact(track):
+def test_resumed_weight_average_is_exact(track):
     whole, _ = trained(track, AVERAGED)
     half, _ = trained(track, AVERAGED, steps=slice(0, 2))
     resumed, _ = trained(track, AVERAGED, snapshot=track.to_snapshot(half), steps=slice(2, 4))
@@ -189,7 +189,7 @@ def test_resuming_the_average_is_exact(track):
         np.testing.assert_array_equal(b[path], a[path], err_msg=path)
 
 
-def test_an_average_is_not_dropped_in_silence(track):
+def test_snapshot_with_an_average_needs_ema(track):
     snapshot = track.to_snapshot(trained(track, AVERAGED)[0])
     with pytest.raises(ValueError, match=r"the snapshot has an average .* give its decay \(ema=0.999\), or drop"):
         trained(track, dataclasses.replace(AVERAGED, ema=None), snapshot=snapshot)
@@ -210,7 +210,7 @@ def mixed(request):
 
 
 @pytest.mark.parametrize("model", ["mlp", "vgg", "lstm"])
-def test_bfloat16_is_near_float32_but_not_it(mixed, model):
+def test_bfloat16_is_close_to_but_not_equal_to_float32(mixed, model):
     args = {"mlp": {"hidden": (9,)}, "vgg": BATCH_NORM, "lstm": {"hidden": 5}}[model]
     config = dataclasses.replace(
         CONFIG, model=model, model_args={"input_shape": (8, 8, 3), "classes": 7, **args}, optimizer="adamw", lr=1e-3
@@ -225,7 +225,7 @@ def test_bfloat16_is_near_float32_but_not_it(mixed, model):
     assert 1e-5 < distance.max() < 2e-2  # observed: 2e-3
 
 
-def test_bfloat16_is_proven_without_numpy():
+def test_bfloat16_parity_leaves_out_numpy():
     config = dataclasses.replace(
         CONFIG, model="vgg", model_args=BATCH_NORM, precision="bfloat16", ema=0.9, accumulate=2
     )
@@ -234,7 +234,7 @@ def test_bfloat16_is_proven_without_numpy():
     assert check.check_parity(config, ["numpy", "torch"]) == []
 
 
-def test_numpy_says_why_it_refuses_bfloat16(monkeypatch, tmp_path):
+def test_numpy_refuses_bfloat16_with_the_reason(monkeypatch, tmp_path):
     reason = "NumPy has no bfloat16 arithmetic: choose float32 or float64, or another track"
     with pytest.raises(ValueError, match=reason):
         trained(tracks.load("numpy"), dataclasses.replace(CONFIG, precision="bfloat16"))
@@ -242,7 +242,7 @@ def test_numpy_says_why_it_refuses_bfloat16(monkeypatch, tmp_path):
     assert (end["status"], end["message"]) == ("failed", f"small mlp numpy: {reason}")
 
 
-def test_sums_of_many_products_do_not_stand_still(rng):
+def test_bfloat16_gradients_accumulate_in_float32(rng):
     """In bfloat16 256 + 1 is 256: a bias or a kernel whose gradient were added up in it would learn from few images."""
     x = np.full((1, 600, 8, 8, 1), 255, np.uint8)
     y = np.zeros((1, 600), np.int32)
@@ -304,14 +304,14 @@ def run(monkeypatch, tmp_path, *, val_size=20, stop_after=-1, **changes):
     return events[-1], [event for event in events if event["event"] == "eval"]
 
 
-def test_without_patience_the_last_state_is_the_result(monkeypatch, tmp_path):
+def test_without_patience_the_last_state_is_kept(monkeypatch, tmp_path):
     end, rows = run(monkeypatch, tmp_path)
     assert (end["status"], end["message"], end["steps"], end["best_step"]) == ("finished", None, 32, None)
     assert (len(rows), end["val_accuracy"], end["test_accuracy"]) == (8, 0.3, 0.99)
     assert end["checkpoint"] == str(tmp_path / "32")
 
 
-def test_the_first_best_validation_accuracy_is_kept(monkeypatch, tmp_path):
+def test_first_best_validation_accuracy_is_kept(monkeypatch, tmp_path):
     end, rows = run(monkeypatch, tmp_path, keep_best=True)
     assert (end["status"], end["message"], end["steps"], end["best_step"]) == ("finished", None, 32, 20)
     assert (len(rows), end["val_accuracy"], end["test_accuracy"]) == (8, 0.8, 0.2)
@@ -320,7 +320,7 @@ def test_the_first_best_validation_accuracy_is_kept(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(("patience", "steps", "best"), [(1, 12, 8), (2, 16, 8), (3, 32, 20), (9, 32, 20)])
-def test_patience(monkeypatch, tmp_path, patience, steps, best):
+def test_patience_stops_and_keeps_the_best_state(monkeypatch, tmp_path, patience, steps, best):
     end, rows = run(monkeypatch, tmp_path, patience=patience, keep_best=True)
     assert (end["status"], end["steps"], end["best_step"]) == ("finished", steps, best)
     assert end["val_accuracy"] == max(row["val_accuracy"] for row in rows)
@@ -328,13 +328,13 @@ def test_patience(monkeypatch, tmp_path, patience, steps, best):
     assert end["message"] == (early if steps < 32 else None)
 
 
-def test_an_interrupted_training_keeps_the_state_it_can_go_on_from(monkeypatch, tmp_path):
+def test_interrupted_training_keeps_the_last_state_for_resuming(monkeypatch, tmp_path):
     end, _ = run(monkeypatch, tmp_path, keep_best=True, stop_after=12)
     assert (end["status"], end["message"], end["best_step"]) == ("interrupted", "stopped after step 12 of 32", None)
     assert end["checkpoint"] == str(tmp_path / "12")
 
 
-def test_choosing_needs_something_to_choose_by(monkeypatch, tmp_path):
+def test_keeping_the_best_state_needs_validation_images(monkeypatch, tmp_path):
     end, _ = run(monkeypatch, tmp_path, keep_best=True, val_size=0)
     assert end["status"] == "failed"
     assert "choose by validation images, and there are none: choose a larger val_size" in end["message"]

@@ -232,7 +232,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "track", "precision"), CASES)
-def test_is_torchvisions(name: str, track: str, precision: str) -> None:
+def test_network_matches_torchvision(name: str, track: str, precision: str) -> None:
     tolerance = TOLERANCES[precision]
     unsettled = {True, False}  # modes whose gradients have not agreed yet
     if (name, precision) == ("densenet121", "float32"):

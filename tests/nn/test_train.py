@@ -47,7 +47,7 @@ def images(rng, k, n=6):
     return x, rng.integers(0, 10, (k, n), dtype=np.int32)
 
 
-def test_tracks_are_where_the_contract_says():
+def test_every_track_module_has_the_contract_functions():
     assert {name: tracks.load(name) for name in tracks.TRACKS} == TRACKS
     for module in TRACKS.values():
         for function in (name for name in vars(tracks.Track) if not name.startswith("_")):
@@ -63,7 +63,7 @@ def test_float32_stays_float32(track, rng):
     assert np.asarray(track.logits(state, images(rng, 1)[0][0])).dtype == np.float32
 
 
-def test_a_chunk_is_its_steps(track, rng):
+def test_a_chunk_equals_its_single_steps(track, rng):
     x, y = images(rng, 4)
     whole, metrics = track.train_steps(track.init_state(fresh(), **ARGUMENTS), x, y)
     state, losses = track.init_state(fresh(), **ARGUMENTS), []
@@ -77,7 +77,7 @@ def test_a_chunk_is_its_steps(track, rng):
 
 
 @pytest.mark.parametrize("continued_by", TRACKS)
-def test_any_track_goes_on_from_any_snapshot(track, continued_by, rng):
+def test_any_track_resumes_from_any_tracks_snapshot(track, continued_by, rng):
     x, y = images(rng, 8)
     uninterrupted, _ = track.train_steps(track.init_state(fresh(), **ARGUMENTS), x, y)
     half, _ = track.train_steps(track.init_state(fresh(), **ARGUMENTS), x[:4], y[:4])
@@ -136,7 +136,7 @@ def test_the_arrays_of_the_caller_are_neither_changed_nor_shared(track, rng):
         np.testing.assert_array_equal(leaf, after_two_steps[path], err_msg=path)
 
 
-def test_evaluation_counts_everything_but_padding(track, rng):
+def test_evaluation_ignores_padding_only(track, rng):
     state = track.init_state(fresh(), **ARGUMENTS)
     x, y = images(rng, 1, n=7)
     whole = {name: float(value) for name, value in track.eval_batch(state, x[0], y[0]).items()}
@@ -183,12 +183,12 @@ def test_jax_compiles_once_per_program(rng, caplog):
         ({"precision": "float16"}, "float16"),
     ],
 )
-def test_unknown_names_are_answered_with_the_known_ones(track, change, message):
+def test_unknown_names_are_refused_with_the_known_ones(track, change, message):
     with pytest.raises(ValueError, match=message):
         track.init_state(fresh(), **ARGUMENTS | change)
 
 
-def test_a_snapshot_that_does_not_fit_is_described_whole(track):
+def test_mismatched_snapshot_lists_every_difference(track):
     snapshot = fresh()
     del snapshot["params"]["hidden"]["bias"]
     snapshot["params"]["convs"]["0"]["kernel"] = np.zeros((5, 5, 1, 3))
@@ -199,7 +199,7 @@ def test_a_snapshot_that_does_not_fit_is_described_whole(track):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "momentum"])
-def test_the_schedule_follows_the_step_of_a_snapshot_without_optimizer_state(track, optimizer, rng):
+def test_schedule_starts_at_the_step_of_a_snapshot_without_optimizer_state(track, optimizer, rng):
     """Moments begin anew there, with a count of their own; the learning rate goes on, in what is reported and done."""
     x, y = images(rng, 4)
     arguments = ARGUMENTS | {"optimizer": optimizer, "precision": "float64"}

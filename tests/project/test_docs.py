@@ -44,7 +44,7 @@ def check(module: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, ca
 
 
 @pytest.mark.parametrize(("page", "command"), cases())
-def test_a_command_is_understood(page, command, monkeypatch, capsys):
+def test_documented_command_is_parsed(page, command, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     program, *words = shlex.split(command)
     if program == "make":
@@ -63,7 +63,7 @@ def test_a_command_is_understood(page, command, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_runs_as_printed(page, monkeypatch):
+def test_documented_python_runs(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     for language, block in BLOCK.findall(page.read_text("utf-8")):
         if language == "python":
@@ -72,7 +72,7 @@ def test_python_runs_as_printed(page, monkeypatch):
                 exec(code, {})
 
 
-def test_every_function_of_the_contract_is_told():
+def test_every_contract_function_is_documented():
     page = (ROOT / "docs" / "tracks.md").read_text("utf-8")
     told = re.findall(r"^\| `(\w+)\(", page, re.MULTILINE)
     assert sorted(told) == sorted(name for name in vars(Track) if not name.startswith("_"))

@@ -114,14 +114,14 @@ def benchmark(clone: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.timeout(900)  # the first benchmark is made for others, and counted here
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_runs_as_printed(command: str, clone: Path, request: pytest.FixtureRequest) -> None:
+def test_documented_command_runs(command: str, clone: Path, request: pytest.FixtureRequest) -> None:
     if re.search(r"runs/(OLD|benchmark-DATE)", command):
         request.getfixturevalue("benchmark")
     shutil.rmtree(clone / "new", ignore_errors=True)
     run(typed(command), clone)
 
 
-def test_every_command_is_run_or_excused() -> None:
+def test_every_documented_command_is_run_or_excluded() -> None:
     """Quick, so that a new command is noticed at once."""
     assert all(typed(command) for command in COMMANDS)
     stale = [kind for kind in NOT_RUN if not any(re.search(kind, command) for _, command in cases())]

@@ -39,7 +39,7 @@ HEAVY = {
 
 
 @pytest.mark.parametrize("track", TRACKS)
-def test_a_track_stands_alone(track):
+def test_track_imports_only_its_own_libraries(track):
     allowed = {track, *MAY_IMPORT[track], *sys.stdlib_module_names}
     astray = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
@@ -58,7 +58,7 @@ def test_no_import_cycle_in_a_track(track):
 
 
 @pytest.mark.parametrize(("library", "home"), ONE_HOME.items())
-def test_one_home(library, home):
+def test_library_is_imported_by_one_module_only(library, home):
     importers = {
         path.relative_to(ROOT).as_posix()
         for package in PACKAGES
@@ -107,7 +107,7 @@ def run(*args: str) -> subprocess.CompletedProcess[str]:
         ("torch_nn", "top in ('jax', 'flax', 'optax', 'jax_nn', 'compare')"),
     ],
 )
-def test_a_track_loads_alone(track, blocked):
+def test_track_loads_without_the_other_frameworks(track, blocked):
     result = run("-c", IMPORT_ALL.format(track=track, blocked=blocked))
     assert result.returncode == 0, result.stderr
     assert f"{track}.train" in result.stdout.split()
@@ -130,7 +130,7 @@ worker.run(Job(config, "{track}", threads=1, folder=pathlib.Path("{folder}")), e
 
 
 @pytest.mark.parametrize(("track", "framework"), [("numpy", ""), ("jax", "jax"), ("torch", "torch")])
-def test_what_trains_has_loaded_its_own_framework_only(track, framework, tmp_path):
+def test_worker_loads_only_its_own_framework(track, framework, tmp_path):
     result = run("-c", TRAIN_AND_TELL.format(track=track, folder=tmp_path))
     assert result.returncode == 0, result.stderr
     assert set(result.stdout.splitlines()) == {framework}
@@ -148,7 +148,7 @@ print("loaded:", *sorted(sys.modules.keys() & {heavy}), file=sys.stderr)
 
 
 @pytest.mark.parametrize("flag", ["--help", "--list"])
-def test_the_command_line_answers_without_a_framework(flag):
+def test_command_line_answers_without_a_framework(flag):
     result = run("-c", RUN_AND_TELL.format(heavy=HEAVY), flag)
     assert result.returncode == 0, result.stderr
     assert result.stderr.splitlines()[-1] == "loaded:"

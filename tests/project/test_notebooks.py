@@ -36,12 +36,12 @@ def path(request):
     return request.param
 
 
-def test_the_readme_lists_the_notebooks_in_order():
+def test_readme_lists_the_notebooks_in_order():
     listed = re.findall(r"\]\((\d\d-[\w-]+\.ipynb)\)", (ROOT / "notebooks" / "README.md").read_text("utf-8"))
     assert listed == [path.name for path in NOTEBOOKS]
 
 
-def test_a_notebook_is_valid_small_and_nobodys_machine(path):
+def test_notebook_is_valid_small_and_free_of_machine_paths(path):
     raw = path.read_text("utf-8")
     notebook = read(path)
     nbformat.validate(notebook)
@@ -51,7 +51,7 @@ def test_a_notebook_is_valid_small_and_nobodys_machine(path):
     assert not any(cell.metadata for cell in notebook.cells)  # timestamps, who had which cell open
 
 
-def test_a_notebook_was_run_from_top_to_bottom_without_a_complaint(path):
+def test_notebook_was_run_in_order_without_errors(path):
     cells = code_cells(read(path))
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     outputs = [output for cell in cells for output in cell.outputs]
@@ -59,7 +59,7 @@ def test_a_notebook_was_run_from_top_to_bottom_without_a_complaint(path):
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
-def test_a_notebook_proves_what_it_says_and_asks_something_of_its_reader(path):
+def test_notebook_asserts_and_has_solved_exercises(path):
     notebook = read(path)
     code = "\n".join(cell.source for cell in code_cells(notebook))
     words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
@@ -72,7 +72,7 @@ def test_a_notebook_proves_what_it_says_and_asks_something_of_its_reader(path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_notebook_runs_and_so_do_its_solutions(path):
+def test_notebook_and_its_solutions_run(path):
     from nbclient import NotebookClient
 
     notebook = read(path)

@@ -35,15 +35,15 @@ PINS = dict(
 
 
 @pytest.mark.parametrize("requirement", PINNED, ids=lambda r: r.name)
-def test_each_dependency_is_pinned_within_its_range(requirement):
+def test_dependency_is_pinned_within_its_range(requirement):
     assert PINS[canonicalize_name(requirement.name)] in requirement.specifier
 
 
-def test_the_lock_holds_versions_and_nothing_else():
+def test_lock_holds_versions_only():
     assert all(re.fullmatch(r"[a-z0-9-]+", name) and re.fullmatch(r"[0-9a-z.]+", v) for name, v in PINS.items())
 
 
-def test_each_third_party_import_is_declared():
+def test_third_party_imports_are_declared():
     owners = packages_distributions()
     declared = {canonicalize_name(Requirement(r).name) for r in [*PROJECT["dependencies"], *FOR_USERS]}
     tops = {
@@ -60,15 +60,15 @@ def test_each_third_party_import_is_declared():
 
 
 @pytest.mark.parametrize("command", ["make compare", "make test"])
-def test_the_readme_names_the_command(command):
+def test_readme_names_the_command(command):
     assert re.search(rf"^\W*{command}\b", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
 
 
-def test_ci_runs_what_the_readme_says():
+def test_ci_runs_the_command_of_the_readme():
     assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
 
 
-def test_a_finaliser_that_fails_does_not_disturb_who_parses(monkeypatch):
+def test_failing_finaliser_does_not_disturb_ast_parse(monkeypatch):
     class Failing:
         def __init__(self) -> None:
             self.itself = self

@@ -19,7 +19,7 @@ def dataset(labels: np.ndarray, *, side: int = 4, classes: int = 3) -> Data:
     return Data(name="d", train_x=x, train_y=labels, test_x=x, test_y=labels, classes=names, mean=(0.0,), std=(1.0,))
 
 
-def test_mistakes_are_counted_and_ranked(rng):
+def test_misclassified_images_are_counted_and_ranked(rng):
     labels = rng.integers(0, 3, 50).astype(np.int32)
     answers = rng.integers(0, 3, 50)
     margins = rng.permutation(50) / 10
@@ -42,7 +42,7 @@ def test_mistakes_are_counted_and_ranked(rng):
     assert unpack(first["image"])[0, 0, 0] == worst[0]
 
 
-def test_large_images_are_thinned_and_many_classes_left_out():
+def test_large_images_are_downsampled_and_many_classes_left_out():
     labels = np.zeros(3, np.int32)
     data = dataset(labels, side=130)
     found = error_analysis(lambda x: np.eye(200)[np.full(len(x), 150)], {}, data, batch_size=2)
@@ -63,7 +63,7 @@ def test_large_images_are_thinned_and_many_classes_left_out():
         ("resnet", "conv/kernel", (3, 3, 3)),
     ],
 )
-def test_the_first_layer_is_found(model, leaf, window, rng):
+def test_first_layer_filters_are_found(model, leaf, window, rng):
     params = MODELS[model]().init(rng)["params"]
     found = first_layer(params, (32, 32, 3) if model == "resnet" else (28, 28, 1))
     assert found is not None
@@ -74,6 +74,6 @@ def test_the_first_layer_is_found(model, leaf, window, rng):
     np.testing.assert_allclose(values[1] / 127, weights / np.abs(weights).max(), atol=0.5 / 127)
 
 
-def test_packing_keeps_the_array(rng):
+def test_packed_array_round_trips(rng):
     array = rng.integers(-127, 128, (2, 3, 4), dtype=np.int8)
     np.testing.assert_array_equal(unpack(pack(array[:, ::2])), array[:, ::2])

@@ -67,7 +67,7 @@ def drawn(tab: Any) -> list[dict[str, Any]]:
 
 
 @needs_chromium
-def test_every_figure_is_drawn_and_the_buttons_work(browser, written):
+def test_every_figure_is_drawn_and_buttons_work(browser, written):
     tab = opened(browser, written)
     figures = drawn(tab)
     assert len(figures) == 2 * (4 + 1 + 1 + 1) + 1  # curves, speed, time, memory of two presets; the roofline of both
@@ -106,7 +106,7 @@ def test_every_figure_is_drawn_and_the_buttons_work(browser, written):
 
 
 @needs_chromium
-def test_it_fits_a_phone(browser, written):
+def test_page_fits_a_phone_screen(browser, written):
     tab = opened(browser, written, viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     assert tab.evaluate("document.documentElement.scrollWidth") == 360
     assert all(figure["svg"] <= 330 for figure in drawn(tab))
@@ -115,7 +115,7 @@ def test_it_fits_a_phone(browser, written):
 
 
 @needs_chromium
-def test_dark_and_light_are_readable(browser, written):
+def test_dark_and_light_themes_are_readable(browser, written):
     contrast = """(dark) => {
         const light = (color) => { const [r, g, b] = color.match(/[\\d.]+/g).map(Number)
             .map((v) => v / 255).map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
@@ -135,7 +135,7 @@ def test_dark_and_light_are_readable(browser, written):
 
 
 @needs_chromium
-def test_paper_is_narrower(browser, written):
+def test_page_fits_printed_paper(browser, written):
     tab = opened(browser, written)
     assert tab.pdf(format="A4").startswith(b"%PDF")
     widths = "[...document.querySelectorAll('.plot')].map((place) => place._fullLayout.width)"
@@ -145,7 +145,7 @@ def test_paper_is_narrower(browser, written):
     tab.wait_for_function(f"{widths}.every((width) => width > 330)")
 
 
-def test_the_roof_is_the_lower_of_two_limits():
+def test_roofline_is_the_minimum_of_both_limits():
     results = fake_results(presets=("mlp-mnist", "cnn-mnist"))
     for run in results["runs"]:
         run["step_bytes"] = {"mlp-mnist": 128 * 2.2e6 / 3, "cnn-mnist": 128 * 2.2e6 / 30}[run["preset"]]
@@ -163,7 +163,7 @@ def test_the_roof_is_the_lower_of_two_limits():
 
 
 @needs_chromium
-def test_it_can_be_read_without_seeing_it(browser, written):
+def test_page_is_accessible_to_screen_readers(browser, written):
     tab = opened(browser, written)
     levels = tab.evaluate("[...document.querySelectorAll('h1,h2,h3,h4')].map((heading) => Number(heading.tagName[1]))")
     assert levels[0] == 1
@@ -185,7 +185,7 @@ def test_it_can_be_read_without_seeing_it(browser, written):
 
 
 @needs_chromium
-def test_whatever_happened_is_drawn(browser, tmp_path):
+def test_page_is_drawn_for_every_ending(browser, tmp_path):
     half = fake_results()
     for run in half["runs"][1:]:
         stop_run(run, "not started", step=0)
@@ -204,7 +204,7 @@ def test_whatever_happened_is_drawn(browser, tmp_path):
 # --- without one ------------------------------------------------------------------------------------------------------
 
 
-def test_it_is_small_and_soon_written(tmp_path):
+def test_page_is_small_and_fast_to_build(tmp_path):
     results = fake_results(seeds=(0, 1), steps=4290)
     assert len(results["runs"]) == 12
     start = time.process_time()
@@ -214,7 +214,7 @@ def test_it_is_small_and_soon_written(tmp_path):
     assert not re.search(r"(src|href)=\"?(https?:)?//", html.partition("plotly.js (basic")[0])
 
 
-def test_it_says_what_report_md_says():
+def test_page_agrees_with_report_md():
     results = fake_results(seeds=(0, 1))
     html = page([("run", results)])
     assert headline(results) in html
@@ -225,7 +225,7 @@ def test_it_says_what_report_md_says():
         assert words in html
 
 
-def test_what_results_hold_is_text_not_markup():
+def test_markup_in_results_stays_text():
     results = fake_results()
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
     results["command"] = results["environment"]["cpu"] = evil
@@ -261,7 +261,7 @@ def test_without_error_analysis_and_leaves_these_sections_are_left_out():
     assert "Leaf by leaf" not in html
 
 
-def test_several_are_set_side_by_side(tmp_path, capsys, monkeypatch):
+def test_several_comparisons_are_shown_side_by_side(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("compare.report.figure.figure", lambda results: b"")  # takes seconds
     for name, factor in (("old", 1.0), ("new", 2.0)):
         results = fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2))

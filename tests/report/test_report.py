@@ -48,7 +48,7 @@ def picture(results: dict[str, Any]) -> Image.Image:
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def test_a_row_holds_what_was_measured():
+def test_table_row_holds_the_measured_values():
     results = fake_results()
     results["runs"][1] |= {"test_accuracy": 0.9831, "test_loss": 0.05678, "images_per_second": 36_000.4}
     assert cells(results, "mlp-mnist", "jax") == {
@@ -66,7 +66,7 @@ def test_a_row_holds_what_was_measured():
     assert cells(results, "mlp-mnist", "numpy")["drift from NumPy"] == "-"
 
 
-def test_several_seeds_are_mean_and_deviation():
+def test_several_seeds_show_mean_and_standard_deviation():
     results = fake_results(seeds=(0, 1, 2))
     for run, accuracy in zip(groups(results)["cnn-mnist"]["torch"], (0.991, 0.992, 0.993), strict=True):
         run["test_accuracy"] = accuracy
@@ -112,7 +112,7 @@ def test_if_the_only_pair_disagrees_neither_has_a_speed():
         assert "parity check failed" in (parity_problem(results["parity"], run[0]) or "")
 
 
-def test_no_speed_without_an_accuracy():
+def test_no_speed_is_shown_without_an_accuracy():
     results = fake_results()
     stop_run(results["runs"][2], "interrupted", step=300)
     results["runs"][2]["images_per_second"] = 40_000.0
@@ -121,7 +121,7 @@ def test_no_speed_without_an_accuracy():
     assert found["images/s"] == "no test accuracy"
 
 
-def test_half_a_training_is_no_figure():
+def test_unfinished_run_shows_no_figures():
     results = fake_results(seeds=(0, 1))
     half = groups(results)["mlp-mnist"]["torch"][1]
     half |= {"status": "interrupted", "test_accuracy": 0.5}  # evaluated, and then stopped
@@ -129,7 +129,7 @@ def test_half_a_training_is_no_figure():
     assert "no significant difference in test accuracy" in headline(results)
 
 
-def test_a_difference_that_is_not_finite_is_said():
+def test_non_finite_difference_is_reported():
     results = fake_results(tracks=("numpy", "jax"))
     fail_parity(results, "mlp-mnist", "jax")
     results["parity"][0]["checks"][1]["max_rel"] = None
@@ -137,7 +137,7 @@ def test_a_difference_that_is_not_finite_is_said():
 
 
 @pytest.mark.parametrize("width", [80, 120])
-def test_the_table_fits(width: int):
+def test_table_fits_the_width(width: int):
     results = fake_results(seeds=(0, 1))
     fail_parity(results, "mlp-mnist", "jax")
     text = shown(results, width)
@@ -211,7 +211,7 @@ def test_unfinished_runs_are_listed():
     assert "not shown; the table gives the reason" in section(text, "Summary")
 
 
-def test_the_cold_time_to_an_accuracy():
+def test_cold_time_to_an_accuracy():
     history = [{"val_accuracy": accuracy, "seconds": 10.0 * n} for n, accuracy in enumerate((0.90, 0.975, 0.98), 1)]
     seconds = {"import": 1.0, "data": None, "compile": 2.0}
     run = {"history": history, "seconds": seconds, "test_accuracy": 0.98, "status": "finished"}
@@ -221,7 +221,7 @@ def test_the_cold_time_to_an_accuracy():
     assert target_accuracy({"jax": [run | {"test_accuracy": None}]}) is None
 
 
-def test_spread():
+def test_spread_of_accuracies():
     assert spread([]) == "-"
     assert spread([1.234], ".1f", unit="%") == "1.2 %"
     assert spread([1.0, 2.0, 3.0]) == "2.00 ± 1.00"
@@ -258,7 +258,7 @@ def awkward() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", awkward())
-def test_every_ending_has_a_report(name: str, tmp_path: Path):
+def test_report_is_written_for_every_ending(name: str, tmp_path: Path):
     results = awkward()[name]
     (tmp_path / "results.json").write_text(json.dumps(results))
     results = report.read(tmp_path)
@@ -278,7 +278,7 @@ def size_of(results: dict[str, Any]) -> tuple[int, int]:
     return round(WIDTH * DPI), int((HEAD + ROW * max(1, len(groups(results)))) * DPI)
 
 
-def test_the_picture_has_a_row_per_preset_and_every_color():
+def test_figure_has_a_row_per_preset_and_every_colour():
     results = fake_results(seeds=(0, 1))
     image = picture(results)
     assert image.size == size_of(results)
@@ -293,7 +293,7 @@ def test_smoothing_keeps_a_constant_and_starts_at_the_first_value():
     np.testing.assert_array_equal(smooth(np.arange(4.0), 1), np.arange(4.0))
 
 
-def test_the_gap_of_losses_ends_with_the_shorter_run():
+def test_loss_difference_ends_with_the_shorter_run():
     a = {"step_loss": [1.0, 2.0, 3.0], "precision": "float32"}
     b = {"step_loss": [1.0, 2.5], "precision": "float32"}
     np.testing.assert_allclose(loss_gap(a, b), [2.0**-23, 0.5])
@@ -302,7 +302,7 @@ def test_the_gap_of_losses_ends_with_the_shorter_run():
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_write_leaves_three_whole_files(tmp_path: Path):
+def test_write_creates_three_whole_files(tmp_path: Path):
     results = fake_results(presets=("mlp-mnist",))
     paths = write.write(results, tmp_path / "new")
     assert sorted(path.name for path in paths) == sorted(path.name for path in (tmp_path / "new").iterdir())
@@ -312,13 +312,13 @@ def test_write_leaves_three_whole_files(tmp_path: Path):
         assert image.size == size_of(results)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
+def test_unwritable_folder_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/.* cannot be written"):
         write.write(fake_results(presets=()), tmp_path / "file" / "out")
 
 
-def test_the_command_writes_the_report_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_command_rewrites_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "results.json").write_text(json.dumps(fake_results(presets=("mlp-mnist",))))
     assert report.main([str(tmp_path)]) == 0
     output = capsys.readouterr().out
@@ -338,14 +338,14 @@ def test_the_command_writes_the_report_again(tmp_path: Path, capsys: pytest.Capt
         (b"\xff\xfe", "cannot be read"),
     ],
 )
-def test_a_file_that_is_not_results_is_refused(tmp_path: Path, content: str | bytes, message: str):
+def test_file_that_is_not_results_is_refused(tmp_path: Path, content: str | bytes, message: str):
     path = tmp_path / "results.json"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
         report.read(path)
 
 
-def test_importing_them_loads_nothing_heavy():
+def test_importing_the_report_loads_no_framework():
     program = (
         "import sys, compare.report, compare.tracking, compare.progress\n"
         "print(*{'jax', 'flax', 'orbax', 'torch', 'mlflow', 'matplotlib'} & set(sys.modules))"

@@ -52,7 +52,7 @@ def run(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "run"))
 
 
-def test_what_is_saved_comes_back(whole):
+def test_saved_checkpoint_is_restored_exactly(whole):
     found = store.read(whole)
     saved = snapshot_of(20)
     assert (found.path, found.step, found.progress) == (whole / "20", 20, {"step_loss": [0.1] * 20})
@@ -68,7 +68,7 @@ def test_what_is_saved_comes_back(whole):
     )
 
 
-def test_orbax_itself_reads_the_same(whole):
+def test_plain_orbax_reads_the_same_arrays(whole):
     import orbax.checkpoint as ocp
 
     with ocp.CheckpointManager(whole) as manager:
@@ -83,7 +83,7 @@ def test_orbax_itself_reads_the_same(whole):
         np.testing.assert_array_equal(ours[path], theirs[path], strict=True)
 
 
-def test_the_last_and_the_best_are_kept(tmp_path):
+def test_last_and_best_checkpoints_are_kept(tmp_path):
     write(tmp_path, {10: 0.5, 20: 0.9, 30: 0.8, 40: 0.9, 50: None, 60: 0.7}, keep=2)
     assert [path.name for path in store.steps(tmp_path)] == ["20", "50", "60"]  # the first of equals
     write(tmp_path, {70: 0.8, 80: 0.95, 90: None, 100: None}, keep=2)  # another process goes on
@@ -105,7 +105,7 @@ def same_as(found: store.Checkpoint, original: store.Checkpoint) -> bool:
     return equal and found.meta == original.meta and found.progress == original.progress
 
 
-def test_no_flipped_bit_goes_unnoticed(run):
+def test_every_flipped_bit_is_detected(run):
     """In any file, at any place: the checkpoint is refused, or what it returns is what was saved."""
     generator, original, refused = random.Random(0), store.read(run), 0
     for name in files(run / "20"):
@@ -124,7 +124,7 @@ def test_no_flipped_bit_goes_unnoticed(run):
     assert refused > 15
 
 
-def test_an_emptied_file_is_named(run):
+def test_emptied_file_is_named(run):
     for name in files(run / "20"):
         content = (run / "20" / name).read_bytes()
         (run / "20" / name).write_bytes(b"")
@@ -167,7 +167,7 @@ def test_only_the_newest_good_checkpoint_is_read(run, monkeypatch):
     assert read == ["40", "30"]
 
 
-def test_truncated_arrays_are_refused_and_the_newest_good_checkpoint_offered(run):
+def test_truncated_arrays_are_refused_and_the_newest_good_checkpoint_is_offered(run):
     large = max(files(run / "20"), key=lambda name: (run / "20" / name).stat().st_size)
     for name in ("meta/metadata", "progress/metadata", "snapshot/_METADATA", "snapshot/manifest.ocdbt"):
         broken = shutil.copytree(run / "20", run / "30")
@@ -181,7 +181,7 @@ def test_truncated_arrays_are_refused_and_the_newest_good_checkpoint_offered(run
     assert store.read(run, 10).step == 10
 
 
-def test_what_is_deleted_is_removed_only_when_nobody_is_at_it(tmp_path, monkeypatch):
+def test_checkpoints_are_deleted_only_while_none_is_saved(tmp_path, monkeypatch):
     busy = []
     with Writer(tmp_path) as writer:
         monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: busy.append(writer._manager.is_saving_in_progress()))
@@ -192,27 +192,27 @@ def test_what_is_deleted_is_removed_only_when_nobody_is_at_it(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("part", ["snapshot", "meta", "progress"])
-def test_a_missing_part_is_named(run, part):
+def test_missing_part_is_named(run, part):
     shutil.rmtree(run / "20" / part)
     with pytest.raises(CheckpointError, match=f"20 is damaged: .*{part}.*good checkpoint beside it is .*/10$"):
         store.read(run)
 
 
-def test_a_changed_word_is_noticed(run):
+def test_changed_metadata_is_detected(run):
     path = run / "20" / "meta" / "metadata"
     path.write_text(path.read_text().replace('"seed": 3', '"seed": 4'))
     with pytest.raises(CheckpointError, match=r"not what was saved \(SHA-256 differs\): meta or progress"):
         store.read(run)
 
 
-def test_another_version_is_named(run):
+def test_other_format_version_is_named(run):
     path = run / "20" / "meta" / "metadata"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
     with pytest.raises(CheckpointError, match="has format 2 and this version reads 1: update this project"):
         store.read(run)
 
 
-def test_nan_is_neither_saved_nor_read(run, monkeypatch):
+def test_nan_is_neither_saved_nor_restored(run, monkeypatch):
     snapshot = snapshot_of(30)
     snapshot["opt"]["mu"]["kernel"][1, 2] = np.nan
     with pytest.raises(CheckpointError, match=r"30 is not saved: .* not finite in opt/mu/kernel; try a lower"):
@@ -278,7 +278,7 @@ except store.CheckpointError as error:
 """
 
 
-def test_a_full_disk_is_named_and_leaves_the_others_whole(tmp_path):
+def test_full_disk_is_named_and_leaves_other_checkpoints_whole(tmp_path):
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
     try:
         subprocess.run(mount, check=True, capture_output=True)
@@ -301,7 +301,7 @@ def test_a_full_disk_is_named_and_leaves_the_others_whole(tmp_path):
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def test_ls_show_verify(run, capsys):
+def test_ls_show_and_verify_commands(run, capsys):
     assert checkpoint.main(["ls", str(run.parent)]) == 0
     assert capsys.readouterr().out.splitlines()[1] == (
         f"{run / '20'}  mlp on mnist, numpy, seed 3, step 20, validation accuracy 70.00%"

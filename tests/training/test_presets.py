@@ -47,7 +47,7 @@ def few(dataset: str) -> Data:
 
 @pytest.mark.parametrize("track", TRACKS)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_two_steps(preset, track, tmp_path, monkeypatch, request):
+def test_preset_trains_two_steps(preset, track, tmp_path, monkeypatch, request):
     config = PRESETS[preset]
     if config.dataset != "mnist":
         monkeypatch.setenv("NN_DATA_DIR", str(request.getfixturevalue("shared_data")))
@@ -65,7 +65,7 @@ def test_two_steps(preset, track, tmp_path, monkeypatch, request):
 
 
 @pytest.mark.parametrize("track", TRACKS)
-def test_the_example_in_the_readme(track, capsys):
+def test_readme_example_runs(track, capsys):
     examples = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
     (example,) = (each for each in examples if "train_steps" in each)
     exec(example.replace("from numpy_nn import train", f"from {track}_nn import train"), {})

@@ -17,7 +17,7 @@ def console(*, terminal: bool, width: int = 120) -> tuple[Console, io.StringIO]:
     return Console(file=file, force_terminal=terminal, force_interactive=terminal, width=width), file
 
 
-def test_without_a_terminal_there_is_one_plain_line_per_evaluation():
+def test_without_a_terminal_each_evaluation_prints_one_plain_line():
     screen, file = console(terminal=False)
     with Progress(screen) as progress:
         progress.begin("mlp [x] jax seed 0", 1000)
@@ -34,7 +34,7 @@ def test_without_a_terminal_there_is_one_plain_line_per_evaluation():
 
 
 @pytest.mark.parametrize("width", [60, 80, 140])
-def test_in_a_terminal_a_bar_becomes_a_line_that_stays(width: int):
+def test_terminal_bar_ends_as_a_permanent_line(width: int):
     screen, file = console(terminal=True, width=width)
     with Progress(screen) as progress:
         progress.begin("cnn torch", 10, step=4)
@@ -51,7 +51,7 @@ def test_in_a_terminal_a_bar_becomes_a_line_that_stays(width: int):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_the_cursor_comes_back_after_an_exception(error: type[BaseException]):
+def test_cursor_is_restored_after_an_exception(error: type[BaseException]):
     screen, file = console(terminal=True)
 
     def train() -> None:
@@ -65,7 +65,7 @@ def test_the_cursor_comes_back_after_an_exception(error: type[BaseException]):
     assert shown.rindex(SHOW_CURSOR) > shown.rindex(HIDE_CURSOR)
 
 
-def test_a_run_that_resumes_counts_only_its_own_steps():
+def test_resumed_run_counts_only_its_own_steps():
     screen, file = console(terminal=False)
     with Progress(screen) as progress:
         progress.begin("mlp jax", 100, step=90)

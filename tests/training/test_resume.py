@@ -82,7 +82,7 @@ def assert_same(resumed: Checkpoint, whole: Checkpoint) -> None:
 
 
 @pytest.mark.parametrize("track", TRACKS)
-def test_resumed_is_uninterrupted_bit_for_bit(track, data, tmp_path):
+def test_resumed_run_equals_the_uninterrupted_one_bit_for_bit(track, data, tmp_path):
     whole = train(tmp_path / "whole", track)[-1]
     assert whole["status"] == "finished", whole["message"]
     stopped = train(tmp_path / "run", track, stop_after=36)[-1]
@@ -103,7 +103,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(track, data, tmp_path):
         np.testing.assert_array_equal(leaf, leaves(snapshots[1])[path])
 
 
-def test_a_run_goes_from_track_to_track_on_one_curve(data, tmp_path):
+def test_run_resumes_across_tracks_on_one_curve(data, tmp_path):
     with jax.enable_x64(True):
         train(tmp_path / "whole", "numpy", precision="float64")
         source = None
@@ -144,7 +144,7 @@ def test_resuming_with_another_schedule_says_how_the_learning_rate_jumps(changes
     assert [bool(re.search(jump, text)) for text in texts] == ([True] if jump else [])
 
 
-def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch):
+def test_mismatched_checkpoint_is_refused(data, tmp_path, monkeypatch):
     train(tmp_path / "run", "numpy", stop_after=24)
     source = tmp_path / "run"
 
@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused(data, tmp_path, monkeypatch):
     assert "holds a network and no training to resume" in message()
 
 
-def test_a_damaged_newest_checkpoint_costs_time_only(data, tmp_path):
+def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(data, tmp_path):
     train(tmp_path / "whole", "numpy")
     train(tmp_path / "run", "numpy", stop_after=36)
     (tmp_path / "run" / "36" / "meta" / "metadata").write_text("{")
@@ -177,7 +177,7 @@ def test_a_damaged_newest_checkpoint_costs_time_only(data, tmp_path):
 
 @pytest.mark.parametrize("done", [0, 1, 24, 50, 59])
 @pytest.mark.parametrize("length", [{"steps": 60}, {"epochs": 6.0, "steps": None}])
-def test_the_rest_of_a_plan_is_cut_into_whole_chunks(done, length):
+def test_remaining_steps_are_cut_into_whole_chunks(done, length):
     config = dataclasses.replace(CONFIG, **length)
     whole, rest = step_plan(config, 200), step_plan(config, 200, first=done)
     assert (rest.steps - done) % rest.chunk == 0
@@ -187,7 +187,7 @@ def test_the_rest_of_a_plan_is_cut_into_whole_chunks(done, length):
 
 
 @pytest.mark.parametrize("text", ["0", "s", "-1s", "1.5", "soon", "infs", "nans"])
-def test_an_interval_is_steps_or_seconds(text):
+def test_invalid_save_interval_is_refused(text):
     assert Interval.parse("60s").passed(steps=0, seconds=60)
     assert not Interval.parse("500").passed(steps=499, seconds=1e9)
     assert str(Interval.parse(str(Interval.parse("2000000")))) == "2000000"
@@ -236,12 +236,12 @@ def killed_and_whole(track: str, folder: Path, *, kills: int, seed: int, **chang
     return found
 
 
-def test_a_killed_worker_goes_on_bit_for_bit(tmp_path):
+def test_killed_worker_resumes_bit_for_bit(tmp_path):
     mlp = {"model_args": {"hidden": (16,)}, "steps": 640, "batch_size": 8, "eval_batch_size": 500}
     killed_and_whole("numpy", tmp_path, kills=2, seed=0, **mlp)
 
 
-def test_a_full_disk_stops_with_a_clear_error(tmp_path):
+def test_full_disk_stops_with_a_clear_error(tmp_path):
     """No file may be longer than a kilobyte, for a while."""
     mlp = {"model_args": {"hidden": (16,)}, "augment": (), "steps": 320, "batch_size": 8, "eval_batch_size": 500}
     job = Job(dataclasses.replace(CONFIG, **mlp), "numpy", 1, tmp_path / "run", save_every=OFTEN)
@@ -264,7 +264,7 @@ def test_a_full_disk_stops_with_a_clear_error(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("track", TRACKS)
-def test_many_kills_cost_time_only(track, tmp_path):
+def test_repeated_kills_do_not_change_the_result(track, tmp_path):
     cnn = {"model": "cnn", "model_args": {"channels": (4, 8), "hidden": 16}, "steps": 64 * 50, "batch_size": 8}
     found = killed_and_whole(track, tmp_path, kills=10, seed=1, **cnn)
     print(f"{track}: killed after {[step for step, _ in found]}, in a save {sum(inside for _, inside in found)} times")
@@ -274,7 +274,7 @@ def test_many_kills_cost_time_only(track, tmp_path):
 # --- comparisons ------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_killed_comparison_left_is_taken_up(tmp_path):
+def test_killed_comparison_is_resumed(tmp_path):
     folder = tmp_path / "new"
     results = plan.plan(folder, [CONFIG], ["numpy", "jax", "torch"], command=["compare"], save_every="5s")
     results["runs"][0] |= {"status": "finished", "test_accuracy": 0.9}
@@ -312,7 +312,7 @@ def test_an_interrupted_comparison_of_schema_1_is_resumed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_comparison_that_is_killed_as_a_whole_ends_as_if_nothing_had_been(tmp_path):
+def test_comparison_killed_with_all_workers_resumes_to_the_same_result(tmp_path):
     command = [sys.executable, "compare/run_all.py"]
     length = ["mlp-mnist", "--tracks", "numpy", "torch", "--steps", "640", "--save-every", "1", "--no-mlflow"]
     begun = [*command, *length, "--skip-parity", "--out", str(tmp_path / "run")]

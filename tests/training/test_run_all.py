@@ -125,7 +125,7 @@ def test_the_tracks_pass_the_parity_check_and_stay_together(compared):
     assert min(accuracies) > 0.5
 
 
-def test_what_was_written_is_named_and_there(compared):
+def test_written_files_are_named_and_exist(compared):
     _, printed, out, _ = compared
     for name in ("results.json", "report.html", "report.md", "curves.png"):
         assert str(out / name) in printed
@@ -149,7 +149,7 @@ def test_checkpoints_hold_the_trained_network(compared):
     assert right / 10_000 == pytest.approx(entry["test_accuracy"], abs=2e-4)
 
 
-def test_mlflow_has_a_run_each_under_one_parent(compared):
+def test_mlflow_has_one_parent_with_a_child_per_run(compared):
     from mlflow import MlflowClient
 
     results, _, _, store = compared
@@ -167,7 +167,7 @@ def test_mlflow_has_a_run_each_under_one_parent(compared):
         assert child.data.tags["version.jax"] == results["environment"]["versions"]["jax"]
 
 
-def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared, run_here):
+def test_existing_comparison_is_not_overwritten(compared, run_here):
     *_, out, _ = compared
     before = (out / "results.json").read_bytes()
     code, printed = run_here("mlp-mnist", "--steps", 1, "--out", out)
@@ -213,7 +213,7 @@ def test_a_folder_that_holds_a_comparison_is_not_overwritten(compared, run_here)
         (["mlp-mnist", "cnn-mnist", "--resume-from", "nowhere"], "starts one training: name one preset"),
     ],
 )
-def test_wrong_questions_are_answered_at_once(arguments, message, capsys, monkeypatch):
+def test_invalid_arguments_are_refused_at_once(arguments, message, capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
     try:
         code = run_all.main(arguments)
@@ -223,7 +223,7 @@ def test_wrong_questions_are_answered_at_once(arguments, message, capsys, monkey
     assert message in capsys.readouterr().err
 
 
-def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path, run_here):
+def test_diverged_run_does_not_stop_the_others(tmp_path, run_here):
     out = tmp_path / "out"
     code, printed = run_here(
         *("mlp-mnist", "--tracks", "numpy", "torch", "--steps", 10, "--lr", 1e8, "--skip-parity", "--out", out),
@@ -240,7 +240,7 @@ def test_one_run_that_blows_up_does_not_stop_the_others(tmp_path, run_here):
     assert (out / "report.md").exists()
 
 
-def test_a_last_update_that_ruins_the_network_is_no_success(tmp_path, run_here):
+def test_non_finite_weights_after_the_last_update_fail_the_run(tmp_path, run_here):
     flags = ("--tracks", "numpy", "--steps", 1, "--lr", 1e38, "--skip-parity", "--no-mlflow", "--out", tmp_path / "out")
     code, printed = run_here("mlp-mnist", *flags)
     assert code == 1, printed
@@ -248,7 +248,7 @@ def test_a_last_update_that_ruins_the_network_is_no_success(tmp_path, run_here):
     assert re.match(r"mlp-mnist numpy: the loss became (nan|inf) at step 1; try a lower", entry["message"])
 
 
-def test_a_batch_larger_than_the_data(tmp_path, run_here):
+def test_batch_larger_than_the_dataset_is_refused(tmp_path, run_here):
     flags = ("--tracks", "numpy", "--skip-parity", "--no-mlflow", "--out", tmp_path / "out")
     code, printed = run_here("mlp-mnist", "--batch-size", 60_000, *flags)
     assert code == 1
@@ -282,7 +282,7 @@ def test_an_interrupted_comparison_loses_nothing(number, status, compared, tmp_p
     assert {each.info.status for each in mlflow_runs(client) if each.info.run_id not in before} == {"KILLED"}
 
 
-def test_a_worker_that_is_killed_is_mourned_the_rest_goes_on_and_resuming_mends_it(tmp_path, run_here):
+def test_killed_worker_is_reported_and_resume_completes(tmp_path, run_here):
     out = tmp_path / "out"
 
     def kill() -> None:

@@ -70,7 +70,7 @@ def children(mlflow: Any, parent: str) -> list[Any]:
     return mlflow.search_runs([experiment], f"tags.mlflow.parentRunId = '{parent}'", order_by=["start_time"])
 
 
-def test_a_comparison_is_a_parent_with_a_child_per_run(store: Path):
+def test_comparison_is_a_parent_with_a_child_per_run(store: Path):
     artifact = store / "curves.png"
     artifact.write_bytes(b"PNG")
     tags = environment_tags(fake_results()["environment"])
@@ -113,7 +113,7 @@ def test_metrics_wait_for_flush_and_go_in_batches_mlflow_accepts(store: Path):
 
 
 @pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt, "KILLED"), (RuntimeError, "FAILED")])
-def test_no_run_is_left_open(store: Path, error: type[BaseException], status: str):
+def test_every_run_is_ended_after_an_error(store: Path, error: type[BaseException], status: str):
     runs = []
 
     def compare() -> None:
@@ -132,7 +132,7 @@ def test_no_run_is_left_open(store: Path, error: type[BaseException], status: st
     assert client(store).get_run(cut).data.metrics == {"loss": 2.0}
 
 
-def test_an_experiment_deleted_on_the_page_comes_back(store: Path):
+def test_deleted_experiment_is_restored(store: Path):
     with tracker(store) as mlflow:
         mlflow.start("compare", "first")
     stored = client(store)
@@ -141,7 +141,7 @@ def test_an_experiment_deleted_on_the_page_comes_back(store: Path):
         assert mlflow.start("compare", "second")
 
 
-def test_a_dead_server_costs_one_warning_and_little_time(dead_server: str, store: Path):
+def test_unreachable_server_costs_one_warning_and_little_time(dead_server: str, store: Path):
     warnings: list[str] = []
     began = time.perf_counter()
     with tracker(store, warnings) as mlflow:
@@ -158,7 +158,7 @@ def test_a_dead_server_costs_one_warning_and_little_time(dead_server: str, store
     assert "secret" not in warning
 
 
-def test_a_store_that_fails_midway_costs_one_warning(store: Path, monkeypatch: pytest.MonkeyPatch):
+def test_store_that_fails_midway_costs_one_warning(store: Path, monkeypatch: pytest.MonkeyPatch):
     warnings: list[str] = []
 
     def full(*args: Any, **kwargs: Any) -> None:
@@ -176,7 +176,7 @@ def test_a_store_that_fails_midway_costs_one_warning(store: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("content", [b"not a database", None])
-def test_a_broken_database_costs_one_warning_and_little_time(tmp_path: Path, content: bytes | None):
+def test_broken_database_costs_one_warning_and_little_time(tmp_path: Path, content: bytes | None):
     warnings: list[str] = []
     if content is None:
         (tmp_path / "mlflow.db").mkdir()
@@ -189,7 +189,7 @@ def test_a_broken_database_costs_one_warning_and_little_time(tmp_path: Path, con
     assert time.perf_counter() - began < 20  # ... and a hundred seconds
 
 
-def test_log_sends_what_is_on_disk(results_dir: Path, store: Path):
+def test_log_command_sends_results_from_disk(results_dir: Path, store: Path):
     parent = log(results_dir, store=store)
     stored = client(store)
     found = children(stored, parent)
@@ -203,7 +203,7 @@ def test_log_sends_what_is_on_disk(results_dir: Path, store: Path):
     assert len(stored.get_metric_history(found[0].info.run_id, "val_accuracy")) == 11  # ten evaluations and the end
 
 
-def test_log_keeps_how_each_run_ended(results_dir: Path, store: Path):
+def test_log_command_keeps_the_status_of_each_run(results_dir: Path, store: Path):
     results = fake_results(presets=("mlp-mnist",), steps=100)
     stop_run(results["runs"][0], "failed", step=40, message="the loss is NaN")
     stop_run(results["runs"][1], "interrupted", step=20)
@@ -216,7 +216,7 @@ def test_log_keeps_how_each_run_ended(results_dir: Path, store: Path):
     assert client(store).get_run(parent).info.status == "KILLED"
 
 
-def test_log_says_what_is_wrong(results_dir: Path, dead_server: str, capsys: pytest.CaptureFixture[str]):
+def test_log_command_names_the_error(results_dir: Path, dead_server: str, capsys: pytest.CaptureFixture[str]):
     assert main(["log", str(results_dir)]) == 2
     message = capsys.readouterr().err
     assert "was not logged" in message
@@ -226,7 +226,7 @@ def test_log_says_what_is_wrong(results_dir: Path, dead_server: str, capsys: pyt
     assert "nowhere cannot be read" in capsys.readouterr().err
 
 
-def test_chunk_losses_are_means_and_a_lost_one_is_left_out():
+def test_chunk_losses_are_means_without_missing_values():
     run = {"step_loss": [1.0, 3.0, 2.0, None, 5.0], "chunk": 2, "history": [{"step": 5, "val_accuracy": 0.5}]}
     assert trajectory(run) == [
         (2, {"chunk_loss": 2.0}),
@@ -237,7 +237,7 @@ def test_chunk_losses_are_means_and_a_lost_one_is_left_out():
     assert final_metrics({**not_measured()})["test_accuracy"] is None
 
 
-def test_tracking_that_is_not_wanted_touches_nothing(tmp_path: Path):
+def test_no_mlflow_creates_no_files(tmp_path: Path):
     with Tracker(results_dir=tmp_path / "x", warn=pytest.fail, store=tmp_path, enabled=False) as mlflow:
         mlflow.start("compare", "main")
         mlflow.log_steps(mlflow.child("mlp-mnist", "jax", 0), [(1, {"loss": 1.0})])

@@ -28,7 +28,7 @@ CONFIG = Config(preset="test", model="mlp", dataset="mnist")
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 10, 101, 431, 4290])
-def test_steps_are_kept_exactly(steps):
+def test_step_count_is_kept_exactly(steps):
     made = plan(dataclasses.replace(CONFIG, steps=steps), 55_000)
     assert made.steps == steps
     assert steps % made.chunk == 0
@@ -37,7 +37,7 @@ def test_steps_are_kept_exactly(steps):
 
 @pytest.mark.parametrize("epochs", [0.5, 1, 3, 10])
 @pytest.mark.parametrize("batch_size", [1, 64, 127, 128, 55_000])
-def test_epochs_lose_less_than_half_a_chunk(epochs, batch_size):
+def test_epochs_round_by_less_than_half_a_chunk(epochs, batch_size):
     made = plan(dataclasses.replace(CONFIG, epochs=epochs, batch_size=batch_size), 55_000)
     wanted = max(round(epochs * (55_000 // batch_size)), 1)
     assert 0 <= wanted - made.steps <= made.chunk / 2
@@ -46,7 +46,7 @@ def test_epochs_lose_less_than_half_a_chunk(epochs, batch_size):
     assert len(made.evaluations) <= max(1, epochs + 1)
 
 
-def test_the_first_lap_warms_up():
+def test_first_lap_is_warm_up():
     watch = Stopwatch()
     for seconds in (0.05, 0.01, 0.01):
         with watch.lap():
@@ -55,7 +55,7 @@ def test_the_first_lap_warms_up():
     assert watch.work == pytest.approx(0.03, abs=0.01)
 
 
-def test_the_clocks_add_up():
+def test_clocks_add_up_to_the_total():
     timings = Timings(seconds={"import": 1.0, "data": 2.0, "set-up": 3.0})
     timings.chunks.laps = [1.4, 0.4, 0.4, 0.6]
     timings.evaluations.laps = [0.2, 0.1]
@@ -68,7 +68,7 @@ def test_the_clocks_add_up():
     assert figures["images_per_second"] == pytest.approx(100.0)
 
 
-def test_operations_are_those_on_paper():
+def test_flops_match_a_hand_count():
     mlp = 2 * (784 * 512 + 512 * 512 + 512 * 10)
     assert training_flops(CONFIG) == 3 * mlp - 2 * 784 * 512  # the first layer has no input gradient
     conv1, conv2 = 2 * 24 * 24 * 25 * 16, 2 * 8 * 8 * 25 * 16 * 32
@@ -81,7 +81,7 @@ def test_operations_are_those_on_paper():
     )
 
 
-def test_bytes_are_those_on_paper():
+def test_bytes_match_a_hand_count():
     weights = 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
     kept = CONFIG.batch_size * (784 + 512 + 512)  # the images and both hidden layers
     plain = dataclasses.replace(CONFIG, optimizer="sgd")
@@ -91,7 +91,7 @@ def test_bytes_are_those_on_paper():
         assert more == 2 * moments * 4 * weights
 
 
-def test_unknown_presets_are_answered_with_the_known_ones():
+def test_unknown_presets_are_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"unknown preset 'mlp-minst'. Did you mean mlp-mnist\? Known: mlp-mnist"):
         presets.get("mlp-minst")
 
@@ -149,7 +149,7 @@ emit({"event": "end", "loss": [float("nan"), -float("inf"), job["loss"]]})
 """
 
 
-def test_a_worker_tells_of_events_and_of_nothing_else():
+def test_worker_output_holds_events_only():
     asked = [sys.executable, "-c", WORKER]
     done = subprocess.run(asked, input='{"loss": 0.5}', capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {"event": "end", "loss": [None, None, 0.5]}
