@@ -12,16 +12,19 @@ RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help compare test notebooks docs lint format ui play lock clean
+.PHONY: help compare test test-long notebooks docs lint format ui play lock clean
 
 help: ## what can be made (this list)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' Makefile
 
 compare: $(READY) ## train the presets in NumPy, JAX and PyTorch and report   ARGS="mlp-mnist --epochs 1"
 	@$(RUN) compare.run_all $(ARGS)
 
-test: $(READY) ## run the tests on two cores   ARGS="-k conv"   the others: ARGS="-m long", ARGS="-m slow"
+test: $(READY) ## run the tests on two cores   ARGS="-k conv"   ARGS="-m slow"   ARGS="-n 0 -m perf"
 	@$(RUN) pytest -n 2 --dist worksteal $(ARGS)
+
+test-long: $(READY) ## run the tests of several processes or devices, the browser and published networks
+	@$(RUN) pytest -n 2 --dist worksteal -m "long and not (slow or perf)" $(ARGS)
 
 notebooks: $(READY) ## run every cell and every solution of notebooks/   ARGS="-k 04"
 	@$(RUN) pytest tests/project/test_notebooks.py -m slow -n 2 $(ARGS)

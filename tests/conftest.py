@@ -12,6 +12,7 @@ import ast
 import gc
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,40 +50,30 @@ from support.paths import SHARED_DATA
 jaxtyping.install_import_hook(["numpy_nn", "jax_nn", "torch_nn"], "beartype.beartype")
 
 
-def parse_undisturbed(*source: Any, parse: Any = ast.parse, **options: Any) -> ast.AST:
-    """``ast.parse`` without a garbage collection in it.
+# Delete this when Python 3.11.7 and 3.12.1 no longer matter: https://github.com/python/cpython/issues/106905.
+# Until then all calls of ast.parse share one depth counter. A collection in the middle of one can finalise an object
+# whose __del__ fails, and printing its traceback parses the failing line: the outer call then raises SystemError.
+if sys.version_info < (3, 12, 2):
 
-    CPython 3.11 counts the depth of all trees in one place, and raises SystemError where a collection in the middle
-    finalises something that fails: to put carets under its line, ``traceback`` parses that. pytest died of it.
-    """
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        return parse(*source, **options)
-    finally:
-        if collecting:
-            gc.enable()
+    def parse_without_collection(*source: Any, parse: Any = ast.parse, **options: Any) -> ast.AST:
+        """``ast.parse`` with the garbage collector off."""
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            return parse(*source, **options)
+        finally:
+            if collecting:
+                gc.enable()
 
-
-ast.parse = parse_undisturbed
+    ast.parse = parse_without_collection
 
 # Behind `&` a shell has its children ignore Ctrl-C, and they theirs: programs that tests interrupt would go on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# What starts several processes, devices or a browser, or trains others' networks: a third of the time.
-LONG = {
-    *("test_bugs", "test_devices", "test_export", "test_launch", "test_loaders", "test_page", "test_parallel"),
-    *("test_play", "test_presets", "test_search", "test_torchvision", "test_transfer"),
-}
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the command line's tests, which share a comparison of half a minute, in front; mark what is long."""
+    """Start the command line's tests first: they share a comparison that takes half a minute."""
     items.sort(key=lambda item: item.path.stem != "test_run_all")
-    for item in items:
-        if item.path.stem in LONG and not item.get_closest_marker("slow"):
-            item.add_marker("long")
 
 
 @pytest.fixture

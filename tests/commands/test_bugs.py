@@ -208,6 +208,7 @@ def test_diff_is_the_same_before_and_after_planting(tree: Path):
 # --- in a copy --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_tests_run_in_the_copy():
     with copies.copy_of(ROOT) as copy:
         file = copy / "compare/data/stream.py"
@@ -260,6 +261,7 @@ def test_copy_is_free_of_planted_bugs(tmp_path: Path):
         pass
 
 
+@pytest.mark.long
 def test_symptom_probe_passes_on_correct_code():
     config = dataclasses.replace(probe.CONFIG, steps=40)
     curve = probe.curve(config, "numpy")
@@ -295,6 +297,7 @@ def test_sparkline_accepts_any_values():
     assert sparkline([1e9, float("nan"), float("inf")], 8) == "█××"
 
 
+@pytest.mark.long
 def test_interrupted_command_leaves_no_copies(tmp_path: Path):
     before = {path: (ROOT / path).read_bytes() for path in {bug.file for bug in BUGS.values()}}
     asked = [sys.executable, "-m", "compare.bugs", "check", "conv-stride"]

@@ -26,6 +26,8 @@ from numpy_nn.models import MODELS
 from numpy_nn.tree import Tree, leaves, tree_map
 from torch_nn.models import MODELS as TORCH_MODELS
 
+pytestmark = pytest.mark.long
+
 
 def snapshot_of(model: str, args: dict[str, Any]) -> Tree:
     """A network no leaf of which has an easy value, the running statistics included."""

@@ -32,6 +32,8 @@ from jax_nn import launch as jax_launch
 from numpy_nn.tree import Tree, leaves
 from torch_nn import launch as torch_launch
 
+pytestmark = pytest.mark.long
+
 
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -313,7 +315,6 @@ def test_killed_process_is_named_and_the_same_command_resumes(track, victim, tmp
     assert_equal(out, track, trained_by_one(tmp_path / "whole", track, batch_size=96))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("track", ["jax", "torch"])
 def test_two_processes_train_the_same_network_as_one(track, tmp_path):
     out = tmp_path / "run"

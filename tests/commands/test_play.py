@@ -36,6 +36,8 @@ from numpy_nn.conv import conv2d_forward
 from numpy_nn.models import MODELS
 from numpy_nn.train import preprocess
 
+pytestmark = pytest.mark.long
+
 SEVEN = SHIPPED / "seven.png"
 CNN = "shipped/cnn-mnist"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -105,6 +107,7 @@ def test_all_tracks_answer_seven(port):
     assert [layer["maps"]["shape"] for layer in said["layers"]] == [[16, 12, 12], [32, 4, 4], [128, 1, 1]]
 
 
+@pytest.mark.perf
 def test_warm_answer_takes_less_than_50_ms(port):
     image = SEVEN.read_bytes()
     seconds = []

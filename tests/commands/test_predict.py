@@ -157,12 +157,17 @@ def test_first_answer_loads_no_framework() -> None:
         "import sys; from compare.predict import main; assert main([sys.argv[1]]) == 0; "
         "print(*{'jax', 'torch', 'orbax', 'torchvision'} & sys.modules.keys(), file=sys.stderr)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code, SEVEN], cwd=ROOT, capture_output=True, text=True, check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.stderr.strip() == ""
     assert re.search(r"numpy +7 +\d+\.\d+%", done.stdout)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # the machine may be busy
+
+
+@pytest.mark.perf
+def test_first_answer_takes_less_than_a_second() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "compare.predict", SEVEN], cwd=ROOT, capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime  # of the processor: others may use it
     assert spent < 1.0
 
 
@@ -258,7 +263,7 @@ def test_small_npz_cannot_claim_large_memory(tmp_path: Path) -> None:
 
 def test_damaged_npz_raises_weights_error_only(tmp_path: Path, rng: np.random.Generator) -> None:
     path = small(tmp_path)
-    raw = path.read_bytes()
+    raw, refused = path.read_bytes(), 0
     for _ in range(300):
         damaged = bytearray(raw)
         for at in rng.integers(0, len(raw), rng.integers(1, 9)):
@@ -269,7 +274,8 @@ def test_damaged_npz_raises_weights_error_only(tmp_path: Path, rng: np.random.Ge
         try:
             Predictor(open_network(path))(Image.new("RGB", (6, 6)))
         except WeightsError:
-            continue
+            refused += 1
+    assert refused > 150
 
 
 def test_example_picture_is_ordinary() -> None:

@@ -22,6 +22,8 @@ from compare.search import __main__ as search
 from compare.search import report, results, study, trials
 from compare.workers import process
 
+pytestmark = pytest.mark.long
+
 MLP = presets.get("mlp-mnist")
 
 

@@ -31,6 +31,8 @@ from numpy_nn.models import MODELS
 from numpy_nn.tree import leaves, rate_factors
 from torch_nn.models import MODELS as TORCH_MODELS
 
+pytestmark = pytest.mark.long
+
 SMALL = {"input_shape": (8, 8, 3), "stages": (1, 1), "channels": (4, 4), "classes": 7}
 
 

@@ -210,6 +210,7 @@ def test_the_documentation_lists_every_augmentation() -> None:
     assert all(known.form in (augment_module.__doc__ or "") for known in KNOWN.values())
 
 
+@pytest.mark.perf
 def test_crop_and_flip_are_faster_than_a_training_step() -> None:
     """50,000 images/s of 28x28 on one core is the promise; about 500,000 were measured on a quiet machine."""
     x = np.zeros((5000, 28, 28, 1), np.uint8)

@@ -32,6 +32,8 @@ from compare.loaders import __main__ as command
 from compare.loaders import report, results
 from compare.workers.protocol import Job
 
+pytestmark = pytest.mark.long
+
 SIZE, SHAPE = 90, (5, 6, 3)
 
 

@@ -23,6 +23,8 @@ from torch_nn import devices as torch_devices
 from torch_nn import train as torch_train
 from torch_nn import worker_group
 
+pytestmark = pytest.mark.long
+
 WAYS = [
     pytest.param(jax_train, {"parallel": "pmap"}, id="pmap"),
     pytest.param(jax_train, {"parallel": "shard_map"}, id="shard_map"),

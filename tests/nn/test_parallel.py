@@ -19,6 +19,8 @@ from numpy_nn.models import MODELS
 from numpy_nn.parallel.barrier import PipeBarrier, SpinBarrier
 from numpy_nn.tree import leaves, tree_map
 
+pytestmark = pytest.mark.long
+
 TOLERANCE = 1e-12  # of the largest number in a leaf; observed: 1.6e-15, and 6e-14 where adamw divides by a small √ν
 
 IMAGE = {"resnet": (8, 8, 3), "cnn": (28, 28, 1)}  # with and without batch norm

@@ -30,6 +30,8 @@ from compare.weights.torch_files import convert
 from numpy_nn.norm import Mode
 from numpy_nn.tree import Tree, leaves, tree_map
 
+pytestmark = pytest.mark.long
+
 # Of the gap that gradcheck defines. Observed: 2.1e-13, 2.1e-5.
 TOLERANCES = {"float64": 1e-11, "float32": 1e-4}
 BATCHES = 5  # that float32 is asked with: where a relu or a maximum is decided by a rounding, gradients may differ

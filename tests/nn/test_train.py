@@ -17,6 +17,7 @@ from numpy_nn.tree import leaves, tree_map
 from torch_nn import train as torch_train
 
 TRACKS = {"numpy": numpy_train, "jax": jax_train, "torch": torch_train}
+CONTRACT = [name for name in vars(tracks.Track) if not name.startswith("_")]
 ARGUMENTS = {
     "model": "cnn",
     "model_args": {"input_shape": (12, 12, 1), "channels": (3, 4), "kernel": 3, "padding": 1, "hidden": 8},
@@ -49,9 +50,10 @@ def images(rng, k, n=6):
 
 def test_every_track_module_has_the_contract_functions():
     assert {name: tracks.load(name) for name in tracks.TRACKS} == TRACKS
+    assert len(CONTRACT) == 8
     for module in TRACKS.values():
-        for function in (name for name in vars(tracks.Track) if not name.startswith("_")):
-            assert callable(getattr(module, function))
+        for name in CONTRACT:
+            assert callable(getattr(module, name))
 
 
 def test_float32_stays_float32(track, rng):

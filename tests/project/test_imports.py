@@ -1,12 +1,14 @@
-"""Who may import whom: notebooks, tests -> compare -> numpy_nn, jax_nn, torch_nn, and nothing backwards."""
+"""Who may import whom (notebooks, tests -> compare -> the tracks), and where files lie."""
 
 from __future__ import annotations
 
+import ast
+import graphlib
 import subprocess
 import sys
 
 import pytest
-from support.import_walk import PACKAGES, TRACKS, import_order, imported, is_within, sources
+from support.import_walk import PACKAGES, TRACKS, import_graph, imported, is_within, sources
 from support.paths import ROOT
 
 # What a track may lean on, the standard library and itself aside.
@@ -51,12 +53,6 @@ def test_track_imports_only_its_own_libraries(track):
     assert not astray, "\n".join(astray)
 
 
-@pytest.mark.parametrize("track", TRACKS)
-def test_no_import_cycle_in_a_track(track):
-    order = import_order(track)
-    assert order.index(f"{track}.models.mlp") < order.index(f"{track}.train")
-
-
 @pytest.mark.parametrize(("library", "home"), ONE_HOME.items())
 def test_library_is_imported_by_one_module_only(library, home):
     importers = {
@@ -71,6 +67,70 @@ def test_library_is_imported_by_one_module_only(library, home):
 def test_jaxtyping_reaches_numpy_nn_through_shapes_only():
     importers = {path.name for path in sources("numpy_nn") if any(is_within(n, "jaxtyping") for _, n in imported(path))}
     assert importers == {"shapes.py"}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    try:
+        graphlib.TopologicalSorter(import_graph(*PACKAGES)).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(" <- ".join(error.args[1]))
+
+
+def test_no_module_imports_the_main_of_a_package():
+    astray = [
+        f"{module} imports {name}"
+        for module, names in import_graph("compare").items()
+        for name in names
+        if name.endswith(".__main__")
+    ]
+    assert not astray, "\n".join(astray)
+
+
+def test_no_leaf_module_imports_a_command():
+    """A file directly in compare/ is a command if it has a function ``main``, and else a leaf."""
+    files = list((ROOT / "compare").glob("*.py"))
+    trees = {f"compare.{path.stem}": ast.parse(path.read_text("utf-8")) for path in files}
+    commands = {
+        module
+        for module, tree in trees.items()
+        if any(isinstance(node, ast.FunctionDef) and node.name == "main" for node in tree.body)
+    }
+    graph = import_graph("compare")
+    leaves = graph.keys() & trees.keys() - commands
+    astray = [f"{leaf} imports {name}" for leaf in leaves for name in graph[leaf] & commands]
+    assert {"compare.run_all", "compare.predict"} <= commands
+    assert {"compare.config", "compare.errors"} <= leaves
+    assert not astray, "\n".join(astray)
+
+
+def test_compare_holds_at_most_twenty_files_directly():
+    assert len(list((ROOT / "compare").glob("*.py"))) <= 20
+
+
+# --- tests/ -----------------------------------------------------------------------------------------------------------
+
+TEST_FOLDERS = {"nn", "data", "training", "report", "commands", "project"}
+
+
+def test_each_test_file_lies_in_a_folder_and_helpers_in_support():
+    files = [path.relative_to(ROOT / "tests") for path in sources("tests") if path.name != "conftest.py"]
+    astray = [
+        path.as_posix()
+        for path in files
+        if path.parts[0] not in (TEST_FOLDERS if path.name.startswith("test_") else {"support"}) or len(path.parts) != 2
+    ]
+    assert {path.parts[0] for path in files} == {*TEST_FOLDERS, "support"}
+    assert not astray, "\n".join(astray)
+
+
+def test_no_test_module_imports_another():
+    astray = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sources("tests")
+        for line, name in imported(path)
+        if any(part.startswith("test_") for part in name.split(".")[:-1]) or name.startswith(("tests.", "test_"))
+    ]
+    assert not astray, "\n".join(astray)
 
 
 # --- what a fresh interpreter loads -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from pathlib import Path
@@ -61,13 +62,16 @@ def test_notebook_was_run_in_order_without_errors(path):
 
 def test_notebook_asserts_and_has_solved_exercises(path):
     notebook = read(path)
-    code = "\n".join(cell.source for cell in code_cells(notebook))
     words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    assert "assert_allclose(" in code
-    assert all(framework in code for framework in ("numpy", "jax", "torch"))
-    assert "redict" in words
-    assert words.count("<details>") == words.count("</details>") >= 3
-    assert solutions(notebook)
+    nodes = [node for cell in code_cells(notebook) for node in ast.walk(ast.parse(cell.source))]
+    imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    asserting = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr.startswith("assert_")]
+    assert imported >= {"numpy", "jax", "torch"}
+    assert len(asserting) >= 5
+    assert len(SOLUTION.findall(words)) == words.count("<details>") >= 3
+    for code in solutions(notebook):
+        ast.parse(code)
+    assert len(solutions(notebook)) >= 3
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from graphlib import TopologicalSorter
 from pathlib import Path
 
 from support.paths import ROOT
@@ -36,15 +35,17 @@ def is_within(name: str, parent: str) -> bool:
     return name == parent or name.startswith(parent + ".")
 
 
-def import_order(package: str) -> list[str]:
-    """The modules of a package, each after those that it imports; graphlib.CycleError names a cycle of imports.
+def import_graph(*packages: str) -> dict[str, set[str]]:
+    """Module -> modules of ``packages`` that it imports anywhere in its file, function bodies included."""
+    modules = {}
+    for package in packages:
+        for path in sources(package):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
 
-    Imports inside functions count. A package's ``__init__`` counts where a name of its own is imported.
-    """
-    named = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sources(package)}
-    modules = {name.removesuffix(".__init__"): path for path, name in named.items()}
-    graph: dict[str, set[str]] = {}
-    for module, path in modules.items():
-        names = {name for _, name in imported(path)}
-        graph[module] = {name if name in modules else name.rpartition(".")[0] for name in names} & modules.keys()
-    return list(TopologicalSorter(graph).static_order())
+    def module_of(name: str) -> str:
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {module: {module_of(name) for _, name in imported(path)} - {module, ""} for module, path in modules.items()}

@@ -45,8 +45,15 @@ def few(dataset: str) -> Data:
     return dataclasses.replace(data, **{part: getattr(data, part)[:n] for part, n in parts.items()})
 
 
-@pytest.mark.parametrize("track", TRACKS)
-@pytest.mark.parametrize("preset", PRESETS)
+SLOW_TO_COMPILE = {("densenet-cifar10", "jax"), ("resnet20-cifar10", "jax"), ("vit-mnist", "jax")}  # 4 to 11 seconds
+EVERY_PAIR = [
+    pytest.param(preset, track, marks=[pytest.mark.long] if (preset, track) in SLOW_TO_COMPILE else [])
+    for preset in PRESETS
+    for track in TRACKS
+]
+
+
+@pytest.mark.parametrize(("preset", "track"), EVERY_PAIR)
 def test_preset_trains_two_steps(preset, track, tmp_path, monkeypatch, request):
     config = PRESETS[preset]
     if config.dataset != "mnist":

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,9 +140,9 @@ def test_deleted_experiment_is_restored(store: Path):
         assert mlflow.start("compare", "second")
 
 
+@pytest.mark.timeout(20)  # MLflow's own retries take four minutes
 def test_unreachable_server_costs_one_warning_and_little_time(dead_server: str, store: Path):
     warnings: list[str] = []
-    began = time.perf_counter()
     with tracker(store, warnings) as mlflow:
         assert mlflow.start("compare", "main") == ""
         child = mlflow.child("mlp-mnist", "jax", 0)
@@ -151,7 +150,6 @@ def test_unreachable_server_costs_one_warning_and_little_time(dead_server: str, 
         mlflow.flush()
         mlflow.finish_child(child, "finished", metrics={"test_accuracy": 0.9})
         mlflow.finish("finished")
-    assert time.perf_counter() - began < 20  # MLflow's own defaults take four minutes
     (warning,) = warnings
     assert "Connection refused" in warning
     assert f"python -m compare.tracking log '{store / 'x'}'" in warning
@@ -175,6 +173,7 @@ def test_store_that_fails_midway_costs_one_warning(store: Path, monkeypatch: pyt
     assert "No space left on device" in warnings[0]
 
 
+@pytest.mark.timeout(20)  # MLflow's own retries take a hundred seconds
 @pytest.mark.parametrize("content", [b"not a database", None])
 def test_broken_database_costs_one_warning_and_little_time(tmp_path: Path, content: bytes | None):
     warnings: list[str] = []
@@ -182,11 +181,9 @@ def test_broken_database_costs_one_warning_and_little_time(tmp_path: Path, conte
         (tmp_path / "mlflow.db").mkdir()
     else:
         (tmp_path / "mlflow.db").write_bytes(content)
-    began = time.perf_counter()
     with tracker(tmp_path, warnings) as mlflow:
         mlflow.start("compare", "main")
     assert len(warnings) == 1
-    assert time.perf_counter() - began < 20  # ... and a hundred seconds
 
 
 def test_log_command_sends_results_from_disk(results_dir: Path, store: Path):
