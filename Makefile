@@ -33,8 +33,9 @@ docs: $(VENV)/.docs ## build the site into build/site: open its index.html; a br
 	@$(RUN) docs.collect
 	@$(RUN) zensical build --clean --strict
 
-lint: $(READY) ## ruff, formatting and mypy over the whole project: the pre-commit hooks
+lint: $(READY) ## ruff, formatting and mypy over the whole project: the hooks of commit and push
 	@$(RUN) pre_commit run --all-files
+	@$(RUN) pre_commit run --all-files --hook-stage pre-push
 
 format: $(READY) ## mend what ruff can mend by itself
 	@$(RUN) ruff check --fix

@@ -65,7 +65,7 @@ if sys.version_info < (3, 12, 2):
             if collecting:
                 gc.enable()
 
-    ast.parse = parse_without_collection
+    ast.parse = parse_without_collection  # type: ignore[assignment]
 
 # Behind `&` a shell has its children ignore Ctrl-C, and they theirs: programs that tests interrupt would go on.
 signal.signal(signal.SIGINT, signal.default_int_handler)

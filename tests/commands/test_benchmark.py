@@ -363,7 +363,7 @@ def test_trial_measures_and_stops_at_a_target(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist", "speedrun-mnist"])
 def test_baseline_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
-    small = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8}
+    small: dict[str, Any] = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8}
     small |= {"batch_norm": True} if preset == "speedrun-mnist" else {}
     config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
     nothing_else: dict[str, Any] = {"breakdown": False, "evaluate": False}
@@ -377,7 +377,9 @@ def test_baseline_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
 @pytest.mark.slow  # TensorFlow takes its time to be imported, and wants a process without PyTorch's compiler
 @pytest.mark.parametrize("preset", ["mlp-mnist", "cnn-mnist"])
 def test_keras_script_is_the_same_model(preset: str, tmp_path: Path) -> None:
-    small = {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8, "padding": 1}
+    small: dict[str, Any] = (
+        {"hidden": (8,)} if preset == "mlp-mnist" else {"channels": (2, 3), "hidden": 8, "padding": 1}
+    )
     config = dataclasses.replace(presets.get(preset), model_args=small, batch_size=16, steps=10)
     numpy_plain, keras_script = variants.VARIANTS[0], variants.VARIANTS[-1]
     found = [

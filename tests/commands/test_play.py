@@ -180,7 +180,8 @@ def test_perturbations_change_the_picture():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_activations_of_every_network(name):
-    args = {"vit": {"depth": 2}, "resnet": {"stages": (1, 1, 1)}, "densenet": {"blocks": (1, 1)}}.get(name, {})
+    small: dict[str, Any] = {"vit": {"depth": 2}, "resnet": {"stages": (1, 1, 1)}, "densenet": {"blocks": (1, 1)}}
+    args = small.get(name, {})
     model = MODELS[name](**args)
     shape = (28, 28, 1) if name in ("mlp", "lenet5", "cnn", "rnn", "lstm", "vit") else (32, 32, 3)
     variables = model.init(np.random.default_rng(0))
@@ -201,7 +202,7 @@ def test_activations_of_every_network(name):
 
 def test_activations_match_numpy():
     network, x = load().network, load().prepare(load_image(SEVEN))
-    pixels = preprocess(x[None], np.float32(network.mean), np.float32(network.std))
+    pixels = preprocess(x[None], np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32))
     y, _ = conv2d_forward(pixels, **network.params["convs"]["0"])
     pooled = y.reshape(1, 12, 2, 12, 2, 16).max((2, 4))
     np.testing.assert_array_equal(observed(network, x)[0].y, np.maximum(pooled, 0))
@@ -379,8 +380,10 @@ def test_browser_draws_and_uploads(port, tmp_path):
         assert len(problems) == 1  # what Chromium itself writes of an answer with this status
         assert "415" in problems[0]
 
-        large = {"name": "large.png", "mimeType": "image/png", "buffer": bytes(BODY_LIMIT + 1)}
-        tab.get_by_label("Upload a picture").set_input_files(large)
+        large = bytes(BODY_LIMIT + 1)
+        tab.get_by_label("Upload a picture").set_input_files(
+            {"name": "large.png", "mimeType": "image/png", "buffer": large}
+        )
         expect(tab.get_by_role("alert")).to_have_text("This picture has more than 8 MB: choose a smaller one.")
         assert len(problems) == 1  # it was not sent
 

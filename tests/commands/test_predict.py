@@ -175,7 +175,7 @@ def test_all_tracks_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(SEVEN), "--track", "all", "--top", "2"]) == 0
     name, *answers, difference = capsys.readouterr().out.splitlines()
     assert name == cli.shown(SEVEN)
-    assert [re.fullmatch(r" +(\w+) +7 +\d+\.\d+% +\d +\d+\.\d+%", line)[1] for line in answers] == list(TRACKS)  # type: ignore[index]
+    assert [re.fullmatch(r" +(\w+) +7 +\d+\.\d+% +\d +\d+\.\d+%", line)[1] for line in answers] == list(TRACKS)
     assert float(difference.split()[-1]) < 1e-5
 
 
@@ -208,11 +208,12 @@ def test_missing_checkpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_missing_metadata_is_named(tmp_path: Path) -> None:
-    for changes, message in [
+    wrong: list[tuple[dict[str, Any], str]] = [
         ({"config": None}, "does not say which network this is"),
         ({"config": {"model": "perceptron"}}, "does not say which network this is"),
         ({"mean": None}, "does not say how its images were scaled"),
-    ]:
+    ]
+    for changes, message in wrong:
         snapshot = MODELS["mlp"](input_shape=(6, 6, 3), hidden=(4,)).init(np.random.default_rng(0))
         meta = {name: value for name, value in (CIFAR_LIKE | changes).items() if value is not None}
         write_npz(tmp_path / "x.npz", snapshot, meta)
@@ -241,7 +242,8 @@ class Malice:
 
 def test_npz_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     meta = np.array(json.dumps(CIFAR_LIKE))
-    np.savez(tmp_path / "x.npz", meta=meta, **{"params/w": np.array([Malice()], object)})
+    arrays: dict[str, Any] = {"meta": meta, "params/w": np.array([Malice()], object)}
+    np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(WeightsError, match="no network as"):
         open_network(tmp_path / "x.npz")
     assert "executed" not in capsys.readouterr().out

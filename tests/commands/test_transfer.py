@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ def test_tracks_agree_during_transfer(data):
     network = methods.fresh("mlp", {"input_shape": (8, 8, 3), "hidden": (6, 5), "classes": 4}, data, seed=1)
     scale = methods.slower_towards_the_input(network.params, 0.1)
     recipe = methods.Recipe(steps=4, batch_size=8, lr=1e-3, lr_scale=scale, evaluations=2)
-    how = {"seed": 0, "threads": 1, "emit": lambda event: None}
+    how: dict[str, Any] = {"seed": 0, "threads": 1, "emit": lambda event: None}
     after = {track: methods.learn(track, network, recipe, few(data, 5, seed=0), **how) for track in TRACKS}
     expected, rows = after.pop("numpy")
     assert [row["step"] for row in rows] == [2, 4]

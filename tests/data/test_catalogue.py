@@ -43,7 +43,7 @@ def _known() -> None:
     """Datasets of this test, known to TFDS by name as the official ones are."""
     library = tfds()
 
-    class Fake(library.core.GeneratorBasedBuilder, skip_registration=True):
+    class Fake(library.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg, name-defined]
         VERSION = library.core.Version("1.0.0")
 
         def _info(self) -> Any:

@@ -16,7 +16,9 @@ from compare.data.images import ImageError, open_image, to_digit, to_square
 from compare.predict import load_image
 
 
-def drawn(size: tuple[int, int], box: tuple[int, int, int, int], ink: str = "black", paper: str = "white") -> Image:
+def drawn(
+    size: tuple[int, int], box: tuple[int, int, int, int], ink: str = "black", paper: str = "white"
+) -> Image.Image:
     image = Image.new("RGB", size, paper)
     ImageDraw.Draw(image).rectangle(box, ink)
     return image

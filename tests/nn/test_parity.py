@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +31,13 @@ SMALL = {"input_shape": (12, 10, 3), "classes": 7}
 
 
 # Those that the command proves in their own size, which every comparison does too.
-NARROW = {"cnn": {"input_shape": (16, 16, 1), "channels": (4, 6), "hidden": 12}, "lenet5": {"input_shape": (16, 16, 1)}}
+NARROW: dict[str, Any] = {
+    "cnn": {"input_shape": (16, 16, 1), "channels": (4, 6), "hidden": 12},
+    "lenet5": {"input_shape": (16, 16, 1)},
+}
 
 
-def config(model: str, **changes: object) -> Config:
+def config(model: str, **changes: Any) -> Config:
     """A network as it is tested: small where the model lets itself be made small."""
     args = (check.EXAMPLES | NARROW).get(model, {})
     base = Config(preset=model, model=model, dataset="random images", model_args=args, lr=0.05)
@@ -122,9 +126,9 @@ def test_wrong_leaf_is_found_and_named():
     b = {"hidden": {"kernel": np.array([1.0, 2.5]), "bias": np.array([0.0])}}
     found = check.distances(a, b)
     assert found["hidden/bias"] == (0.0, 0.0)
-    assert found["hidden/kernel"] == (0.5, pytest.approx(0.5 / np.hypot(1, 2.5)))
-    assert check.distance(np.array([np.nan]), np.array([1.0])) == (np.inf, np.inf)
-    assert check.distance(np.array([1e-9]), np.array([0.0])) == (np.inf, np.inf)
+    assert list(found["hidden/kernel"]) == pytest.approx([0.5, 0.5 / np.hypot(1, 2.5)])
+    for value, expected in ((np.nan, 1.0), (1e-9, 0.0)):
+        assert check.distance(np.array([value]), np.array([expected])) == (np.inf, np.inf)
 
 
 @pytest.mark.parametrize(("torch_is_off", "same"), [(1.9e-3, True), (2.1e-3, False)])

@@ -38,7 +38,7 @@ CONFIG = Config(
 
 
 BATCH_NORM = {"input_shape": (8, 8, 3), "classes": 7, "stages": (1,), "channels": (4,)}  # arguments of vgg
-PIXELS = {"mean": (0.13,) * 3, "std": (0.31,) * 3}
+PIXELS: dict[str, Any] = {"mean": (0.13,) * 3, "std": (0.31,) * 3}
 
 
 @pytest.fixture(params=tracks.TRACKS)
@@ -162,7 +162,7 @@ def test_evaluation_uses_the_weight_average(track, rng):
             state = track.init_state(each, **tracks.state_arguments(config, "numpy", steps=100, threads=1), **PIXELS)
             outputs.append(np.asarray(track.logits(state, x)))
             losses.append(float(track.eval_batch(state, x, y)["loss_sum"]))
-    np.testing.assert_array_equal(*outputs)
+    np.testing.assert_array_equal(outputs[0], outputs[1])
     assert losses[0] == losses[1]
 
 
@@ -211,9 +211,13 @@ def mixed(request):
 
 @pytest.mark.parametrize("model", ["mlp", "vgg", "lstm"])
 def test_bfloat16_is_close_to_but_not_equal_to_float32(mixed, model):
-    args = {"mlp": {"hidden": (9,)}, "vgg": BATCH_NORM, "lstm": {"hidden": 5}}[model]
+    every: dict[str, Any] = {"mlp": {"hidden": (9,)}, "vgg": BATCH_NORM, "lstm": {"hidden": 5}}
     config = dataclasses.replace(
-        CONFIG, model=model, model_args={"input_shape": (8, 8, 3), "classes": 7, **args}, optimizer="adamw", lr=1e-3
+        CONFIG,
+        model=model,
+        model_args={"input_shape": (8, 8, 3), "classes": 7, **every[model]},
+        optimizer="adamw",
+        lr=1e-3,
     )
     losses = []
     for precision in ("float32", "bfloat16"):

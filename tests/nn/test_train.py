@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from torch_nn import train as torch_train
 
 TRACKS = {"numpy": numpy_train, "jax": jax_train, "torch": torch_train}
 CONTRACT = [name for name in vars(tracks.Track) if not name.startswith("_")]
-ARGUMENTS = {
+ARGUMENTS: dict[str, Any] = {
     "model": "cnn",
     "model_args": {"input_shape": (12, 12, 1), "channels": (3, 4), "kernel": 3, "padding": 1, "hidden": 8},
     "optimizer": "adamw",

@@ -9,6 +9,7 @@ import math
 import re
 import threading
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def test_preset_trains_two_steps(preset, track, tmp_path, monkeypatch, request):
     if config.dataset != "mnist":
         monkeypatch.setenv("NN_DATA_DIR", str(request.getfixturevalue("shared_data")))
     monkeypatch.setattr(worker, "load_data", lambda *_, **__: few(config.dataset))
-    events = []
+    events: list[dict[str, Any]] = []
     small = dataclasses.replace(config, steps=2, batch_size=8, eval_batch_size=50)
     worker.run(Job(small, track, threads=1, folder=tmp_path), emit=events.append, stop=threading.Event())
     end = events[-1]

@@ -117,6 +117,7 @@ def test_run_resumes_across_tracks_on_one_curve(data, tmp_path):
             )
             source = tmp_path / f"{track}{stop_after}"
             assert events[-1]["status"] == ("interrupted" if stop_after else "finished"), events[-1]["message"]
+    assert source
     whole, handed_on = store.read(tmp_path / "whole"), store.read(source)
     assert handed_on.progress["step_loss"] == pytest.approx(whole.progress["step_loss"], rel=1e-11)
     for path, leaf in leaves(handed_on.snapshot).items():
@@ -243,7 +244,13 @@ def test_killed_worker_resumes_bit_for_bit(tmp_path):
 
 def test_full_disk_stops_with_a_clear_error(tmp_path):
     """No file may be longer than a kilobyte, for a while."""
-    mlp = {"model_args": {"hidden": (16,)}, "augment": (), "steps": 320, "batch_size": 8, "eval_batch_size": 500}
+    mlp: dict[str, Any] = {
+        "model_args": {"hidden": (16,)},
+        "augment": (),
+        "steps": 320,
+        "batch_size": 8,
+        "eval_batch_size": 500,
+    }
     job = Job(dataclasses.replace(CONFIG, **mlp), "numpy", 1, tmp_path / "run", save_every=OFTEN)
     next(lives(job, tmp_path / "log", kills=1, seed=0))
     before = store.steps(job.folder)
