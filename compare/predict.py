@@ -26,7 +26,7 @@ from PIL import Image
 
 from compare import cli, tracks
 from compare.cli import command_line
-from compare.data import images
+from compare.data import digits, images
 from compare.errors import UserError
 from compare.weights.network import Network
 from compare.weights.open import open_network
@@ -54,10 +54,10 @@ class Predictor:
         return exponentials / exponentials.sum()
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """The picture as the network's dataset has it, uint8 (h, w, c): see ``images.to_digit`` and ``to_square``."""
+        """The picture as the network's dataset has it, uint8 (h, w, c): see ``digits`` and ``images``."""
         h, w, c = self.network.input_shape
         if self.network.dataset == "mnist":
-            return images.to_digit(image)
+            return digits.to_digit(image)
         if h != w:
             raise UserError(f"this network sees images of {h} x {w}; only square ones are cut out of pictures")
         return images.to_square(image, size=h, channels=c)
@@ -75,7 +75,7 @@ def load_image(path: str | Path) -> Image.Image:
     try:
         return images.open_image(Path(path))
     except images.ImageError as error:
-        raise images.ImageError(f"{path}: {error}. Give it as a PNG or JPEG file.") from error
+        raise images.ImageError(f"{path}: {error}") from error
 
 
 def ranked(probabilities: np.ndarray, classes: Sequence[str]) -> Answer:

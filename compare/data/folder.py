@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from compare.data.files import DataError, md5_of_file
-from compare.data.images import FORMATS
+from compare.data.images import suffixes
 from compare.data.stream import Data
 
 TEST_SHARE = 6
@@ -60,9 +60,9 @@ def load_folder(root: Path, *, image_size: int, channels: int) -> Data:
 
 def class_images(folder: Path) -> list[Path]:
     """The images of one class, ordered by the md5 of their names."""
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in FORMATS and not path.name.startswith(".")]
+    paths = [path for path in folder.iterdir() if path.suffix.lower() in suffixes() and not path.name.startswith(".")]
     if len(paths) < 2:
-        known = " ".join(FORMATS)
+        known = " ".join(suffixes())
         raise DataError(
             f"{folder}: holds {len(paths)} images ({known}), but a class needs two, one of them for testing"
         )

@@ -1,60 +1,151 @@
-"""Pictures from anywhere, and how they become what a network was trained on.
+"""Pictures from anywhere, as a network that was trained on photos or small images sees them.
 
-``open_image``   a file or its content -> upright, 8 bits per channel; what is broken or lies about its size is refused
-``to_digit``     a picture of one digit -> 28 x 28, light on black, as MNIST's were made
+``open_image``   a file or its content -> upright, 8 bits per channel; broken and oversized files are refused
 ``to_square``    any picture -> its largest centred square, scaled
+
+How a picture becomes a digit of MNIST is in ``digits.py``.
 """
 
 from __future__ import annotations
 
-import functools
 import io
+import struct
+import warnings
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageChops, ImageOps
+from PIL import Image
 
 from compare.errors import UserError
 
-MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")  # with at most 8 bits per channel
-
-SIDE, BOX = 28, 20  # of MNIST: the image, and the box that the digit was fitted into
-WORKING_SIDE = 1024  # pixels of a larger picture are averaged before anything is looked for in it
-FAINT = 24  # of 255: where the ink is less, the digit has ended
+PIXEL_LIMIT = 40_000_000  # JPEGs with more are read at a half, a quarter or an eighth of their size
+PIXELS_PER_BYTE = 10_000  # flat PNGs reach 8,000; a header that claims more gets no memory
+HARMLESS = 4_000_000  # pixels that any file may have
+BYTE_LIMIT = 256 << 20
+NOT_READ = {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"}  # programs, Windows only, and formats without a decoder
+COMMON = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".gif": "GIF", ".webp": "WEBP", ".bmp": "BMP", ".tif": "TIFF"}
+GREY_DEPTHS = (8, 10, 12, 14, 16, 32)  # bits that cameras and scanners use of a deep grey pixel
+TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what makes it upright
+ORIENTATION = 0x0112
 
 
 class ImageError(UserError):
     """A file that is no picture, or a picture without anything to see."""
 
 
-def open_image(source: Path | bytes) -> Image.Image:
-    """The picture in a file or its content, turned upright (EXIF), of kind L, RGB or RGBA; of an animation the first.
+@cache
+def suffixes() -> dict[str, str]:
+    """File suffix -> format of everything that the installed Pillow decodes."""
+    known = {suffix: form for suffix, form in Image.registered_extensions().items() if form in Image.OPEN}
+    return COMMON | {suffix: form for suffix, form in known.items() if form not in NOT_READ}
 
-    Of 16 bits per pixel the upper 8 are kept. Raises ImageError with what is wrong; the caller knows what
-    the file was wanted for, and names it.
+
+def open_image(source: Path | bytes) -> Image.Image:
+    """The picture in a file or its content: upright (EXIF), mode L, RGB or RGBA; the first of an animation.
+
+    Deep greys are scaled by the bits that they use (8, 10, 12, 14 or 16). Raises ImageError with the reason; the
+    caller names the file.
     """
     try:
-        if isinstance(source, bytes):
-            file: Path | io.BytesIO = io.BytesIO(source)
-            size = len(source)
-        else:
-            file, size = source, source.stat().st_size
-        with Image.open(file, formats=tuple(set(FORMATS.values()))) as image:
-            limit = min(PIXEL_LIMIT, PIXELS_PER_BYTE * size)
-            if image.width * image.height > limit:
-                raise ImageError(f"claims {image.width} x {image.height} pixels, more than the {limit:,} it may have")
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            if upright.mode not in MODES:
-                raise ImageError(f"has pixels of the kind {upright.mode}; convert it to 8 bits per channel")
-            if "A" in upright.mode or "transparency" in upright.info:
-                return upright.convert("RGBA")
-            return upright.convert("L" if upright.mode in ("1", "L") else "RGB")
+        raw = source if isinstance(source, bytes) else _content(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(_without_text(raw)), formats=sorted(set(suffixes().values()))) as image:
+                _bound(image, len(raw))
+                image.load()
+                return _plain(_upright(image))
     except ImageError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(
+            f"has more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels, or claims so: scale it down below "
+            f"{PIXEL_LIMIT // 10**6} megapixels"
+        ) from error
     except Exception as error:  # Pillow's decoders raise what they like on a broken file
-        raise ImageError(f"is not a readable image ({error})") from error
+        if raw[4:8] == b"ftyp" and raw[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
+            raise ImageError("is a HEIC photo, which cannot be read here: save it as a JPEG file") from error
+        raise ImageError(f"is not a readable image ({error}): give it as a PNG or JPEG file") from error
+
+
+def _content(path: Path) -> bytes:
+    if path.is_file() and path.stat().st_size > BYTE_LIMIT:
+        raise ImageError(f"has more than {BYTE_LIMIT >> 20} MB: scale it down")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror or error})") from error
+
+
+def _without_text(raw: bytes) -> bytes:
+    """A PNG without its texts and colour profile, whose size Pillow limits; any other content unchanged."""
+    if not raw.startswith(b"\x89PNG\r\n\x1a\n"):
+        return raw
+    return raw[:8] + b"".join(chunk for kind, chunk in _chunks(raw) if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"))
+
+
+def _chunks(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Kind and bytes of each chunk of a PNG; the last may be cut short."""
+    at = 8
+    while at < len(raw):
+        length = struct.unpack(">I", raw[at : at + 4].ljust(4, b"\0"))[0]
+        yield raw[at + 4 : at + 8], raw[at : at + 12 + length]
+        at += 12 + length
+
+
+def _bound(image: Image.Image, size: int) -> None:
+    """Refuse what claims or needs too much memory; have a large JPEG decoded at a smaller scale."""
+    width, height = image.size
+    believed = max(PIXELS_PER_BYTE * size, HARMLESS)
+    if width * height > believed:
+        raise ImageError(
+            f"claims {width} x {height} pixels, more than the {believed:,} it may have with {size:,} bytes"
+        )
+    scale = next((scale for scale in (1, 2, 4, 8) if width * height <= PIXEL_LIMIT * scale**2), 8)
+    if scale > 1:
+        image.draft(None, (width // scale, height // scale))  # does nothing to formats other than JPEG
+    if image.width * image.height > 1.01 * PIXEL_LIMIT:
+        raise ImageError(f"has {width} x {height} pixels: scale it down below {PIXEL_LIMIT // 10**6} megapixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned and mirrored as EXIF says. Nothing is written back: other fields of it may be broken."""
+    try:
+        orientation = image.getexif().get(ORIENTATION)
+    except Exception:  # no readable EXIF, no orientation
+        return image
+    return image.transpose(TURNED[orientation]) if orientation in TURNED else image
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Mode L, RGB or RGBA."""
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(eight_bits(np.asarray(image)))
+    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        return image.convert("RGBA")
+    return image.convert("L" if image.mode in ("1", "L") else "RGB")
+
+
+def eight_bits(grey: np.ndarray) -> np.ndarray:
+    """Deep grey pixels (h, w), integers or floats in 0 .. 1, as uint8 by the smallest usual depth that holds them."""
+    largest = float(grey.max())
+    if not np.isfinite(grey).all() or grey.min() < 0:
+        raise ImageError("has pixels that are negative or not finite: save it with 8 bits per channel")
+    if grey.dtype.kind == "f" and largest <= 1:
+        return (grey * 255).round().astype(np.uint8)
+    depth = next((depth for depth in GREY_DEPTHS if largest < 2**depth), None)
+    if depth is None:
+        raise ImageError("has pixels of more than 32 bits: save it with 8 bits per channel")
+    return (grey.astype(np.uint32) >> (depth - 8)).astype(np.uint8)
 
 
 def to_square(image: Image.Image, *, size: int, channels: int) -> np.ndarray:
@@ -70,87 +161,3 @@ def to_square(image: Image.Image, *, size: int, channels: int) -> np.ndarray:
     square = image.convert("RGB" if channels == 3 else "L").crop((left, top, left + side, top + side))
     scaled = square.resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(scaled).reshape(size, size, channels)
-
-
-# --- digits -----------------------------------------------------------------------------------------------------------
-
-
-def to_digit(image: Image.Image) -> np.ndarray:
-    """One digit in whatever colours on whatever plain ground, as MNIST has its digits: uint8 (28, 28, 1).
-
-    Those are fitted into a box of 20 x 20 pixels, keeping their proportions, antialiased, and set into
-    28 x 28 so that the centre of mass of the ink lies in the middle (LeCun, Cortes & Burges, "The MNIST
-    database of handwritten digits").
-
-    A test image of MNIST itself comes out as it was, its brightest pixel made 255.
-    """
-    strokes = ink(image)
-    digit = trimmed(strokes, faintest=1)
-    if max(digit.size) != BOX:  # else somebody has done all this before us, and its edges count
-        digit = trimmed(strokes, faintest=FAINT)
-    scale = BOX / max(digit.size)
-    w, h = (max(round(scale * side), 1) for side in digit.size)
-    digit = digit.resize((w, h), Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
-    pixels = np.asarray(digit, np.float32)
-    pixels *= 255 / pixels.max()  # thin lines became pale
-    field = np.zeros((SIDE, SIDE, 1), np.uint8)
-    top, left = (corner(pixels.sum(axis=axis)) for axis in (1, 0))
-    field[top : top + h, left : left + w, 0] = pixels.round()
-    return field
-
-
-def trimmed(strokes: np.ndarray, *, faintest: int) -> Image.Image:
-    """The smallest rectangle that holds all ink (h, w) of at least ``faintest``."""
-    rows, columns = (np.flatnonzero((strokes >= faintest).any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        raise ImageError("shows no digit: all of it has the colour of the border")
-    return Image.fromarray(strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-
-
-def ink(image: Image.Image) -> np.ndarray:
-    """How far each pixel is from the background, 0 to 255: uint8 (h, w).
-
-    The background is the median colour of the border, whether light or dark; where the border is
-    transparent, it is what is transparent. Unevenness that nine in ten border pixels show is background too.
-    """
-    if factor := min(image.size) // WORKING_SIDE:
-        image = image.reduce(factor)
-    if image.mode == "RGBA":
-        alpha = np.asarray(image.getchannel("A"))
-        if np.median(border(alpha)) < 128:
-            return alpha
-        ground = median_colour(image.convert("RGB"), border(alpha) >= 128)
-        image = Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
-    image = image.convert("RGB")
-    differences = ImageChops.difference(image, Image.new("RGB", image.size, median_colour(image)))
-    distance = np.asarray(functools.reduce(ImageChops.lighter, differences.split()), np.int32)  # of any channel
-    floor = min(int(np.percentile(border(distance), 90)), 254)
-    return ((distance - floor).clip(0) * 255 // (255 - floor)).astype(np.uint8)
-
-
-def border(pixels: np.ndarray) -> np.ndarray:
-    """The outermost pixels of (h, w) or (h, w, c), in a row: (n,) or (n, c)."""
-    return np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
-
-
-def median_colour(image: Image.Image, where: np.ndarray | slice = slice(None)) -> tuple[int, ...]:
-    """Of the border pixels of an RGB picture, those of ``where``."""
-    return tuple(int(value) for value in np.median(border(np.asarray(image))[where], axis=0))
-
-
-def corner(sums: np.ndarray) -> int:
-    """Where a row of column sums begins so that its centre of mass comes to the middle; it stays inside the field."""
-    centre = np.average(np.arange(len(sums)), weights=sums)
-    return int(np.clip(round(SIDE / 2 - centre), 0, SIDE - len(sums)))
-
-
-FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".webp": "WEBP",
-    ".ppm": "PPM", ".pgm": "PPM",
-}  # fmt: skip
-
-
-PIXEL_LIMIT = 40_000_000
-
-
-PIXELS_PER_BYTE = 10_000  # flat PNGs reach 8,000: a header that claims more is lying, and is given no memory

@@ -68,7 +68,7 @@ def test_connect_names_the_missing_processes():
 def test_invalid_rank_or_address_is_refused_before_waiting(where, message):
     address, processes, process = where
     with pytest.raises(ValueError, match=message):
-        jax_launch.connect(*where, 1)
+        jax_launch.connect(address, processes, process, 1)
 
 
 def test_incomplete_rendezvous_arguments_name_the_missing_ones(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from compare import data
-from compare.data.images import ImageError, open_image, to_digit, to_square
+from compare.data.digits import to_digit
+from compare.data.images import ImageError, open_image, to_square
 from compare.predict import load_image
 
 
@@ -148,17 +149,20 @@ def png_that_claims(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"", "is not a readable image"),
-        (b"GIF89a, or so it says", "is not a readable image"),
-        (png_that_claims(9, 9), "is not a readable image"),
-        (png_that_claims(50_000, 50_000), "is not a readable image .*decompression bomb"),
-        (png_that_claims(6_000, 6_000), "claims 6000 x 6000 pixels, more than the 690,000 it may have"),
+        (b"", "is not a readable image .*give it as a PNG or JPEG file"),
+        (b"GIF89a, or so it says", "is not a readable image .*give it as a PNG or JPEG file"),
+        (png_that_claims(9, 9), "is not a readable image .*give it as a PNG or JPEG file"),
+        (
+            png_that_claims(50_000, 50_000),
+            "has more than [0-9,]+ pixels, or claims so: scale it down below 40 megapixels",
+        ),
+        (png_that_claims(6_000, 6_000), "claims 6000 x 6000 pixels, more than the 4,000,000 it may have with 69 bytes"),
     ],
 )
 def test_unreadable_picture_is_refused_by_name(content: bytes, problem: str, tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(content)
-    with pytest.raises(ImageError, match=rf"x\.png: ({problem}).*Give it as a PNG or JPEG"):
+    with pytest.raises(ImageError, match=rf"x\.png: {problem}"):
         load_image(path)
 
 

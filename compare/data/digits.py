@@ -1,0 +1,223 @@
+"""A picture of one digit -> 28 x 28, light on black, as MNIST's images were made.
+
+The background is found in up to three steps, each of which is named in ``Digit.note`` where it was needed: what lies
+around a card or inside a scanner's frame is cut off; the background is the median colour of the border; where light
+falls unevenly, it is a smooth surface through the border's colours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from compare.data.images import ImageError
+
+SIDE, BOX = 28, 20  # of MNIST: the image, and the box that the digit was fitted into
+WORKING_SIDE = 1024  # pixels of a larger picture are averaged before anything is looked for in it
+FAINT = 24  # of 255: where the ink is less, the digit has ended
+UNEVEN = 8  # of 255: how far a tenth of the border may be from its median colour on an evenly lit page
+SURFACE_SIDE = 64  # pixels a side that the background's surface is fitted to
+FRAMES = 3  # cards on cards, frames in frames
+FILLED = 0.9  # share of a rectangle's outline that is not background where it is a card's or a page's
+
+
+@dataclass(frozen=True)
+class Digit:
+    """What a network of digits sees: ``pixels`` uint8 (28, 28, 1), and what was done that a user may doubt."""
+
+    pixels: np.ndarray
+    note: str = ""
+
+
+def to_digit(image: Image.Image) -> np.ndarray:
+    """The pixels of :func:`find_digit`."""
+    return find_digit(image).pixels
+
+
+def find_digit(image: Image.Image) -> Digit:
+    """One digit in any colours on any plain background, as MNIST has its digits.
+
+    Those are fitted into a box of 20 x 20 pixels, keeping their proportions, antialiased, and set into
+    28 x 28 so that the centre of mass of the ink lies in the middle (LeCun, Cortes & Burges, "The MNIST
+    database of handwritten digits").
+
+    A test image of MNIST itself comes out as it was, its brightest pixel made 255.
+    """
+    strokes, note = ink(image)
+    digit = trimmed(strokes, faintest=1)
+    if max(digit.size) != BOX:  # else somebody has done all this before us, and its edges count
+        digit = trimmed(strokes, faintest=FAINT)
+    scale = BOX / max(digit.size)
+    w, h = (max(round(scale * side), 1) for side in digit.size)
+    digit = digit.resize((w, h), Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
+    pixels = np.asarray(digit, np.float32)
+    pixels *= 255 / pixels.max()  # thin lines became pale
+    field = np.zeros((SIDE, SIDE, 1), np.uint8)
+    top, left = (corner(pixels.sum(axis=axis)) for axis in (1, 0))
+    field[top : top + h, left : left + w, 0] = pixels.round()
+    return Digit(field, note)
+
+
+def trimmed(strokes: np.ndarray, *, faintest: int) -> Image.Image:
+    """The smallest rectangle that holds all ink (h, w) of at least ``faintest``."""
+    place = extent(strokes >= faintest)
+    if place is None:
+        raise ImageError("shows no digit: all of it has the colour of the border")
+    return Image.fromarray(strokes[place])
+
+
+def extent(mask: np.ndarray) -> tuple[slice, slice] | None:
+    """The smallest rectangle with everything that is true in (h, w), None if nothing is."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+    return (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)) if len(rows) else None
+
+
+def ink(image: Image.Image) -> tuple[np.ndarray, str]:
+    """How far each pixel is from the background, 0 to 255, uint8 (h, w), and a note on what was taken for it."""
+    if factor := min(image.size) // WORKING_SIDE:
+        image = image.reduce(factor)
+    notes = []
+    if image.mode == "RGBA":
+        alpha = np.asarray(image.getchannel("A"))
+        if np.median(border(alpha)) < 128 and not is_card(image):
+            return alpha, ""
+        image = opaque(image, alpha)
+        if np.median(border(alpha)) < 128:
+            notes.append("the transparent margin was cut off")
+    pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+    for _ in range(FRAMES):
+        inside = framed(pixels)
+        if inside is None:
+            break
+        notes.append(f"the {colour_name(ground_of(pixels))} margin around a page or card was cut off")
+        pixels = pixels[inside]
+    strokes, uneven = contrast(pixels)
+    if uneven:
+        notes.append("uneven light was evened out")
+    name = colour_name(ground_of(pixels))
+    if notes or (strokes >= FAINT).mean() > 0.4:
+        notes.append(f"{name} was taken for the background")
+    return strokes, "; ".join(notes)
+
+
+def contrast(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
+    """Distance of each pixel (h, w, 3) from the background, uint8 (h, w), and whether the light was uneven.
+
+    Unevenness that nine in ten border pixels show belongs to the background.
+    """
+    distance = np.abs(pixels - ground_of(pixels)).max(axis=2)
+    floor = np.percentile(border(distance), 90)
+    uneven = False
+    if floor > UNEVEN and min(pixels.shape[:2]) >= 8:
+        background = surface(pixels)
+        reach = np.maximum(background, 255 - background).max(axis=2)  # the same ink is further from lighter paper
+        surfaced = np.abs(pixels - background).max(axis=2) * (reach.max() / reach)
+        if (lower := np.percentile(border(surfaced), 90)) < floor / 2:
+            distance, floor, uneven = surfaced, lower, True
+    level = min(int(floor), 254)
+    strokes = (distance.astype(np.int32) - level).clip(0) * 255 // (255 - level)
+    return strokes.clip(0, 255).astype(np.uint8), uneven
+
+
+def surface(pixels: np.ndarray) -> np.ndarray:
+    """The background of an unevenly lit page (h, w, 3): a quadratic surface of each colour, fitted without the ink.
+
+    It begins with the border, which is background, and takes in, a few times, all pixels near the last fit.
+    """
+    h, w = pixels.shape[:2]
+    rows, columns = (np.linspace(0, side - 1, min(side, SURFACE_SIDE)).round().astype(int) for side in (h, w))
+    sample = pixels[np.ix_(rows, columns)].astype(np.float64)
+    terms = quadratic(rows / h, columns / w)
+    chosen = np.zeros(sample.shape[:2], bool)
+    chosen[[0, -1]] = chosen[:, [0, -1]] = True
+    for _ in range(8):
+        weights = np.linalg.lstsq(terms[chosen], sample[chosen], rcond=None)[0]
+        residual = np.abs(sample - terms @ weights).max(axis=2)
+        chosen = residual <= max(2 * float(np.median(residual[chosen])), 4.0)
+    return quadratic(np.arange(h) / h, np.arange(w) / w) @ weights
+
+
+def quadratic(y: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """1, x, y, x², xy, y² on a grid: (h, w, 6)."""
+    y, x = np.meshgrid(y, x, indexing="ij")
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+
+
+# --- cards and frames -------------------------------------------------------------------------------------------------
+
+
+def framed(pixels: np.ndarray) -> tuple[slice, slice] | None:
+    """Where a page or card lies in (h, w, 3), inside a margin of one colour; None if the margin is the page.
+
+    It is a rectangle of at least a quarter of the picture whose outline differs from the margin all around, and most
+    of which has the colour of that outline. A digit never fills the outline of its box and most of its inside.
+    """
+    place = extent(np.abs(pixels - ground_of(pixels)).max(axis=2) > 3 * FAINT)
+    if place is None:
+        return None
+    inside = pixels[place]
+    h, w = inside.shape[:2]
+    edge = max(min(h, w) // 100, 1)  # its outline is antialiased
+    if h * w < pixels.shape[0] * pixels.shape[1] / 4 or min(h, w) < 8 + 4 * edge or inside.shape == pixels.shape:
+        return None
+    inner = inside[edge:-edge, edge:-edge]
+    margin_like = np.abs(border(inner) - ground_of(pixels)).max(axis=1) <= 3 * FAINT
+    paper_like = np.abs(inner - ground_of(inner)).max(axis=2) <= 3 * FAINT
+    if margin_like.mean() > 1 - FILLED or paper_like.mean() < 0.6 or paper_like.all():
+        return None
+    return slice(place[0].start + edge, place[0].stop - edge), slice(place[1].start + edge, place[1].stop - edge)
+
+
+def is_card(image: Image.Image) -> bool:
+    """Whether what is opaque of an RGBA picture is a page with ink on it, rather than the ink."""
+    pixels = np.asarray(image)
+    place = extent(pixels[..., 3] >= 128)
+    if place is None:
+        return False
+    inside = pixels[place]
+    solid = inside[..., 3] >= 250
+    if solid.mean() < 0.6:
+        return False
+    colours = inside[..., :3][solid].astype(np.int32)
+    return bool((np.abs(colours - np.median(colours, axis=0)).max(axis=1) > 3 * FAINT).mean() > 0.005)
+
+
+def opaque(image: Image.Image, alpha: np.ndarray) -> Image.Image:
+    """An RGBA picture cut to what is opaque, on the colour of its opaque border."""
+    place = extent(alpha >= 128)
+    if place is None:
+        return image.convert("RGB")
+    image = image.crop((place[1].start, place[0].start, place[1].stop, place[0].stop))
+    seen = border(np.asarray(image.getchannel("A"))) >= 250
+    colours = border(np.asarray(image.convert("RGB")))
+    ground = np.median(colours[seen] if seen.any() else colours, axis=0).astype(int).tolist()
+    return Image.alpha_composite(Image.new("RGBA", image.size, tuple(ground)), image).convert("RGB")
+
+
+# --- pieces -----------------------------------------------------------------------------------------------------------
+
+
+def border(pixels: np.ndarray) -> np.ndarray:
+    """The outermost pixels of (h, w) or (h, w, c), in a row: (n,) or (n, c)."""
+    return np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
+
+
+def ground_of(pixels: np.ndarray) -> np.ndarray:
+    """The median colour of the border of (h, w, 3): int (3,)."""
+    return np.median(border(pixels), axis=0).astype(np.int32)
+
+
+def colour_name(rgb: np.ndarray) -> str:
+    """A grey by its name, any other colour as #rrggbb."""
+    if np.ptp(rgb) > 24:
+        return "#" + "".join(f"{int(value):02x}" for value in rgb)
+    level = float(rgb.mean())
+    return "black" if level < 48 else "dark grey" if level < 112 else "light grey" if level < 208 else "white"
+
+
+def corner(sums: np.ndarray) -> int:
+    """Where a row of column sums begins so that its centre of mass comes to the middle; it stays inside the field."""
+    centre = np.average(np.arange(len(sums)), weights=sums)
+    return int(np.clip(round(SIDE / 2 - centre), 0, SIDE - len(sums)))
