@@ -36,6 +36,8 @@ def load(
     """
     if name.startswith(FOLDER):
         data = load_folder(Path(name.removeprefix(FOLDER)).expanduser(), image_size=image_size, channels=channels)
+        if val_size is None and len(data.val_x):  # the folder has a part for validation
+            return data
     elif name.startswith(TFDS):
         from compare.data.catalogue import load_tfds
 

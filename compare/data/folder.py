@@ -1,27 +1,60 @@
 """Any folder of images as a dataset, one sub-folder per class: PATH/cat/1.jpg, PATH/dog/1.png, ...
 
-Classes   the sub-folders in alphabetical order; hidden ones are passed over.
-Images    every file with a known suffix directly in a class folder; other files are passed over.
+Classes   the sub-folders in alphabetical order; hidden, empty and system folders are passed over.
+Levels    where all sub-folders are called train, val (valid, validation) or test, the classes lie inside them, and the
+          images keep to those parts. Without test/, val/ is the test set.
+Images    every file with a known suffix directly in a class folder. What else lies there is counted in a note.
 Size      the largest centred square is cut out and scaled to `image_size` (bilinear, antialiased).
 Channels  3: colour (grey images get three equal channels); 1: grey (ITU-R 601 luma of colour
-          images). Of 16 bits per pixel the upper 8 are kept; transparent pixels become black.
+          images). Deep greys are scaled by the bits they use; transparent pixels become black.
           The orientation that a camera notes in EXIF is applied; of an animation, the first image counts.
-Test set  a sixth of each class, at least one image: those whose names have the smallest md5. It
-          depends on nothing but the names, and stays the same for every seed.
+Test set  without levels, a sixth of each class, at least one image: those whose names have the smallest md5. It
+          depends on nothing but the names (in Unicode's NFC form), and stays the same for every seed and machine.
 """
 
 from __future__ import annotations
 
 import hashlib
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from compare.data.files import DataError, md5_of_file
-from compare.data.images import suffixes
+from compare.data.images import ImageError, open_image, suffixes, to_square
 from compare.data.stream import Data
 
 TEST_SHARE = 6
+LEVELS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+SYSTEM = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+IMBALANCED = 3  # times as many images in the largest class as in the smallest are worth a note
+LISTED = 20  # names in a message
+
+Labelled = list[tuple[Path, int]]
+
+
+@dataclass
+class Notes:
+    """What was passed over, for one line at the end."""
+
+    lines: list[str] = field(default_factory=list)
+    suffixes: Counter[str] = field(default_factory=Counter)
+    dangling: list[Path] = field(default_factory=list)
+
+    def text(self) -> str:
+        """Everything in one line, "" if there is nothing to say."""
+        left_out = ", ".join(f"{count} {suffix}" for suffix, count in self.suffixes.most_common())
+        lines = [*self.lines, f"left out: {left_out}" if left_out else ""]
+        if self.dangling:
+            lines.append(f"links to nothing: {listed(map(str, self.dangling))}")
+        return "; ".join(filter(None, lines))
 
 
 def load_folder(root: Path, *, image_size: int, channels: int) -> Data:
@@ -32,52 +65,160 @@ def load_folder(root: Path, *, image_size: int, channels: int) -> Data:
         raise DataError(f"image size {image_size} must be at least 1")
     if not root.is_dir():
         raise DataError(f"{root}: no such folder. Name one with a sub-folder of images for each class.")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if len(folders) < 2:
-        found = f"only the class {folders[0].name}" if folders else "no class at all"
-        raise DataError(f"{root}: holds {found}. It needs one sub-folder of images for each of two or more classes.")
-    train: list[tuple[Path, int]] = []
-    test: list[tuple[Path, int]] = []
-    for label, folder in enumerate(folders):
-        paths = class_images(folder)
-        test_count = max(1, len(paths) // TEST_SHARE)
-        test += [(path, label) for path in sorted(paths[:test_count])]
-        train += [(path, label) for path in sorted(paths[test_count:])]
-    train_x = np.stack([read_image(path, image_size=image_size, channels=channels) for path, _ in train])
-    test_x = np.stack([read_image(path, image_size=image_size, channels=channels) for path, _ in test])
-    mean, std = channel_statistics(train_x)
-    return Data(
-        name=f"folder:{root}",
-        train_x=train_x,
-        train_y=np.array([label for _, label in train], np.int32),
-        test_x=test_x,
-        test_y=np.array([label for _, label in test], np.int32),
-        classes=tuple(folder.name for folder in folders),
-        mean=mean,
-        std=std,
-    )
+    notes = Notes()
+    levels = split_levels(root)
+    parts = {part: class_images(folder, notes) for part, folder in (levels or {"train": root}).items()}
+    classes = sorted({name for found in parts.values() for name in found})
+    require_classes(root, levels, parts, classes)
+    files = levelled(parts, classes, notes) if levels.keys() - {"train"} else drawn(parts["train"], classes)
+    arrays = read_all(files, image_size=image_size, channels=channels)
+    counts = Counter(label for _, label in files["train"])
+    if max(counts.values()) >= IMBALANCED * min(counts.values()):
+        each = ", ".join(f"{classes[label]} {count:,}" for label, count in sorted(counts.items()))
+        notes.lines.append(f"imbalanced, training images per class: {each}")
+    mean, std = channel_statistics(arrays["train_x"])
+    named = tuple(map(readable, classes))
+    return Data(name=f"folder:{root}", **arrays, classes=named, mean=mean, std=std, note=notes.text())
 
 
-def class_images(folder: Path) -> list[Path]:
-    """The images of one class, ordered by the md5 of their names."""
-    paths = [path for path in folder.iterdir() if path.suffix.lower() in suffixes() and not path.name.startswith(".")]
-    if len(paths) < 2:
-        known = " ".join(suffixes())
-        raise DataError(
-            f"{folder}: holds {len(paths)} images ({known}), but a class needs two, one of them for testing"
+# --- which files ------------------------------------------------------------------------------------------------------
+
+
+def name_of(path: Path) -> str:
+    """Its name in Unicode's NFC form: macOS writes é as two characters, others as one."""
+    return unicodedata.normalize("NFC", path.name)
+
+
+def readable(name: str) -> str:
+    """A name that can be printed: bytes that are no UTF-8 become replacement characters."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def listed(names: object) -> str:
+    """Up to LISTED names, and how many more."""
+    names = [readable(str(name)) for name in names]  # type: ignore[attr-defined]
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
+
+
+def folders_in(root: Path) -> list[Path]:
+    """Its sub-folders by name, hidden and system ones aside."""
+    paths = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return sorted((path for path in paths if path.name.lower() not in SYSTEM), key=name_of)
+
+
+def split_levels(root: Path) -> dict[str, Path]:
+    """The folders train, val and test of `root`, if it has nothing else and a class lies in train; else {}."""
+    found = {LEVELS.get(path.name.lower(), path.name): path for path in folders_in(root) if any(path.iterdir())}
+    if found.keys() <= set(LEVELS.values()) and "train" in found and folders_in(found["train"]):
+        return found
+    return {}
+
+
+def class_images(root: Path, notes: Notes) -> dict[str, list[Path]]:
+    """Class -> its images, by the md5 of their names; classes without images are passed over with a note."""
+    notes.dangling += [path for path in root.iterdir() if path.is_symlink() and not path.exists()]
+    classes: dict[str, list[Path]] = {}
+    for folder in folders_in(root):
+        images = []
+        for path in folder.iterdir():
+            if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES:
+                continue
+            if path.is_symlink() and not path.exists():
+                notes.dangling.append(path)
+            elif path.suffix.lower() in suffixes() and path.is_file():
+                images.append(path)
+            else:
+                notes.suffixes[f"{path.suffix.lower() or 'without suffix'}" if path.is_file() else "sub-folders"] += 1
+        if images:
+            if name_of(folder) in classes:
+                raise DataError(f"{root}: holds two folders called {readable(name_of(folder))}: rename one")
+            classes[name_of(folder)] = sorted(images, key=order)
+        else:
+            notes.lines.append(f"{readable(folder.name)} holds no images")
+    return classes
+
+
+def order(path: Path) -> bytes:
+    """The md5 of a file's name; of any bytes, also such as are no UTF-8."""
+    return hashlib.md5(name_of(path).encode("utf-8", "surrogateescape"), usedforsecurity=False).digest()
+
+
+def require_classes(
+    root: Path, levels: dict[str, Path], parts: dict[str, dict[str, list[Path]]], classes: list[str]
+) -> None:
+    """Raise DataError unless there are two classes with enough images."""
+    known = "a sub-folder of images for each of two or more classes"
+    if len(classes) < 2:
+        found = f"only the class {readable(classes[0])}" if classes else "no class at all"
+        raise DataError(f"{root}: holds {found}. It needs {known}. HEIC photos do not count: save them as JPEG.")
+    if missing := [name for name in classes if name not in parts["train"]]:
+        raise DataError(f"{levels.get('train', root)}: has no images of the classes {listed(missing)}")
+    for name, paths in parts["train"].items():
+        if not levels.keys() - {"train"} and len(paths) < 2:
+            raise DataError(
+                f"{paths[0].parent}: holds {len(paths)} image of class {readable(name)}, but a class needs two, one of "
+                "them for testing"
+            )
+
+
+def drawn(train: dict[str, list[Path]], classes: list[str]) -> dict[str, Labelled]:
+    """A sixth of each class for testing."""
+    parts: dict[str, Labelled] = {"train": [], "test": []}
+    for label, name in enumerate(classes):
+        paths = train[name]
+        count = max(1, len(paths) // TEST_SHARE)
+        parts["test"] += [(path, label) for path in sorted(paths[:count], key=name_of)]
+        parts["train"] += [(path, label) for path in sorted(paths[count:], key=name_of)]
+    return parts
+
+
+def levelled(parts: dict[str, dict[str, list[Path]]], classes: list[str], notes: Notes) -> dict[str, Labelled]:
+    """The parts as their folders say."""
+    files = {
+        part: [(path, classes.index(name)) for name in sorted(found) for path in sorted(found[name], key=name_of)]
+        for part, found in parts.items()
+    }
+    if not files.get("test"):
+        files["test"] = files.pop("val")
+        notes.lines.append("there is no test folder: val is the test set")
+    for part in ("val", "test"):
+        if part in files and (missing := {*range(len(classes))} - {label for _, label in files[part]}):
+            notes.lines.append(f"{part} has no images of {listed(classes[label] for label in sorted(missing))}")
+    return files
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def read_all(files: dict[str, Labelled], *, image_size: int, channels: int) -> dict[str, np.ndarray]:
+    """``train_x``, ``train_y``, ... of all parts; every file that cannot be read is named in one DataError."""
+    arrays, problems = {}, []
+    for part, labelled in files.items():
+        x = np.empty((len(labelled), image_size, image_size, channels), np.uint8)
+        for k, (path, _) in enumerate(labelled):
+            try:
+                x[k] = read_image(path, image_size=image_size, channels=channels)
+            except DataError as error:
+                problems.append(str(error))
+        arrays |= {f"{part}_x": x, f"{part}_y": np.array([label for _, label in labelled], np.int32)}
+    if problems:
+        total = sum(map(len, files.values()))
+        shown = "\n".join(sorted(problems)[:LISTED]) + (
+            f"\nand {len(problems) - LISTED} more" * (len(problems) > LISTED)
         )
-    return sorted(paths, key=lambda path: hashlib.md5(path.name.encode(), usedforsecurity=False).digest())
+        raise DataError(
+            f"{len(problems)} of {total} images cannot be read. Repair the files or take them out of the folder:\n{shown}"
+        )
+    return arrays
 
 
 def read_image(path: Path, *, image_size: int, channels: int) -> np.ndarray:
     """One image, uint8 (h, w, c)."""
-    from compare.data.images import ImageError, open_image, to_square
-
     try:
         return to_square(open_image(path), size=image_size, channels=channels)
     except ImageError as error:
-        where = f"{path}: {error}. md5: {md5_of_file(path)}"
-        raise DataError(f"{where}. Repair the file or take it out of the folder.") from error
+        raise DataError(f"{readable(str(path))}: {error}. md5: {md5_of_file(path)}") from error
 
 
 def channel_statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

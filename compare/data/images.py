@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from compare.errors import UserError
 
@@ -56,8 +56,8 @@ def open_image(source: Path | bytes) -> Image.Image:
     Deep greys are scaled by the bits that they use (8, 10, 12, 14 or 16). Raises ImageError with the reason; the
     caller names the file.
     """
+    raw = source if isinstance(source, bytes) else _content(source)
     try:
-        raw = source if isinstance(source, bytes) else _content(source)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(_without_text(raw)), formats=sorted(set(suffixes().values()))) as image:
@@ -74,7 +74,9 @@ def open_image(source: Path | bytes) -> Image.Image:
     except Exception as error:  # Pillow's decoders raise what they like on a broken file
         if raw[4:8] == b"ftyp" and raw[8:12] in (b"heic", b"heix", b"mif1", b"msf1"):
             raise ImageError("is a HEIC photo, which cannot be read here: save it as a JPEG file") from error
-        raise ImageError(f"is not a readable image ({error}): give it as a PNG or JPEG file") from error
+        problem = "of no known format" if isinstance(error, UnidentifiedImageError) else error
+        problem = problem if raw else "it is empty"
+        raise ImageError(f"is not a readable image ({problem}): give it as a PNG or JPEG file") from error
 
 
 def _content(path: Path) -> bytes:

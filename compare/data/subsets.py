@@ -25,6 +25,14 @@ def only(data: Data, wanted: Iterable[int]) -> Data:
     return replace(data, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y, classes=classes)
 
 
+def share(data: Data, fraction: float, *, seed: int) -> Data:
+    """A fraction, above 0 and at most 1, of the training images of each class, at least one; all test images."""
+    if not 0 < fraction <= 1:
+        raise DataError(f"a fraction of {fraction} of the labels: choose one above 0 and at most 1")
+    members = [np.flatnonzero(data.train_y == k) for k in range(len(data.classes))]
+    return _drawn(data, members, [max(round(fraction * len(each)), 1) for each in members], seed=seed)
+
+
 def few(data: Data, per_class: int, *, seed: int) -> Data:
     """So many training images of each class, drawn by ``seed``; all test images."""
     members = [np.flatnonzero(data.train_y == k) for k in range(len(data.classes))]
@@ -34,8 +42,14 @@ def few(data: Data, per_class: int, *, seed: int) -> Data:
             f"{per_class} labels per class: {data.name} has {len(members[scarce]):,} training images of class "
             f"{data.classes[scarce]!r}; choose from 1 to as many"
         )
+    return _drawn(data, members, [per_class] * len(members), seed=seed)
+
+
+def _drawn(data: Data, members: Sequence[np.ndarray], counts: Sequence[int], *, seed: int) -> Data:
+    """``counts[k]`` of the training images ``members[k]``, for each class k."""
     rng = generator(LABELS, seed)
-    chosen = np.sort(np.concatenate([rng.choice(each, per_class, replace=False) for each in members]))
+    pairs = zip(members, counts, strict=True)
+    chosen = np.sort(np.concatenate([rng.choice(each, count, replace=False) for each, count in pairs]))
     return replace(data, train_x=data.train_x[chosen], train_y=data.train_y[chosen])
 
 

@@ -194,8 +194,7 @@ def to_dataset(
     network = hub.get(pretrained, size=size)
     shape = network.args["input_shape"]
     data = load(dataset, data_dir=data_dir, val_size=0, image_size=shape[0], channels=shape[2])
-    per_class = max(round(fraction * len(data.train_x) / len(data.classes)), 1)
-    data = few(data, per_class, seed=seed)
+    data = share(data, fraction, seed=seed)
     train_x, test_x = (fit_images(x, shape) for x in (data.train_x, data.test_x))
     data = replace(data, train_x=train_x, test_x=test_x, mean=network.mean, std=network.std)
     network = new_head(network, len(data.classes), seed=seed)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import shutil
 import struct
+import unicodedata
 import zlib
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from PIL import Image
 
 from compare.data import DataError, load
 from compare.data.folder import read_image
+from compare.data.subsets import share
 from compare.errors import UserError
 
 
@@ -89,15 +93,17 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert (read[2:] > 245).all()
 
 
-def test_of_sixteen_bits_the_upper_eight_are_kept(tmp_path: Path) -> None:
-    assert (read_one(tmp_path, Image.fromarray(np.full((4, 4), 60_000, np.uint16))) == 60_000 >> 8).all()
+@pytest.mark.parametrize(("value", "read"), [(60_000, 60_000 >> 8), (4_080, 255), (1_000, 250), (200, 200)])
+def test_deep_greys_are_scaled_by_the_bits_they_use(value: int, read: int, tmp_path: Path) -> None:
+    """16, 12, 10 and 8 bits, stored in 16."""
+    assert (read_one(tmp_path, Image.fromarray(np.full((4, 4), value, np.uint16))) == read).all()
 
 
 def test_unusable_image_folder_is_named(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, int], str]] = [
         ({}, "holds no class at all"),
         ({"cat": 4}, "holds only the class cat"),
-        ({"cat": 4, "dog": 0}, "dog: holds 0 images"),
+        ({"cat": 4, "dog": 0}, "holds only the class cat"),
         ({"cat": 4, "dog": 1}, "dog: holds 1 image"),
     ]
     for number, (classes, problem) in enumerate(cases):
@@ -125,7 +131,7 @@ def png_that_claims(width: int, height: int) -> bytes:
 def test_small_file_cannot_claim_large_memory(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(png_that_claims(6000, 6000))
-    with pytest.raises(DataError, match=r"claims 6000 x 6000 pixels, more than the 690,000"):
+    with pytest.raises(DataError, match=r"claims 6000 x 6000 pixels, more than the 4,000,000"):
         read_image(path, image_size=8, channels=3)
     Image.new("1", (5000, 5000)).save(path, optimize=True)  # nothing is packed more tightly than one colour
     assert read_image(path, image_size=8, channels=1).max() == 0
@@ -136,7 +142,93 @@ def test_broken_image_is_named(content: bytes, tmp_path: Path) -> None:
     root = write_images(tmp_path, {"cat": 4, "dog": 4})
     bad = root / "dog" / "2.png"
     bad.write_bytes(content)
-    with pytest.raises(DataError, match="Repair the file or take it out") as caught:
+    with pytest.raises(DataError, match="Repair the files or take them out") as caught:
         load(f"folder:{root}")
     assert str(bad) in str(caught.value)
     assert hashlib.md5(content).hexdigest() in str(caught.value)
+
+
+# --- folders as people have them --------------------------------------------------------------------------------------
+
+
+def test_any_file_name_loads(tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"cat": 4, "dog": 4})
+    os.rename(root / "cat" / "0.png", os.fsencode(root / "cat") + b"/caf\xe9.png")
+    assert len(load(f"folder:{root}", image_size=8, val_size=0).train_x) == 6
+
+
+def test_names_count_in_their_composed_form(tmp_path: Path) -> None:
+    """macOS stores é as two characters: the same images are for testing, in the same order, on every system."""
+    digests = []
+    for form in ("NFC", "NFD"):
+        root = write_images(tmp_path / form, {unicodedata.normalize(form, name): 2 for name in ("chat-é", "chien")})
+        for path in sorted(root.glob("*/*.png")):
+            path.rename(path.with_name(unicodedata.normalize(form, f"é{path.name}")))
+        data = load(f"folder:{root}", image_size=8, val_size=0)
+        assert data.classes == ("chat-é", "chien")
+        digests.append(data.digest)
+    assert digests[0] == digests[1]
+
+
+def test_system_and_empty_folders_are_passed_over_with_a_note(tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"cat": 4, "dog": 4, "bird": 0, "__MACOSX": 0})
+    (root / "__MACOSX" / "cat").mkdir()
+    (root / "cat" / "._0.png").write_bytes(b"\0\5\26\7")
+    data = load(f"folder:{root}", image_size=8)
+    assert data.classes == ("cat", "dog")
+    assert data.note == "bird holds no images"
+
+
+def test_what_is_left_out_is_counted_by_suffix_and_dangling_links_are_named(tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"cat": 4, "dog": 4})
+    for number in range(3):
+        (root / "cat" / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    (root / "dog" / "notes.txt").write_text("")
+    (root / "bird").symlink_to("nowhere/bird")
+    (root / "dog" / "gone.png").symlink_to("nowhere.png")
+    note = load(f"folder:{root}", image_size=8).note
+    assert "left out: 3 .heic, 1 .txt" in note
+    assert f"links to nothing: {root / 'bird'}, {root / 'dog' / 'gone.png'}" in note
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".tga", ".jp2", ".avif"])
+def test_every_format_of_pillow_is_read(suffix: str, tmp_path: Path) -> None:
+    data = load(f"folder:{write_images(tmp_path, {'cat': 3, 'dog': 3}, suffix, (32, 32))}", image_size=8, val_size=0)
+    assert (len(data.train_x), data.note) == (4, "")
+
+
+def test_levels_of_training_validation_and_test_are_used(tmp_path: Path) -> None:
+    counts = {"train": 8, "valid": 4, "test": 5}
+    for level, count in counts.items():
+        write_images(tmp_path / level, {"cat": count, "dog": count})
+    data = load(f"folder:{tmp_path}", image_size=8)
+    assert (len(data.train_x), len(data.val_x), len(data.test_x)) == (16, 8, 10)
+    assert data.classes == ("cat", "dog")
+    shutil.rmtree(tmp_path / "test")
+    data = load(f"folder:{tmp_path}", image_size=8, val_size=2)
+    assert (len(data.train_x), len(data.val_x), len(data.test_x)) == (14, 2, 8)
+    assert data.note == "there is no test folder: val is the test set"
+    write_images(tmp_path / "valid", {"bird": 2})
+    with pytest.raises(DataError, match=r"train: has no images of the classes bird"):
+        load(f"folder:{tmp_path}", image_size=8)
+
+
+def test_every_broken_file_is_named_in_one_message(tmp_path: Path) -> None:
+    root = write_images(tmp_path, {"cat": 12, "dog": 12})
+    bad = [root / "cat" / f"{number}.png" for number in range(0, 12, 3)]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match=r"^4 of 24 images cannot be read\. Repair the files") as caught:
+        load(f"folder:{root}", image_size=8)
+    assert all(str(path) in str(caught.value) for path in bad)
+
+
+def test_class_imbalance_is_shown_and_a_fraction_is_of_each_class(tmp_path: Path) -> None:
+    data = load(f"folder:{write_images(tmp_path, {'cat': 60, 'dog': 6})}", image_size=8, val_size=0)
+    assert data.note == "imbalanced, training images per class: cat 50, dog 5"
+    assert np.bincount(share(data, 0.2, seed=0).train_y).tolist() == [10, 1]
+    assert np.bincount(share(data, 0.01, seed=0).train_y).tolist() == [1, 1]
+    assert len(share(data, 1.0, seed=0).train_y) == 55
+    for fraction in (0.0, -1.0, 1.01, float("nan")):
+        with pytest.raises(DataError, match="choose one above 0 and at most 1"):
+            share(data, fraction, seed=0)

@@ -20,7 +20,6 @@ from support.cifar_files import binary_file, official_file, python_file, write_b
 from compare.data import DataError, cifar, idx
 from compare.data.files import read_file
 from compare.data.folder import read_image
-from compare.data.images import FORMATS
 
 EXTREMES = [
     b"\0",
@@ -143,10 +142,10 @@ def test_damaged_cifar10_archives(layout: str, pack: bool, tmp_path: Path) -> No
     assert feed(cifar.read_archive_batches, path, good if pack else gzip.compress(good, 1), 400, pack=pack) > 200
 
 
-@pytest.mark.parametrize("suffix", sorted(set(FORMATS) - {".jpeg", ".pgm"}))
-def test_damaged_images(suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "PPM", "TIFF", "TGA"])
+def test_damaged_images(form: str, tmp_path: Path) -> None:
     read = partial(read_image, image_size=8, channels=3)
-    assert feed(read, tmp_path / f"file{suffix}", image_file(FORMATS[suffix]), 300) > 50
+    assert feed(read, tmp_path / f"file.{form}", image_file(form), 300) > 50
 
 
 @settings(max_examples=300, deadline=None)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
 from compare import data
-from compare.data.digits import to_digit
+from compare.data import images
+from compare.data.digits import find_digit, to_digit
 from compare.data.images import ImageError, open_image, to_square
 from compare.predict import load_image
 
@@ -106,6 +107,72 @@ def test_two_pixels_are_refused(size: tuple[int, int]) -> None:
         to_digit(cornered(size))
 
 
+# --- backgrounds ------------------------------------------------------------------------------------------------------
+
+
+def seven(side: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """A drawn seven as a share of ink (h, w), and what a network sees of it in black on white."""
+    image = Image.new("L", (side, side))
+    pen = ImageDraw.Draw(image)
+    unit = side // 8
+    pen.line([(3 * unit, 2 * unit), (5.6 * unit, 2 * unit), (4 * unit, 6.2 * unit)], 255, unit // 2, joint="curve")
+    return np.asarray(image) / 255, to_digit(ImageOps.invert(image))
+
+
+def page(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def difference(digit: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(digit.astype(int) - expected).mean())
+
+
+@pytest.mark.parametrize("light", ["vignette", "from the left"])
+def test_uneven_light_is_evened_out_with_a_note(light: str, rng: np.random.Generator) -> None:
+    ink, expected = seven()
+    y, x = np.mgrid[-1:1:400j, -1:1:400j]
+    paper = 225 - 85 * (x * x + y * y) / 2 if light == "vignette" else 190 + 50 * x
+    found = find_digit(page(paper * (1 - ink) + 40 * ink + rng.normal(0, 2, ink.shape)))
+    assert difference(found.pixels, expected) < 4  # 1.5; 60 of what a median colour leaves
+    assert "uneven light was evened out" in found.note
+
+
+@pytest.mark.parametrize("edges", [(12, 12, 12, 12), (20, 3, 9, 5)])
+def test_frame_of_a_scanner_is_cut_off_with_a_note(edges: tuple[int, ...]) -> None:
+    ink, expected = seven()
+    pixels = 255 - 255 * ink
+    top, bottom, left, right = edges
+    pixels[:top], pixels[-bottom:], pixels[:, :left], pixels[:, -right:] = 0, 0, 0, 0
+    found = find_digit(page(pixels))
+    assert difference(found.pixels, expected) < 4
+    assert "the black margin around a page or card was cut off" in found.note
+    assert "white was taken for the background" in found.note
+
+
+@pytest.mark.parametrize("margin", [(0, 0, 0, 0), (120, 120, 120, 255), (0, 40, 90, 255)])
+def test_digit_on_a_card_is_read(margin: tuple[int, ...]) -> None:
+    ink, expected = seven()
+    card = Image.new("RGBA", (500, 560), margin)
+    card.paste(page(255 - 255 * ink).convert("RGBA"), (40, 90))
+    found = find_digit(card)
+    assert difference(found.pixels, expected) < 4
+    assert "was cut off" in found.note
+
+
+def test_rectangular_zero_is_no_card() -> None:
+    zero = drawn((200, 200), (60, 40, 140, 160))
+    ImageDraw.Draw(zero).rectangle((80, 60, 120, 140), "white")
+    found = find_digit(zero)
+    assert found.note == ""
+    assert found.pixels[14, 14] < 40
+
+
+def test_plain_picture_has_no_note() -> None:
+    ink, _ = seven()
+    assert find_digit(page(255 - 255 * ink)).note == ""
+    assert find_digit(page(255 * ink)).note == ""
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -182,3 +249,44 @@ def test_damaged_pictures_raise_image_error_only(rng: np.random.Generator, tmp_p
             except ImageError:
                 refused += 1
         assert refused > 30, name
+
+
+# --- pictures that Pillow can read ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["12 bits in 16", "16-bit PGM", "float TIFF", "3 MB of text", "broken EXIF"])
+def test_readable_picture_is_not_refused(kind: str, tmp_path: Path) -> None:
+    ink, expected = seven(120)
+    grey = np.asarray(page(255 - 255 * ink))
+    path = tmp_path / {"16-bit PGM": "x.pgm", "float TIFF": "x.tif", "broken EXIF": "x.jpg"}.get(kind, "x.png")
+    if kind == "12 bits in 16":
+        Image.fromarray(grey.astype(np.uint16) * 16).save(path)
+    elif kind == "16-bit PGM":
+        path.write_bytes(b"P5 120 120 65535\n" + (grey.astype(">u2") * 257).tobytes())
+    elif kind == "float TIFF":
+        Image.fromarray((grey / 255).astype(np.float32)).save(path)
+    elif kind == "broken EXIF":
+        Image.fromarray(grey).save(path, exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff", quality=100)
+    else:
+        text = PngImagePlugin.PngInfo()
+        text.add_text("prompt", "x" * 3_000_000, zip=True)
+        Image.fromarray(grey).save(path, pnginfo=text)
+    assert difference(to_digit(load_image(path)), expected) < 2
+
+
+def test_large_jpeg_is_read_reduced_and_a_large_png_refused_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "PIXEL_LIMIT", 1_000_000)
+    photo = drawn((3000, 2000), (1000, 400, 2000, 1600))
+    photo.save(tmp_path / "x.jpg")
+    assert load_image(tmp_path / "x.jpg").size == (750, 500)
+    photo.save(tmp_path / "x.png")
+    with pytest.raises(ImageError, match=r"x\.png: has 3000 x 2000 pixels: scale it down below 1 megapixels"):
+        load_image(tmp_path / "x.png")
+
+
+def test_heic_photo_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(ImageError, match=r"x\.jpg: is a HEIC photo, .*save it as a JPEG"):
+        load_image(tmp_path / "x.jpg")
