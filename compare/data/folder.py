@@ -204,12 +204,9 @@ def read_all(files: dict[str, Labelled], *, image_size: int, channels: int) -> d
         arrays |= {f"{part}_x": x, f"{part}_y": np.array([label for _, label in labelled], np.int32)}
     if problems:
         total = sum(map(len, files.values()))
-        shown = "\n".join(sorted(problems)[:LISTED]) + (
-            f"\nand {len(problems) - LISTED} more" * (len(problems) > LISTED)
-        )
-        raise DataError(
-            f"{len(problems)} of {total} images cannot be read. Repair the files or take them out of the folder:\n{shown}"
-        )
+        more = [f"and {len(problems) - LISTED} more"] if len(problems) > LISTED else []
+        what = f"{len(problems)} of {total} images cannot be read. Repair the files or take them out of the folder:"
+        raise DataError("\n".join([what, *sorted(problems)[:LISTED], *more]))
     return arrays
 
 

@@ -59,6 +59,7 @@ def open_image(source: Path | bytes) -> Image.Image:
     raw = source if isinstance(source, bytes) else _content(source)
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of fields that are not used here
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(_without_text(raw)), formats=sorted(set(suffixes().values()))) as image:
                 _bound(image, len(raw))

@@ -221,7 +221,7 @@ def png_that_claims(width: int, height: int) -> bytes:
         (png_that_claims(9, 9), "is not a readable image .*give it as a PNG or JPEG file"),
         (
             png_that_claims(50_000, 50_000),
-            "has more than [0-9,]+ pixels, or claims so: scale it down below 40 megapixels",
+            "has more than [0-9,]+ pixels, or claims so: scale it down below 40",
         ),
         (png_that_claims(6_000, 6_000), "claims 6000 x 6000 pixels, more than the 4,000,000 it may have with 69 bytes"),
     ],
