@@ -10,6 +10,7 @@ either as files in a folder, or straight from the tar.gz archive.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -40,7 +41,8 @@ PYTHON_MD5 = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 BATCHES = tuple(PYTHON_MD5)  # the test images are the last one
-REMEDY = "Delete it to have it downloaded again, or put an archive from cs.toronto.edu/~kriz/cifar.html in its place."
+REMEDY = "Move it away to have the archive of www.cs.toronto.edu/~kriz/cifar.html downloaded."
+OWN = "If you wrote it, write labels.tolist() instead of an array or its elements, and pickle with protocol=4"
 
 Batch = tuple[np.ndarray, np.ndarray]  # images uint8 (n, h, w, c), labels int32 (n,)
 
@@ -55,14 +57,17 @@ def parse_binary(raw: bytes | bytearray) -> Batch:
 
 def parse_python(raw: bytes | bytearray, *, md5: str | None = None) -> Batch:
     """The images of one pickled file; `md5` is that of the official file, and binds a file of the official size."""
-    batch = read_pickle(raw)
+    try:
+        batch = read_pickle(raw)
+    except DataError as error:
+        raise DataError(f"{error}. {OWN}") from error
     if not isinstance(batch, dict) or not {"data", "labels"} <= batch.keys():
         raise DataError('is not a pickled dict with the keys "data" and "labels"')
     pixels, labels = _array(batch["data"]), batch["labels"]
     if not isinstance(labels, list) or len(labels) != len(pixels):
-        raise DataError(f"has no list of {len(pixels):,} labels for its {len(pixels):,} images")
+        raise DataError(f"has no list of {len(pixels):,} labels for its {len(pixels):,} images. {OWN}")
     if not all(isinstance(label, int) and 0 <= label < 256 for label in labels):
-        raise DataError("holds a label that is not a small number")
+        raise DataError(f"holds a label that is not a small number. {OWN}")
     if len(pixels) == FULL and md5 is not None and md5_of(raw) != md5:
         raise DataError(f"has the size of the official file but was altered (expected md5 {md5})")
     return _batch(pixels, np.array(labels, np.uint8))
@@ -112,12 +117,14 @@ def load_cifar10(data_dir: Path | None = None) -> Data:
 
 
 def find(folder: Path) -> Path | None:
-    """The folder of batch files in `folder`, or else an archive; official ones first."""
-    for place in (folder, folder / "cifar-10-batches-py", folder / "cifar-10-batches-bin"):
+    """The folder of batch files in `folder`, or else an archive; official ones, known by their md5, first."""
+    for place in (folder, *sorted(folder.glob("cifar-10-*")), *sorted(folder.glob("cifar-10-*/cifar-10-batches-*"))):
         if (place / "test_batch").is_file() or (place / "test_batch.bin").is_file():
             return place
-    archives = [folder / name for name in ARCHIVE_MD5] + sorted(folder.glob("cifar-10*.tar.gz"))
-    return next((archive for archive in archives if archive.is_file()), None)
+    archives = [path for end in ("tar.gz", "tgz") for path in sorted(folder.glob(f"*.{end}")) if "cifar" in path.name]
+    official = (path for path in archives if md5_of_file(path) in ARCHIVE_MD5.values())
+    others = (path for path in archives if path.name not in ARCHIVE_MD5)
+    return next(itertools.chain(official, others, archives), None)
 
 
 def _layout(names: set[str]) -> tuple[str, Callable[[str], Callable[[bytes | bytearray], Batch]]]:

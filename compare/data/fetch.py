@@ -1,9 +1,9 @@
 """Where datasets are looked for, and how they get there.
 
 A dataset is looked for in one folder: `data_dir` if given, else the environment's NN_DATA_DIR,
-else ~/.cache/nn-three-ways; there in sub-folders that are named like the dataset (fashion-mnist,
-FashionMNIST, cifar10, CIFAR-10, ...), and then in the folder itself. What is absent is downloaded
-into that folder, by torchvision or, without it, by TensorFlow Datasets. Both are only the
+else ~/.cache/nn-three-ways. Fashion-MNIST's files are known by their content, anywhere below; CIFAR-10 is looked for
+in sub-folders that are named like it (cifar10, CIFAR-10, ...), and then in the folder itself. What is absent is
+downloaded into that folder, by torchvision or, without it, by TensorFlow Datasets; no file is deleted. Both are only the
 carriers: the bytes are parsed and checked here, so that every machine sees the same images in
 the same order.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -72,7 +72,7 @@ def data_root(data_dir: Path | None) -> Path:
 
 def _search(root: Path, name: str, find: Callable[[Path], T | None]) -> T | None:
     def plain(text: str) -> str:
-        return text.lower().replace("-", "").replace("_", "")
+        return "".join(filter(str.isalnum, text.lower()))
 
     inside = sorted(root.iterdir()) if root.is_dir() else []
     named = [path for path in inside if path.is_dir() and plain(path.name) == plain(name)]
@@ -80,8 +80,11 @@ def _search(root: Path, name: str, find: Callable[[Path], T | None]) -> T | None
     return next((found for place in places if (found := find(place)) is not None), None)
 
 
-def download(name: str, root: Path) -> None:
-    """Bring the dataset to `root`; whatever goes wrong on the way is a DataError that says what to do by hand."""
+def download(name: str, root: Path, missing: Collection[str] = ()) -> None:
+    """Bring the dataset to `root`; whatever goes wrong on the way is a DataError that says what to do by hand.
+
+    `missing` names the files that are wanted, without their suffixes, where others of the dataset are there.
+    """
     import urllib.request
 
     source = SOURCES[name]
@@ -97,9 +100,10 @@ def download(name: str, root: Path) -> None:
                 getattr(torchvision.datasets, source.torchvision)(str(root), download=True)
     except Exception as error:  # the carriers raise what they like
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DataError(
-            f"{name} is not in {root} and cannot be downloaded ({problem}). {_by_hand(name, root)}"
-        ) from error
+        where = (
+            f"{name} is not complete in {root}: {', '.join(missing)} missing" if missing else f"{name} is not in {root}"
+        )
+        raise DataError(f"{where} and cannot be downloaded ({problem}). {_by_hand(name, root, missing)}") from error
 
 
 def _download_by_tfds(source: Source, folder: Path) -> None:
@@ -112,8 +116,9 @@ def _download_by_tfds(source: Source, folder: Path) -> None:
         Path(path).replace(folder / name)
 
 
-def _by_hand(name: str, root: Path) -> str:
+def _by_hand(name: str, root: Path, missing: Collection[str] = ()) -> str:
+    urls = [url for url in SOURCES[name].urls if not missing or any(stem in url for stem in missing)]
     return (
-        f"Download {' '.join(SOURCES[name].urls)} on a machine that is online and put it in {root / name}, "
+        f"Download {' '.join(urls)} on a machine that is online and put it in {root / name}, "
         "or name the folder where it is with --data-dir or NN_DATA_DIR."
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
+import os
 import tarfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -86,6 +88,25 @@ def _blocks(path: Path, limit: int) -> Iterator[bytes]:
 
 def _problem(error: Exception) -> str:
     return str(error) if isinstance(error, DataError) else f"cannot be read ({error})"
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """The first decompressed bytes of a plain or gzip file; fewer if it is shorter, none if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+            file.seek(0)
+            return (gzip.GzipFile(fileobj=file) if start == b"\x1f\x8b" else file).read(count)
+    except (EOFError, OSError, zlib.error):
+        return b""
+
+
+def files_below(root: Path, *, depth: int = 3, limit: int = 10_000) -> Iterator[Path]:
+    """The first ``limit`` files in ``root`` and its sub-folders down to ``depth``, by name; hidden ones aside."""
+    for folder, folders, names in itertools.islice(os.walk(root, followlinks=True), limit):
+        below = len(Path(folder).relative_to(root).parts)
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if below < depth else []
+        yield from (Path(folder, name) for name in sorted(names)[:limit] if not name.startswith("."))
 
 
 def md5_of(raw: bytes | bytearray) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from compare.data.fetch import locate
-from compare.data.files import DataError, read_file
+from compare.data.fetch import data_root, download
+from compare.data.files import DataError, files_below, first_bytes, read_file
 from compare.data.stream import Data
 
 MNIST_DIR = Path(__file__).with_name("mnist")
@@ -83,9 +83,7 @@ def load_mnist(_data_dir: Path | None = None) -> Data:
 
 def load_fashion_mnist(data_dir: Path | None = None) -> Data:
     """Fashion-MNIST (Xiao, Rasul and Vollgraf 2017, arXiv 1708.07747) from the data folder, or downloaded into it."""
-    folder = locate("fashion-mnist", find_fashion_mnist, data_dir)
-    remedy = "Delete it to have it downloaded again, or put the file of github.com/zalandoresearch in its place."
-    train_x, train_y, test_x, test_y = read_idx_files(folder, FASHION_MD5, classes=10, remedy=remedy)
+    train_x, train_y, test_x, test_y = fashion_mnist_arrays(data_dir)
     return Data(
         name="fashion-mnist",
         train_x=train_x,
@@ -98,19 +96,61 @@ def load_fashion_mnist(data_dir: Path | None = None) -> Data:
     )
 
 
-def find_fashion_mnist(folder: Path) -> Path | None:
-    """`folder`, if one of the four files is there."""
-    return folder if any((folder / (stem + end)).exists() for stem in FASHION_MD5 for end in ("", ".gz")) else None
+def fashion_mnist_arrays(data_dir: Path | None) -> list[np.ndarray]:
+    """The four arrays; what the data folder lacks is downloaded into it, and nothing in it is replaced."""
+    root = data_root(data_dir)
+    found, problems = find_idx(root, FASHION_MD5, classes=10)
+    if missing := FASHION_MD5.keys() - found.keys():
+        try:
+            download("fashion-mnist", root, sorted(missing) if found or problems else ())
+        except DataError as error:
+            raise DataError(" ".join([str(error), *problems])) from error
+        found, problems = find_idx(root, FASHION_MD5, classes=10)
+    if missing := sorted(FASHION_MD5.keys() - found.keys()):
+        raise DataError(f"fashion-mnist was downloaded to {root}, but lacks {', '.join(missing)}. {' '.join(problems)}")
+    return [found[stem] for stem in FASHION_MD5]
+
+
+def find_idx(root: Path, md5: dict[str, str], *, classes: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The arrays whose files lie below `root`, by their official names, and what is wrong with the others.
+
+    A file is known by its content, whatever it is called: its header says what it may be, its md5 what it is.
+    """
+    found: dict[str, np.ndarray] = {}
+    problems = []
+    stems = {header_of(stem): stem for stem in md5}
+    for path in files_below(root) if root.is_dir() else ():
+        start = first_bytes(path, 16)
+        stem = stems.get(start) or stems.get(start[:8])
+        if stem is None or stem in found:
+            continue
+        try:
+            found[stem] = read_idx_file(path, stem, md5[stem], classes=classes, remedy="It is left as it is.")
+        except DataError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def header_of(stem: str) -> bytes:
+    """The header of an official file: 16 bytes of images, 8 of labels."""
+    split, kind, _ = stem.split("-", 2)
+    words = (0x0803, COUNTS[split], SIDE, SIDE) if kind == "images" else (0x0801, COUNTS[split])
+    return np.array(words, ">u4").tobytes()
 
 
 def read_idx_files(folder: Path, md5: dict[str, str], *, classes: int, remedy: str) -> list[np.ndarray]:
     """The four arrays of `folder`, in the order of `md5`; each file may be gzip or plain."""
     arrays = []
     for stem, digest in md5.items():
-        split, kind, _ = stem.split("-", 2)
         plain, packed = folder / stem, folder / f"{stem}.gz"
-        parse = parse_images if kind == "images" else partial(parse_labels, classes=classes)
-        limit = 16 + COUNTS[split] * (SIDE * SIDE if kind == "images" else 1)
         path = packed if packed.exists() or not plain.exists() else plain
-        arrays.append(read_file(path, parse, limit=limit, md5=digest, remedy=remedy))
+        arrays.append(read_idx_file(path, stem, digest, classes=classes, remedy=remedy))
     return arrays
+
+
+def read_idx_file(path: Path, stem: str, md5: str, *, classes: int, remedy: str) -> np.ndarray:
+    """The array of one file, which is the official file `stem`."""
+    split, kind, _ = stem.split("-", 2)
+    parse = parse_images if kind == "images" else partial(parse_labels, classes=classes)
+    limit = 16 + COUNTS[split] * (SIDE * SIDE if kind == "images" else 1)
+    return read_file(path, parse, limit=limit, md5=md5, remedy=remedy)

@@ -6,6 +6,7 @@ import functools
 import gzip
 import hashlib
 import http.server
+import shutil
 import sys
 import threading
 from collections.abc import Iterator
@@ -61,8 +62,44 @@ def test_fashion_mnist_is_found_packed_or_plain(place: str, tmp_path: Path, mnis
 
 def test_files_of_another_dataset_are_refused_as_fashion_mnist(tmp_path: Path) -> None:
     (tmp_path / "fashion-mnist").symlink_to(idx.MNIST_DIR)
-    with pytest.raises(DataError, match=r"was altered.*expected f4a8712d7a061bf5bd6d2ca38dc4d50a.*Delete it"):
+    with pytest.raises(DataError, match=r"was altered.*expected f4a8712d7a061bf5bd6d2ca38dc4d50a") as caught:
         load("fashion-mnist", data_dir=tmp_path)
+    assert "elete" not in str(caught.value)
+
+
+NAMES = ["{stem}", "{dotted}", "{stem}/{stem}", "Fashion MNIST/{stem}.gz", "archive/raw/{kind} of {split}.bin"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dataset_files_are_known_by_their_content(name: str, tmp_path: Path, mnist_as_fashion: Path) -> None:
+    for source in mnist_as_fashion.glob("*.gz"):
+        split, kind, _ = source.stem.split("-", 2)
+        dotted = source.stem.replace("-idx", ".idx")
+        path = tmp_path / name.format(stem=source.stem, dotted=dotted, split=split, kind=kind)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source.read_bytes() if path.suffix == ".gz" else gzip.decompress(source.read_bytes()))
+    assert len(load("fashion-mnist", data_dir=tmp_path).test_x) == 10_000
+
+
+def test_broken_file_beside_a_good_one_is_passed_over(tmp_path: Path, mnist_as_fashion: Path) -> None:
+    for source in mnist_as_fashion.glob("*.gz"):
+        (tmp_path / source.stem).write_bytes(gzip.decompress(source.read_bytes()))
+    broken = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    broken.write_bytes((mnist_as_fashion / broken.name).read_bytes()[:1000])
+    assert len(load("fashion-mnist", data_dir=tmp_path).test_x) == 10_000
+    assert broken.stat().st_size == 1000
+
+
+def test_incomplete_dataset_offline_names_what_is_missing_and_broken(tmp_path: Path, mnist_as_fashion: Path) -> None:
+    for source in mnist_as_fashion.glob("t10k*.gz"):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    cut = tmp_path / "train-labels-idx1-ubyte.gz"
+    cut.write_bytes((mnist_as_fashion / cut.name).read_bytes()[:1000])
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte, train-labels-idx1-ubyte missing") as caught:
+        load("fashion-mnist", data_dir=tmp_path)
+    assert f"{cut}: cannot be read" in str(caught.value)
+    assert "t10k" not in str(caught.value)
+    assert "elete" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
@@ -127,8 +164,11 @@ def test_fashion_mnist_is_downloaded(
         monkeypatch.setattr(FashionMNIST, "resources", resources)
     else:
         monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
-    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mine").mkdir(parents=True)
+    shutil.copy(files[0], tmp_path / "data" / "mine" / "good.gz")  # what is good is kept, the rest is fetched
+    (tmp_path / "data" / files[1].name).write_bytes(files[1].read_bytes()[:100])
     data = load("fashion-mnist", data_dir=tmp_path / "data", val_size=0)
+    assert (tmp_path / "data" / files[1].name).stat().st_size == 100
     assert (data.train_x == load("mnist", val_size=0).train_x).all()
     for source in served.iterdir():
         source.unlink()
