@@ -15,11 +15,13 @@ The same from Python:
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -37,6 +39,13 @@ DEFAULT = SHIPPED / "cnn-mnist.npz"
 Answer = list[tuple[str, float]]  # classes and their probabilities, the likeliest first
 
 
+class Seen(NamedTuple):
+    """What a network sees of a picture, uint8 (h, w, c), and a note on what was done that may be doubted."""
+
+    pixels: np.ndarray
+    note: str = ""
+
+
 class Predictor:
     """A network that takes pictures of any size and answers in names and probabilities."""
 
@@ -49,18 +58,33 @@ class Predictor:
 
     def probabilities(self, image: Image.Image, *, track: str = "numpy") -> np.ndarray:
         """Softmax of the logits, float64 (v,)."""
-        logits = self.network.logits(self.prepare(image)[None], track)[0].astype(np.float64)
+        return self.probabilities_of(self.prepare(image), track)
+
+    def probabilities_of(self, x: np.ndarray, track: str = "numpy") -> np.ndarray:
+        """The same for an image as the dataset has it, uint8 (h, w, c)."""
+        logits = self.network.logits(x[None], track)[0].astype(np.float64)
         exponentials = np.exp(logits - logits.max())
         return exponentials / exponentials.sum()
 
     def prepare(self, image: Image.Image) -> np.ndarray:
-        """The picture as the network's dataset has it, uint8 (h, w, c): see ``digits`` and ``images``."""
+        """The picture as the network's dataset has it, uint8 (h, w, c)."""
+        return self.look(image).pixels
+
+    def look(self, image: Image.Image) -> Seen:
+        """What the network sees of a picture: see ``compare.data.digits`` and ``compare.data.images``."""
         h, w, c = self.network.input_shape
-        if self.network.dataset == "mnist":
-            return digits.to_digit(image)
+        preparation = self.network.preparation
+        if preparation.how == "digit" and (h, w, c) == (28, 28, 1):
+            digit = digits.find_digit(image)
+            return Seen(digit.pixels, digit.note)
         if h != w:
             raise UserError(f"this network sees images of {h} x {w}; only square ones are cut out of pictures")
-        return images.to_square(image, size=h, channels=c)
+        pixels = images.to_square(image, size=h, channels=c)
+        if preparation.ground == "dark" and np.median(digits.border(pixels)) > 127:
+            return Seen(255 - pixels, "the picture has a light background: inverted, as this network saw light on dark")
+        if not preparation.known:
+            return Seen(pixels, "how this network's pictures were prepared is not stored: took the centred square")
+        return Seen(pixels)
 
 
 def load(path: str | Path = DEFAULT) -> Predictor:
@@ -87,13 +111,14 @@ def ranked(probabilities: np.ndarray, classes: Sequence[str]) -> Answer:
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int) -> str:
-    """The lines to print for one picture."""
+def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int, *, show: bool = False) -> str:
+    """The lines to print for one picture; ``show`` writes what the network saw as a PNG file."""
     image = load_image(path)
     try:
-        answers = {name: predictor.probabilities(image, track=name) for name in track_names}
+        seen = predictor.look(image)
     except images.ImageError as error:
         raise images.ImageError(f"{path} {error}") from error
+    answers = {name: predictor.probabilities_of(seen.pixels, name) for name in track_names}
     lines = [cli.shown(path)]
     for name, probabilities in answers.items():
         best = ranked(probabilities, predictor.network.classes)[:top]
@@ -103,13 +128,49 @@ def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int)
     if len(answers) > 1:
         gap = max(float(np.abs(a - b).max()) for a, b in itertools.combinations(answers.values(), 2))
         lines.append(f"  largest difference of a probability between the tracks: {gap:.1e}")
+    if seen.note:
+        lines.append(f"  note: {seen.note}" + ("" if show else " (--show writes what the network saw)"))
+    if show:
+        lines.append(f"  what the network saw: {write_seen(seen.pixels, path)}")
     return "\n".join(lines)
+
+
+def write_seen(pixels: np.ndarray, picture: Path) -> Path:
+    """Write what a network saw, enlarged, into the current folder, under a name that is free."""
+    image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    scale = max(280 // image.width, 1)
+    content = io.BytesIO()
+    image.resize((scale * image.width, scale * image.height), Image.Resampling.NEAREST).save(content, "PNG")
+    for number in itertools.count(1):
+        path = Path(f"{picture.stem}.seen{'' if number == 1 else f'-{number}'}.png")
+        try:
+            with path.open("xb") as file:
+                file.write(content.getvalue())
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    raise AssertionError("some number is free")
+
+
+def pictures(paths: Sequence[Path]) -> list[Path]:
+    """The files among them, and the pictures in the folders among them."""
+    found = []
+    for path in paths:
+        inside = [path]
+        if path.is_dir():
+            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in images.suffixes())
+        if not inside:
+            raise UserError(f"{path}: this folder holds no pictures")
+        found += inside
+    return found
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("predict", __doc__, what="pictures")
-    options.add_argument("images", nargs="+", type=cli.path, metavar="IMAGE", help="PNG or JPEG, any size and colours")
+    options.add_argument("images", nargs="+", type=cli.path, metavar="IMAGE", help="picture, or a folder of pictures")
     pictures = cli.group(options, "pictures")
     pictures.add_argument(
         "--checkpoint", type=cli.path, default=DEFAULT, metavar="PATH",
@@ -117,6 +178,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     cli.add_tracks(options, where="pictures", default=["numpy"], extra=["all"])
     pictures.add_argument("--top", type=cli.number(int), default=3, metavar="N", help="classes to print (default: 3)")
+    pictures.add_argument("--show", action="store_true", help="write what the network saw as NAME.seen.png")
     return options
 
 
@@ -128,9 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(tracks.TRACKS) if "all" in options.tracks else options.tracks
     status = 0
     predictor = load(options.checkpoint)
-    for path in options.images:
+    for path in pictures(options.images):
         try:
-            print(tell(predictor, path, names, options.top))
+            print(tell(predictor, path, names, options.top, show=options.show))
         except UserError as error:
             status = cli.report(error)
     return status

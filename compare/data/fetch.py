@@ -3,8 +3,8 @@
 A dataset is looked for in one folder: `data_dir` if given, else the environment's NN_DATA_DIR,
 else ~/.cache/nn-three-ways. Fashion-MNIST's files are known by their content, anywhere below; CIFAR-10 is looked for
 in sub-folders that are named like it (cifar10, CIFAR-10, ...), and then in the folder itself. What is absent is
-downloaded into that folder, by torchvision or, without it, by TensorFlow Datasets; no file is deleted. Both are only the
-carriers: the bytes are parsed and checked here, so that every machine sees the same images in
+downloaded into that folder, by torchvision or, without it, by TensorFlow Datasets; no file is deleted.
+Both are only the carriers: the bytes are parsed and checked here, so that every machine sees the same images in
 the same order.
 """
 

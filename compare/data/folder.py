@@ -193,7 +193,8 @@ def levelled(parts: dict[str, dict[str, list[Path]]], classes: list[str], notes:
 
 def read_all(files: dict[str, Labelled], *, image_size: int, channels: int) -> dict[str, np.ndarray]:
     """``train_x``, ``train_y``, ... of all parts; every file that cannot be read is named in one DataError."""
-    arrays, problems = {}, []
+    arrays: dict[str, np.ndarray] = {}
+    problems = []
     for part, labelled in files.items():
         x = np.empty((len(labelled), image_size, image_size, channels), np.uint8)
         for k, (path, _) in enumerate(labelled):

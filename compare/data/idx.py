@@ -106,8 +106,8 @@ def fashion_mnist_arrays(data_dir: Path | None) -> list[np.ndarray]:
         except DataError as error:
             raise DataError(" ".join([str(error), *problems])) from error
         found, problems = find_idx(root, FASHION_MD5, classes=10)
-    if missing := sorted(FASHION_MD5.keys() - found.keys()):
-        raise DataError(f"fashion-mnist was downloaded to {root}, but lacks {', '.join(missing)}. {' '.join(problems)}")
+    if lacking := sorted(FASHION_MD5.keys() - found.keys()):
+        raise DataError(f"fashion-mnist was downloaded to {root}, but lacks {', '.join(lacking)}. {' '.join(problems)}")
     return [found[stem] for stem in FASHION_MD5]
 
 

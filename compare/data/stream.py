@@ -16,6 +16,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from compare.data.preparation import Preparation, of_dataset
 from compare.data.seeds import SHUFFLE, SPLIT, generator
 from compare.errors import UserError
 
@@ -128,6 +129,11 @@ class Data:
         counts = f"{len(self.train_x):,} training, {len(self.val_x):,} validation and {len(self.test_x):,} test images"
         note = f" ({self.note})" if self.note else ""
         return f"{self.name}: {counts} of {h}x{w}x{c} in {len(self.classes)} classes{note}"
+
+    @cached_property
+    def preparation(self) -> Preparation:
+        """How its images were made from pictures."""
+        return of_dataset(self.name, self.classes, self.train_x)
 
     @cached_property
     def digest(self) -> str:

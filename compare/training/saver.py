@@ -93,6 +93,8 @@ class Saver:
             "track": self.job.track,
             "mean": list(data.mean),
             "std": list(data.std),
+            "classes": list(data.classes),
+            "prepared": data.preparation.to_json(),
             **self.job.origin,
             "data": {"name": data.name, "digest": data.digest},
             "metrics": metrics,

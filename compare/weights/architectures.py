@@ -71,6 +71,9 @@ def fit_vgg(state: State, names: Mapping[str, str], args: Mapping[str, Any]) -> 
     norm(conv(x) + b) with running mean μ is norm(conv(x)) with μ - b: the bias moves there.
     """
     state = dict(state)
+    for name, value in state.items():
+        if name.startswith("classifier.") and value.ndim == 4:  # a convolution of the whole image, as timm has it
+            state[name] = value.flatten(1)
     for ours, theirs in names.items():
         bias = f"{theirs}.bias"
         mean = f"{names[ours.replace('convs', 'norms')]}.running_mean"

@@ -30,8 +30,9 @@ KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics") 
 def description(network: Network, **more: Any) -> dict[str, Any]:
     """What travels with the numbers: enough to build the network again and to prepare images for it."""
     config = {**network.meta["config"], "model_args": network.args, "dataset": network.dataset, "data_dir": None}
-    prepared = {"mean": network.mean, "std": network.std, "classes": network.classes}
-    return {name: network.meta[name] for name in KEPT if name in network.meta} | {"config": config} | prepared | more
+    facts: dict[str, Any] = {"mean": network.mean, "std": network.std, "classes": network.classes}
+    facts |= {"prepared": network.preparation.to_json()} if network.preparation.known else {}
+    return {name: network.meta[name] for name in KEPT if name in network.meta} | {"config": config} | facts | more
 
 
 def torch_module(network: Network) -> nn.Module:

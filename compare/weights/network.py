@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from compare import data, tracks
-from compare.data import cifar, idx
+from compare.data import cifar, idx, preparation
+from compare.data.preparation import Preparation
 from compare.weights.npz import WeightsError
 from numpy_nn.models import MODELS
 from numpy_nn.tree import Tree, leaves
 
 CLASSES = {"mnist": tuple("0123456789"), "fashion-mnist": idx.FASHION_CLASSES, "cifar10": cifar.CLASSES}
+DEPTHS = {"stages", "blocks", "depth"}  # arguments that count layers
+COUNT_LIMIT, SIZE_LIMIT = 1000, 4096  # layers and sizes that any network may have
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Network:
     classes: tuple[str, ...] = ()
     dataset: str = "elsewhere"
     meta: dict[str, Any] = field(default_factory=dict)  # of the checkpoint
+    preparation: Preparation = field(default_factory=Preparation)  # of the pictures that it sees
     states: dict[str, Any] = field(default_factory=dict, init=False, repr=False)  # by track, made on first use
 
     @property
@@ -64,24 +68,59 @@ class Network:
 def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     """What the metadata say of a snapshot; what older ones leave out is the dataset's."""
     config = meta.get("config")
-    if not isinstance(config, Mapping) or config.get("model") not in MODELS:
-        known = ", ".join(MODELS)
+    known = ", ".join(MODELS)
+    if not isinstance(config, Mapping) or not isinstance(config.get("model"), str) or config["model"] not in MODELS:
         raise WeightsError(f"does not say which network this is: its metadata need a config with a model ({known})")
-    model, args, dataset = config["model"], tuples(config.get("model_args") or {}), config.get("dataset", "elsewhere")
+    model, stored, dataset = config["model"], config.get("model_args") or {}, config.get("dataset", "elsewhere")
+    if not isinstance(stored, Mapping) or not isinstance(dataset, str):
+        raise WeightsError("has a config whose model_args are no object, or whose dataset is no name")
+    args = tuples(stored)
     params, stats = snapshot.get("ema") or snapshot.get("params", {}), snapshot.get("stats", {})
-    if bad := [path for path, leaf in leaves({"params": params, "stats": stats}).items() if not is_finite(leaf)]:
+    arrays = leaves({"params": params, "stats": stats})
+    require_plausible(args, [np.shape(leaf) for leaf in arrays.values()])
+    if bad := [path for path, leaf in arrays.items() if not is_finite(leaf)]:
         raise WeightsError(f"holds numbers that are not finite, in {', '.join(bad)}: take an earlier checkpoint")
+    mean, std = scaling(meta, dataset, config.get("data_dir"))
+    try:
+        count = int(tracks.model_argument(model, args, "classes"))
+        h, w, c = map(int, tracks.model_argument(model, args, "input_shape"))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"has model_args that no {model} takes: {dict(args)}") from error
+    names = meta.get("classes") or CLASSES.get(dataset) or ()
+    if not isinstance(names, list | tuple):
+        raise WeightsError("has classes that are no list of names")
+    classes = tuple(map(str, names)) if len(names) == count else tuple(f"class {k}" for k in range(count))
+    prepared = preparation.read(meta.get("prepared"), dataset, classes, (h, w, c))
+    return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared)
+
+
+def scaling(meta: Mapping[str, Any], dataset: str, data_dir: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, from the metadata or else from the dataset."""
+    if "mean" not in meta or "std" not in meta:
+        if dataset == "elsewhere":
+            raise WeightsError("does not say how its images were scaled: import it again with --dataset")
+        source = data.load(dataset, data_dir=data_dir)
+        return source.mean, source.std
     try:
         mean, std = (tuple(float(value) for value in meta[name]) for name in ("mean", "std"))
-    except KeyError:
-        if dataset == "elsewhere":
-            raise WeightsError("does not say how its images were scaled: import it again with --dataset") from None
-        source = data.load(dataset, data_dir=config.get("data_dir"))
-        mean, std = source.mean, source.std
-    count = tracks.model_argument(model, args, "classes")
-    names = meta.get("classes") or CLASSES.get(dataset) or ()
-    classes = tuple(map(str, names)) if len(names) == count else tuple(f"class {k}" for k in range(count))
-    return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta))
+    except (TypeError, ValueError) as error:
+        raise WeightsError("has a mean or std that are no lists of numbers") from error
+    if len(mean) != len(std) or not np.isfinite([*mean, *std]).all() or not all(value > 0 for value in std):
+        raise WeightsError("has a mean and std that cannot scale images: finite numbers, std above 0, one per channel")
+    return mean, std
+
+
+def require_plausible(args: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise WeightsError if arguments of a network are larger than its arrays allow, before anything is allocated."""
+    largest = max((side for shape in shapes for side in shape), default=0)
+    for name, value in args.items():
+        values = value if isinstance(value, list | tuple) else [value]
+        if len(values) > COUNT_LIMIT or not all(isinstance(each, str | int | float | None) for each in values):
+            raise WeightsError(f"{name}={str(value)[:60]} is no argument of a network")
+        numbers = [each for each in values if isinstance(each, int | float)]
+        most = sum(numbers) if name in DEPTHS else max(numbers, default=0)
+        if most > (max(len(shapes), COUNT_LIMIT) if name in DEPTHS else max(largest, SIZE_LIMIT)):
+            raise WeightsError(f"{name}={str(value)[:60]} is not what its arrays are: the largest side is {largest:,}")
 
 
 def tuples(args: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def read_npz(path: Path) -> tuple[Tree, dict[str, Any]]:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("it is compressed")
             arrays = {name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()}
-        meta = json.loads(arrays.pop("meta").item())
+        meta = json.loads(arrays.pop("meta").item())  # a RecursionError where it is nested too deeply
         snapshot = from_leaves(arrays)
         if not isinstance(meta, dict) or not {"params"} <= snapshot.keys() <= {"params", "stats"}:
             raise ValueError(f"it holds {', '.join(snapshot) or 'nothing'}")

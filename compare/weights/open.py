@@ -23,7 +23,7 @@ def open_network(path: Path) -> Network:
         snapshot, meta = read(path)
         return describe(snapshot, meta)
     except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from error
+        raise WeightsError(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}") from error
 
 
 def read(path: Path) -> tuple[Tree, dict[str, Any]]:
@@ -34,7 +34,7 @@ def read(path: Path) -> tuple[Tree, dict[str, Any]]:
         return store.restore(path)
     if not path.is_file():
         raise WeightsError("there is no such file or folder")
-    if path.suffix == ".npz":
+    if path.suffix.lower() == ".npz":
         return read_npz(path)
     from compare.weights import torch_files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from compare.weights.architectures import ARCHITECTURES, Architecture, State
-from compare.weights.network import tuples
+from compare.weights.network import require_plausible, tuples
 from compare.weights.npz import WeightsError
+from compare.weights.state_dicts import in_the_way, refusal, respelled, unwrapped
 from numpy_nn.tree import Tree, require_same
 from torch_nn import interop
 from torch_nn.models import MODELS
@@ -25,12 +27,18 @@ HEADER = "nn-three-ways"  # the entry in a file's metadata that says which netwo
 
 
 def read(path: Path) -> State:
-    """The tensors of a file by name. Pickles are read by ``torch.load(weights_only=True)``, which runs nothing."""
-    return _read(path)[0]
+    """The tensors of a file by name. Pickles are read by ``torch.load(weights_only=True)``, which runs nothing.
+
+    Of a checkpoint the state dict in it is taken, and prefixes that all names share come off, with a word to stderr.
+    """
+    state, _, taken = _read(path)
+    if taken:
+        print(f"{path}: {taken}", file=sys.stderr)
+    return state
 
 
-def _read(path: Path) -> tuple[State, str | None]:
-    """The tensors of a file by name, and the description that :mod:`compare.export` put beside them."""
+def _read(path: Path) -> tuple[State, str | None, str]:
+    """The tensors of a file by name, the description that :mod:`compare.export` put beside them, what was taken off."""
     if not path.is_file():
         raise WeightsError(f"{path}: there is no such file")
     try:
@@ -46,32 +54,24 @@ def _read(path: Path) -> tuple[State, str | None]:
             about = getattr(found, "_metadata", {}).get(HEADER, {}).get("json")
     except Exception as error:  # whatever a damaged file makes of two parsers
         problem = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise WeightsError(f"{path}: neither a state dict of PyTorch nor safetensors ({problem})") from error
-    if isinstance(found, Mapping) and isinstance(found.get("state_dict"), Mapping):
-        found = found["state_dict"]
-    if not isinstance(found, Mapping) or not found:
-        raise WeightsError(f"{path}: holds {type(found).__name__}, not a state dict of names and tensors")
-    strange = [name for name, value in found.items() if not isinstance(name, str) or not _is_plain(value)]
-    if strange:
-        raise WeightsError(f"{path}: these entries are no plain tensors of numbers: {', '.join(map(repr, strange))}")
-    prefix = "module." if all(name.startswith("module.") for name in found) else ""  # of torch.nn.DataParallel
-    return {name.removeprefix(prefix): value for name, value in found.items()}, about
+        reason = refusal(error, path) or f"neither a state dict of PyTorch nor safetensors ({problem})"
+        raise WeightsError(f"{path}: {reason}") from error
+    try:
+        state, taken = unwrapped(found)
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from error
+    return state, about, taken
 
 
 def read_described(path: Path) -> tuple[Tree, dict[str, Any]]:
     """Snapshot and metadata of a file that :mod:`compare.export` wrote."""
-    state, text = _read(path)
+    state, text, _ = _read(path)
     try:
         meta = json.loads(text or "null")
         config = meta["config"]
         return convert(state, meta.get("architecture", config["model"]), tuples(config["model_args"])), meta
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
+    except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise WeightsError("does not say which network it is: import it with --model NAME") from error
-
-
-def _is_plain(value: Any) -> bool:
-    """A tensor with one real number after the other."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex() and not value.is_meta
 
 
 def _require_honest_sizes(path: Path) -> None:
@@ -90,12 +90,14 @@ def convert(state: Mapping[str, Tensor], architecture: str, args: Mapping[str, A
     """
     known = architecture_of(architecture)
     arguments = known.args | dict(args or {})
+    require_plausible(arguments, [tuple(value.shape) for value in state.values()])
     try:
         with torch.device("meta"):  # shapes without numbers
             network = MODELS[known.model](**arguments)
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise WeightsError(f"{architecture} cannot be made with {dict(args or {})}: {error}") from error
     names = known.names(arguments)
+    state = respelled(state, names.values())
     if {name.rpartition(".")[0] for name in state}.isdisjoint(names.values()):
         names = {}  # a state dict of our own
     given = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
@@ -110,7 +112,8 @@ def convert(state: Mapping[str, Tensor], architecture: str, args: Mapping[str, A
     try:
         require_same(_shapes({name: shapes[ours] for name, ours in wanted.items()}), _shapes(given), what="weights")
     except ValueError as error:
-        raise WeightsError(f"{architecture}: {error}") from None
+        problem = in_the_way(list(given), list(wanted)) or error
+        raise WeightsError(f"{architecture}: {problem}") from None
     ours = {wanted[name]: value if value.dtype == torch.float64 else value.float() for name, value in given.items()}
     network.load_state_dict(ours, strict=False, assign=True)
     return {"params": interop.params_to_tree(network), "stats": interop.stats_to_tree(network)}
