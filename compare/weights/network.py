@@ -84,7 +84,10 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     try:
         count = int(tracks.model_argument(model, args, "classes"))
         h, w, c = map(int, tracks.model_argument(model, args, "input_shape"))
-    except (TypeError, ValueError) as error:
+        MODELS[model](**args)
+        if any(isinstance(args[k], str) != isinstance(tracks.model_argument(model, {}, k), str) for k in args):
+            raise TypeError("words and numbers are exchanged")
+    except (TypeError, ValueError, LookupError) as error:
         raise WeightsError(f"has model_args that no {model} takes: {dict(args)}") from error
     names = meta.get("classes") or CLASSES.get(dataset) or ()
     if not isinstance(names, list | tuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,8 +97,10 @@ def convert(state: Mapping[str, Tensor], architecture: str, args: Mapping[str, A
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise WeightsError(f"{architecture} cannot be made with {dict(args or {})}: {error}") from error
     names = known.names(arguments)
-    state = respelled(state, names.values())
-    if {name.rpartition(".")[0] for name in state}.isdisjoint(names.values()):
+    theirs = respelled(state, names.values())
+    if len(modules_of(theirs) & {*names.values()}) > len(modules_of(state) & modules_of(network.state_dict())):
+        state = theirs
+    else:
         names = {}  # a state dict of our own
     given = {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")}
     if names:
@@ -117,6 +119,11 @@ def convert(state: Mapping[str, Tensor], architecture: str, args: Mapping[str, A
     ours = {wanted[name]: value if value.dtype == torch.float64 else value.float() for name, value in given.items()}
     network.load_state_dict(ours, strict=False, assign=True)
     return {"params": interop.params_to_tree(network), "stats": interop.stats_to_tree(network)}
+
+
+def modules_of(names: Iterable[str]) -> set[str]:
+    """The modules that own the entries of a state dict."""
+    return {name.rpartition(".")[0] for name in names}
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

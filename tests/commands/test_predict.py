@@ -9,7 +9,9 @@ import re
 import resource
 import subprocess
 import sys
+import tracemalloc
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,13 @@ import pytest
 from PIL import Image, ImageOps
 from support.paths import ROOT
 
-from compare import cli, data, shipped
+from compare import cli, data, pretrained, shipped
+from compare.checkpoint import store
+from compare.data.preparation import Preparation, of_dataset
+from compare.export import export
 from compare.predict import DEFAULT, SHIPPED, Predictor, load, load_image, main
 from compare.tracks import TRACKS
+from compare.weights.network import Network
 from compare.weights.npz import WeightsError, read_npz, write_npz
 from compare.weights.open import open_network
 from numpy_nn.models import MODELS
@@ -149,6 +155,71 @@ def test_class_names_come_from_the_file_or_the_dataset(tmp_path: Path) -> None:
     assert open_network(small(tmp_path, config=fashion)).classes[9] == "Ankle boot"
 
 
+# --- facts that a network carries -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "tfds:mnist", "tfds:mnist:3.0.1", "my digits"])
+def test_digit_network_prepares_digits_whatever_its_dataset_is_called(dataset: str, tmp_path: Path) -> None:
+    snapshot, meta = read_npz(SHIPPED / "cnn-mnist.npz")
+    write_npz(tmp_path / "x.npz", snapshot, meta | {"config": meta["config"] | {"dataset": dataset}})
+    predictor = load(tmp_path / "x.npz")
+    np.testing.assert_array_equal(predictor.prepare(load_image(SEVEN)), load().prepare(load_image(SEVEN)))
+
+
+def test_network_of_light_on_dark_images_inverts_a_light_ground_with_a_note(tmp_path: Path) -> None:
+    network = Network("mlp", {}, {}, {}, (0.3,), (0.3,), preparation=Preparation("square", "dark"))
+    shirt = np.zeros((28, 28), np.uint8)
+    shirt[6:22, 8:20] = 200
+    on_black, on_white = (Predictor(network).look(Image.fromarray(x)) for x in (shirt, 255 - shirt))
+    np.testing.assert_array_equal(on_black.pixels, on_white.pixels)
+    assert on_black.note == ""
+    assert "light background: inverted" in on_white.note
+    unknown = replace(network, preparation=Preparation(known=False))
+    assert "is not stored" in Predictor(unknown).look(Image.fromarray(shirt)).note
+
+
+def test_preparation_is_found_from_the_dataset(rng: np.random.Generator) -> None:
+    mnist = data.load("mnist", val_size=0)
+    assert mnist.preparation == Preparation("digit", "dark")
+    assert of_dataset("fashion-mnist", ("Coat",) * 10, mnist.train_x) == Preparation("square", "dark")
+    photos = rng.integers(0, 256, (50, 28, 28, 1), np.uint8)
+    assert of_dataset("folder:x", ("cat", "dog"), photos) == Preparation("square", "any")
+
+
+@pytest.mark.parametrize("how", ["npz", "safetensors", "torch"])
+def test_facts_travel_from_checkpoint_to_export_and_back(how: str, tmp_path: Path) -> None:
+    facts = {"classes": ["cat", "dog"], "prepared": Preparation("square", "dark").to_json()}
+    args = {"input_shape": [6, 6, 1], "hidden": [4], "classes": 2}
+    meta = {"config": {"model": "mlp", "model_args": args, "dataset": "folder:x"}, "mean": [0.5], "std": [0.2], **facts}
+    meta["data"] = {"name": "folder:x", "digest": "abc"}
+    snapshot = MODELS["mlp"](input_shape=(6, 6, 1), hidden=(4,), classes=2).init(np.random.default_rng(0))
+    store.save(tmp_path / "run", 0, {**snapshot, "step": np.int32(0)}, meta | {"step": 0, "track": "numpy"})
+    exported = export(tmp_path / "run", how, tmp_path / f"x.{how}")
+    assert pretrained.main(["import", str(exported), "--out", str(tmp_path / "back")]) == 0
+    for path in (tmp_path / "run", exported, tmp_path / "back"):
+        network = open_network(path)
+        assert network.classes == ("cat", "dog")
+        assert network.preparation == Preparation("square", "dark")
+        assert network.meta["data"] == {"name": "folder:x", "digest": "abc"}
+
+
+def test_show_writes_what_the_network_saw_under_a_free_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    framed = ImageOps.expand(load_image(SEVEN).convert("L"), 20, fill=0)
+    (tmp_path / "pictures").mkdir()
+    framed.save(tmp_path / "pictures" / "x.png")
+    for _ in range(2):
+        assert main(["pictures", "--show", "--top", "1"]) == 0
+    told = capsys.readouterr().out
+    assert "7 " in told
+    assert "note: the black margin around a page or card was cut off" in told
+    shown = [np.asarray(Image.open(tmp_path / name)) for name in ("x.seen.png", "x.seen-2.png")]
+    np.testing.assert_array_equal(shown[0][::10, ::10], load().prepare(framed)[..., 0])
+    np.testing.assert_array_equal(shown[0], shown[1])
+
+
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +309,33 @@ def test_non_finite_weights_are_refused(tmp_path: Path) -> None:
 class Malice:
     def __reduce__(self) -> Any:
         return print, ("executed",)
+
+
+WRONG: list[tuple[str, Any]] = [
+    *(("config", value) for value in (None, 3, [], "mlp", {"model": ["mlp"]}, {"model": "mlp", "model_args": 5})),
+    *(("config", {**CIFAR_LIKE["config"], "model_args": args}) for args in ([1], {"hidden": "a"}, {"classes": 10**8})),
+    *(("config", {**CIFAR_LIKE["config"], "model_args": {"hidden": hidden}}) for hidden in (10**9, [10**9], [[4]])),
+    ("config", {**CIFAR_LIKE["config"], "dataset": 7}),
+    *((name, value) for name in ("mean", "std") for value in ("abc", 5, [None], [float("nan")] * 3, [0.5], {"a": 1})),
+    ("std", [0.0, 0.2, 0.2]),
+    *(("classes", value) for value in (5, "abc", {"a": 1})),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_malformed_metadata_are_refused_before_anything_is_allocated(name: str, value: Any, tmp_path: Path) -> None:
+    tracemalloc.start()
+    with pytest.raises(WeightsError, match=r"small\.npz: "):
+        Predictor(open_network(small(tmp_path, **{name: value})))(Image.new("RGB", (6, 6)))
+    assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    tracemalloc.stop()
+
+
+def test_deeply_nested_metadata_are_refused(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {"meta": np.array("[" * 100_000), "params/w": np.zeros(2, np.float32)}
+    np.savez(tmp_path / "x.npz", **arrays)
+    with pytest.raises(WeightsError, match=r"x\.npz: no network as"):
+        open_network(tmp_path / "x.npz")
 
 
 def test_npz_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

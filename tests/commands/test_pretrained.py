@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +33,7 @@ TORCHVISIONS = [name for name in ARCHITECTURES if callable(getattr(models, name,
 
 
 def small_state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
     return TORCH_MODELS["resnet"](**SMALL).state_dict()
 
 
@@ -58,6 +64,88 @@ def test_wrapped_state_dicts_are_unwrapped(tmp_path: Path) -> None:
     assert read(save(tmp_path / "weights", "zip", wrapped)).keys() == small_state().keys()
 
 
+def prefixed(prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in small_state().items()}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"net": small_state(), "acc": 91.7, "epoch": 3}, "took the entry 'net'"),
+        ({"model": prefixed("module."), "optimizer": {"state": {}}}, "'model' and took off the prefix 'module.'"),
+        ({"model": small_state(), "model_ema": small_state()}, "took the entry 'model'"),
+        ({"checkpoint": {"weights": small_state(), "step": 3}}, "took the entry 'weights'"),
+        (prefixed("_orig_mod."), "took off the prefix '_orig_mod.'"),
+        (prefixed("module._orig_mod."), "took off the prefix"),
+        ({"state_dict": prefixed("model.backbone."), "epoch": 3}, "took off the prefix 'model.backbone.'"),
+        ({name.replace("conv1.", "conv1._orig_mod."): value for name, value in small_state().items()}, ""),
+    ],
+)
+def test_wrappers_of_other_projects_come_off(
+    content: Any, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = read(save(tmp_path / "weights", "zip", content))
+    assert {name: value.tolist() for name, value in found.items()} == {
+        name: value.tolist() for name, value in small_state().items()
+    }
+    assert words in capsys.readouterr().err
+
+
+def test_layer_of_a_network_with_one_layer_is_no_prefix(tmp_path: Path) -> None:
+    state = TORCH_MODELS["mlp"](hidden=()).state_dict()
+    assert read(save(tmp_path / "weights", "zip", state)).keys() == state.keys()
+
+
+def test_entries_that_stand_in_the_way_are_named_in_one_line() -> None:
+    state = prefixed("model.") | {"criterion.weight": torch.ones(2)}
+    with pytest.raises(WeightsError, match=r"begin with 'model\.'; remove the others: criterion\.weight") as caught:
+        convert(state, "resnet20", SMALL)
+    assert "\n" not in str(caught.value)
+
+
+def kuangliu(name: str) -> str:
+    return name.replace("downsample", "shortcut").replace("fc.", "linear.")
+
+
+def weiaicunzai(name: str) -> str:
+    name = re.sub(r"^layer(\d)", lambda found: f"conv{int(found[1]) + 1}_x", kuangliu(name).replace("linear.", "fc."))
+    name = re.sub(r"^bn1\.", "conv1.1.", re.sub(r"^conv1\.", "conv1.0.", name))
+    for theirs, ours in (("0", "conv1"), ("1", "bn1"), ("3", "conv2"), ("4", "bn2")):
+        name = re.sub(rf"^(conv\d_x\.\d+)\.{ours}\.", rf"\1.residual_function.{theirs}.", name)
+    return name
+
+
+@pytest.mark.parametrize("spelling", [kuangliu, weiaicunzai])
+def test_spellings_of_other_resnets_are_mapped(spelling: Callable[[str], str]) -> None:
+    published = models.resnet18().state_dict()
+    other = {spelling(name): value for name, value in published.items()}
+    assert other.keys() != published.keys()
+    expected, found = (leaves(convert(state, "resnet18")["params"]) for state in (published, other))
+    assert found.keys() == expected.keys()
+    assert all((found[path] == expected[path]).all() for path in expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ({"state_dict": {}, "best": np.float64(91.7)}, r"numpy\._core\.multiarray\.scalar"),
+        ({"model": {}, "args": argparse.Namespace(lr=0.1)}, r"argparse\.Namespace"),
+        (torch.nn.Sequential(torch.nn.Linear(2, 2)), r"torch\.nn\.modules\.container\.Sequential"),
+    ],
+)
+def test_refused_pickle_names_the_object_and_the_line_that_makes_a_plain_file(
+    content: Any, name: str, tmp_path: Path
+) -> None:
+    file = save(tmp_path / "weights", "zip", content)
+    with pytest.raises(WeightsError, match=rf"holds a {name} object, .*If you trust its source") as caught:
+        read(file)
+    program = re.search(r'python -c "(.*)" ', str(caught.value))
+    assert program
+    subprocess.run([sys.executable, "-c", program[1], file, tmp_path / "plain.pt"], check=True)
+    assert (tmp_path / "plain.pt").is_file()
+    torch.load(tmp_path / "plain.pt", weights_only=True)
+
+
 class Malice:
     """What a pickle can do: its loading calls a function."""
 
@@ -71,7 +159,7 @@ class Malice:
 @pytest.mark.parametrize("how", ["zip", "legacy"])
 def test_weight_file_is_not_executed(how: str, tmp_path: Path) -> None:
     file = save(tmp_path / "weights", how, {"w": Malice(tmp_path / "executed")})
-    with pytest.raises(WeightsError, match="neither a state dict"):
+    with pytest.raises(WeightsError, match=r"holds a posix\.mkdir object, and reading it would run code"):
         read(file)
     assert not (tmp_path / "executed").exists()
 
@@ -183,6 +271,9 @@ def test_messages_use_the_names_of_the_file() -> None:
         ("resnet21", {}, "unknown architecture 'resnet21'; known: mlp, cnn"),
         ("resnet20", {"depth": 3}, "cannot be made with {'depth': 3}"),
         ("resnet20", {"classes": -1}, "cannot be made with {'classes': -1}"),
+        ("resnet20", {"classes": 10**8}, "classes=100000000 is not what its arrays are: the largest side is 10"),
+        ("resnet20", {"stages": (10**9,)}, r"stages=\(1000000000,\) is not what its arrays are"),
+        ("resnet20", {"channels": {"a": 1}}, "is no argument of a network"),
     ],
 )
 def test_invalid_architecture_arguments_are_refused(architecture: str, args: dict[str, Any], message: str) -> None:
