@@ -62,7 +62,8 @@ def verified(path: Path) -> Checkpoint:
             f"{path} has format {meta['format']} and this version reads {FORMAT}: update this project"
         )
     if {"format", "digest"} & meta.keys():  # the first checkpoints had neither
-        found, saved = array_digests(snapshot), meta.get("arrays", {})
+        found, saved = array_digests(snapshot), meta.get("arrays")
+        saved = saved if isinstance(saved, dict) else {}
         wrong = sorted(name for name in found.keys() | saved.keys() if found.get(name) != saved.get(name))
         wrong += [] if meta.get("digest") == digest(meta, progress) else ["meta or progress"]
         if wrong:

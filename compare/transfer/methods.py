@@ -25,7 +25,7 @@ import numpy as np
 from compare import tracks
 from compare.config import Config
 from compare.data import Data, load
-from compare.data.subsets import few, fit_images, only
+from compare.data.subsets import few, fit_images, only, share
 from compare.errors import UserError
 from compare.training import loop
 from compare.training.steps import plan

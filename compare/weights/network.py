@@ -11,6 +11,7 @@ import numpy as np
 from compare import data, tracks
 from compare.data import cifar, idx, preparation
 from compare.data.preparation import Preparation
+from compare.errors import UserError
 from compare.weights.npz import WeightsError
 from numpy_nn.models import MODELS
 from numpy_nn.tree import Tree, leaves
@@ -102,7 +103,10 @@ def scaling(meta: Mapping[str, Any], dataset: str, data_dir: Any) -> tuple[tuple
     if "mean" not in meta or "std" not in meta:
         if dataset == "elsewhere":
             raise WeightsError("does not say how its images were scaled: import it again with --dataset")
-        source = data.load(dataset, data_dir=data_dir)
+        try:
+            source = data.load(dataset, data_dir=data_dir)
+        except (UserError, TypeError) as error:
+            raise WeightsError(f"does not say how its images were scaled, nor can its dataset: {error}") from error
         return source.mean, source.std
     try:
         mean, std = (tuple(float(value) for value in meta[name]) for name in ("mean", "std"))

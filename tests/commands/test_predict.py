@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import random
 import re
 import resource
 import subprocess
@@ -23,6 +24,7 @@ from support.paths import ROOT
 from compare import cli, data, pretrained, shipped
 from compare.checkpoint import store
 from compare.data.preparation import Preparation, of_dataset
+from compare.errors import UserError
 from compare.export import export
 from compare.predict import DEFAULT, SHIPPED, Predictor, load, load_image, main
 from compare.tracks import TRACKS
@@ -311,14 +313,23 @@ class Malice:
         return print, ("executed",)
 
 
-WRONG: list[tuple[str, Any]] = [
-    *(("config", value) for value in (None, 3, [], "mlp", {"model": ["mlp"]}, {"model": "mlp", "model_args": 5})),
-    *(("config", {**CIFAR_LIKE["config"], "model_args": args}) for args in ([1], {"hidden": "a"}, {"classes": 10**8})),
-    *(("config", {**CIFAR_LIKE["config"], "model_args": {"hidden": hidden}}) for hidden in (10**9, [10**9], [[4]])),
-    ("config", {**CIFAR_LIKE["config"], "dataset": 7}),
-    *((name, value) for name in ("mean", "std") for value in ("abc", 5, [None], [float("nan")] * 3, [0.5], {"a": 1})),
-    ("std", [0.0, 0.2, 0.2]),
-    *(("classes", value) for value in (5, "abc", {"a": 1})),
+CONFIG: dict[str, Any] = CIFAR_LIKE["config"]
+NO_CONFIG: list[Any] = [
+    None,
+    3,
+    [],
+    "mlp",
+    {"model": ["mlp"]},
+    {"model": "mlp", "model_args": 5},
+    CONFIG | {"dataset": 7},
+]
+NO_ARGS: list[Any] = [[1], {"hidden": "a"}, {"classes": 10**8}, *({"hidden": h} for h in (10**9, [10**9], [[4]]))]
+NO_SCALE: list[Any] = ["abc", 5, [None], [float("nan")] * 3, [0.5], {"a": 1}, [-1.0, 0.2, float("inf")]]
+WRONG = [
+    *(("config", each) for each in NO_CONFIG),
+    *(("config", CONFIG | {"model_args": each}) for each in NO_ARGS),
+    *((name, each) for name in ("mean", "std") for each in NO_SCALE),
+    *(("classes", each) for each in (5, "abc", {"a": 1})),
 ]
 
 
@@ -336,6 +347,35 @@ def test_deeply_nested_metadata_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", **arrays)
     with pytest.raises(WeightsError, match=r"x\.npz: no network as"):
         open_network(tmp_path / "x.npz")
+
+
+def mutated(value: Any, rng: random.Random) -> Any:
+    """JSON with one value, somewhere in it, lost or replaced by another kind."""
+    if isinstance(value, dict) and value and rng.random() < 0.8:
+        name = rng.choice(list(value))
+        return {**value, name: mutated(value[name], rng)} if rng.random() < 0.9 else {}
+    if isinstance(value, list) and value and rng.random() < 0.5:
+        return [mutated(value[0], rng), *value[1:]]
+    return rng.choice([None, True, -1, 10**30, 1.5, "x", [], [1], {}, {"a": 1}, [None], float("nan")])
+
+
+def test_mutated_checkpoint_metadata_raise_user_errors_only(tmp_path: Path) -> None:
+    snapshot = MODELS["mlp"](input_shape=(6, 6, 3), hidden=(4,)).init(np.random.default_rng(0))
+    store.save(tmp_path / "run", 0, {**snapshot, "step": np.int32(0)}, CIFAR_LIKE | {"step": 0, "track": "numpy"})
+    file, rng, refused = tmp_path / "run" / "0" / "meta" / "metadata", random.Random(0), 0
+    accepted = 0
+    meta = json.loads(file.read_text("utf-8"))
+    for number in range(300):
+        old = {name: value for name, value in meta.items() if number % 2 or name not in ("format", "digest")}
+        file.write_text(json.dumps(mutated(old, rng)), "utf-8")
+        try:
+            open_network(tmp_path / "run")
+        except UserError as error:
+            refused += str(tmp_path / "run") in str(error)
+        else:
+            accepted += 1
+    assert refused > 150
+    assert refused + accepted == 300
 
 
 def test_npz_is_not_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
