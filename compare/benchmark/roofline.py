@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from compare import tracks
-from compare.call_recorder import watching
 from compare.config import Config
+from compare.training.call_recorder import watching
 
 OPS = {"conv2d": "numpy_nn.conv", "linear": "numpy_nn.layers", "relu": "numpy_nn.layers", "max_pool": "numpy_nn.conv"}
 SECONDS, LAPS = 0.2, 5  # measured at least, for every layer

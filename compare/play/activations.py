@@ -1,7 +1,7 @@
 """What a network makes of one image on its way, layer by layer: seen in NumPy, whose every function can be watched.
 
 No model is written down again for it: while the hand-written network computes, the functions of ``numpy_nn`` that it
-calls are watched (``compare.call_recorder``), and what they return is kept. A layer is shown as it leaves the
+calls are watched (``compare.training.call_recorder``), and what they return is kept. A layer is shown as it leaves the
 activation that follows it, with a max pool, a norm or a shortcut between the two, where there is one.
 """
 
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from compare.call_recorder import watching
 from compare.results.arrays import pack
+from compare.training.call_recorder import watching
 from compare.weights.network import Network
 from numpy_nn.layers import ACTIVATIONS
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from compare import tracks
-from compare.call_recorder import watching
 from compare.config import Config
+from compare.training.call_recorder import watching
 from compare.training.steps import CHUNK
 from numpy_nn import optim
 from numpy_nn.models import MODELS

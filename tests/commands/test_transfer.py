@@ -309,11 +309,8 @@ def test_command_writes_results(tmp_path, capsys, monkeypatch):
     ],
 )
 def test_invalid_arguments_end_without_a_traceback(arguments, message, tmp_path, capfd):
-    try:
-        status = transfer.main([*arguments, "--out", str(tmp_path / "out")])
-    except SystemExit as end:  # by argparse
-        status = end.code
-    assert status == 2
+    with pytest.raises(SystemExit, match="2"):  # argparse exits, the command returns
+        raise SystemExit(transfer.main([*arguments, "--out", str(tmp_path / "out")]))
     err = capfd.readouterr().err
     assert message in err
     assert "Traceback" not in err

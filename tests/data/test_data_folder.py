@@ -61,7 +61,7 @@ def read_one(
 ) -> np.ndarray:
     write_images(tmp_path, {"a": 2, "b": 2})
     for old in (tmp_path / "a").iterdir():
-        image.save(tmp_path / "a" / f"{old.stem}{Path(name).suffix}", **options)  # type: ignore[arg-type]
+        image.save(tmp_path / "a" / f"{old.stem}{Path(name).suffix}", **options)
     return load(f"folder:{tmp_path}", image_size=4, channels=channels).train_x[0]
 
 
@@ -116,7 +116,7 @@ def test_unusable_image_folder_is_named(tmp_path: Path) -> None:
     good = write_images(tmp_path / "good", {"cat": 4, "dog": 4})
     for options, problem in [({"channels": 2}, "channels must be 1"), ({"image_size": 0}, "image size 0")]:
         with pytest.raises(UserError, match=problem):
-            load(f"folder:{good}", **options)  # type: ignore[arg-type]
+            load(f"folder:{good}", **options)
 
 
 def png_that_claims(width: int, height: int) -> bytes:

@@ -150,12 +150,13 @@ def test_shards_are_balanced_or_not_split() -> None:
 
 def test_on_one_core_the_wrappers_return_what_they_are_given() -> None:
     group = begin("cnn").group
-    for wrapper, function in {
+    wrappers: dict[Any, Any] = {
         parallel.sharded: train.loss_and_grads,
         parallel.all_reduced: train.loss_and_grads,
         parallel.sharded_update: train.update,
         parallel.summed: train.evaluate,
-    }.items():
+    }
+    for wrapper, function in wrappers.items():
         assert wrapper(function, group) is function
     assert train.accumulated(train.loss_and_grads, 1) is train.loss_and_grads
 

@@ -274,7 +274,7 @@ def test_several_comparisons_are_shown_side_by_side(tmp_path, capsys, monkeypatc
     for name, factor in (("old", 1.0), ("new", 2.0)):
         results = fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2))
         for run in results["runs"]:
-            run["images_per_second"] *= factor
+            run["images_per_second"] = factor * (run["images_per_second"] or 0.0)
         (tmp_path / name).mkdir()
         (tmp_path / name / "results.json").write_text(json.dumps(results))
     assert report.main([str(tmp_path / "old"), str(tmp_path / "new")]) == 0

@@ -259,8 +259,7 @@ def awkward() -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("name", awkward())
 def test_report_is_written_for_every_ending(name: str, tmp_path: Path):
-    results = awkward()[name]
-    (tmp_path / "results.json").write_text(json.dumps(results))
+    (tmp_path / "results.json").write_text(json.dumps(awkward()[name]))
     results = report.read(tmp_path)
     shown(results)
     text = document(results)

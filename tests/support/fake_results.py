@@ -217,7 +217,7 @@ def stop_run(run: RunResult, status: str, *, step: int, message: str | None = No
     """Let a run have ended early, after `step` steps."""
     names = "test_accuracy test_count test_loss val_accuracy val_loss val_count images_per_second gflops gemm_share"
     for name in [*names.split(), "checkpoint", "step_ms", "peak_rss_mb"]:
-        run[name] = None
+        run[name] = None  # type: ignore[literal-required]
     if step == 0:
         run["seconds"] = None
     run["step_loss"] = run["step_loss"][:step]

@@ -61,8 +61,8 @@ def problems(value: Any, annotation: Any, path: str = "") -> list[str]:
         inner = value if isinstance(value, list) else [None]
         return [p for number, each in enumerate(inner) for p in problems(each, arguments[0], f"{path}[{number}]")]
     if origin is dict:
-        inner = value if isinstance(value, dict) else {"": object()}
-        return [p for name, each in inner.items() for p in problems(each, arguments[1], f"{path}[{name!r}]")]
+        pairs = value if isinstance(value, dict) else {"": object()}
+        return [p for name, each in pairs.items() for p in problems(each, arguments[1], f"{path}[{name!r}]")]
     if origin is Literal:
         return [] if value in arguments else [f"{path}: {value!r} is none of {arguments}"]
     if annotation is Any:
