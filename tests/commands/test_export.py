@@ -71,7 +71,7 @@ def test_export_and_import_round_trip(model: str, how: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("how", ["safetensors", "torch", "npz"])
-def test_the_commands_export_and_import(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_and_import_commands_round_trip(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     snapshot, meta = snapshot_of("resnet", EXAMPLES["resnet"]), meta_of("resnet", EXAMPLES["resnet"])
     store.save(tmp_path / "run", 3, snapshot | {"step": np.int32(3)}, meta)
     file = str(tmp_path / f"there.{'pt' if how == 'torch' else how}")

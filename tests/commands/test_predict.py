@@ -52,12 +52,12 @@ def small(tmp_path: Path, **changes: Any) -> Path:
 # --- what ships -------------------------------------------------------------------------------------------------------
 
 
-def test_what_ships_is_small() -> None:
+def test_shipped_networks_are_small() -> None:
     assert sum(path.stat().st_size for path in SHIPPED.glob("*.npz")) <= 3e6
 
 
 @pytest.mark.parametrize("name", shipped.CONFIGS)
-def test_the_card_says_what_the_network_does(name: str) -> None:
+def test_model_card_figures_match_the_network(name: str) -> None:
     test = data.load("mnist")
     counted = shipped.card(name, open_network(SHIPPED / f"{name}.npz"), test.test_x, test.test_y)
     assert (SHIPPED / f"{name}.md").read_text("utf-8") == counted
