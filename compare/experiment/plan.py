@@ -72,8 +72,8 @@ def environment() -> Environment:
 class StepCosts(TypedDict):
     """What a training step costs, whatever computes it."""
 
-    flops_per_image: int
-    step_bytes: int
+    flops_per_image: int | None
+    step_bytes: int | None
 
 
 def step_costs(config: Config) -> StepCosts:

@@ -160,7 +160,12 @@ def test_only_the_newest_good_checkpoint_is_read(run, monkeypatch):
     write(run, {30: 0.6, 40: 0.5})
     shutil.rmtree(run / "40" / "meta")
     read = []
-    monkeypatch.setattr(store, "verified", lambda path: read.append(path.name) or verified(path))
+
+    def counted(path):
+        read.append(path.name)
+        return verified(path)
+
+    monkeypatch.setattr(store, "verified", counted)
     found = store.newest(run)
     assert found is not None
     assert found.step == 30
