@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -94,11 +95,11 @@ def readable(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
-def listed(names: object) -> str:
+def listed(names: Iterable[str]) -> str:
     """Up to LISTED names, and how many more."""
-    names = [readable(str(name)) for name in names]  # type: ignore[attr-defined]
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more
+    shown = [readable(name) for name in names]
+    more = f" and {len(shown) - LISTED} more" if len(shown) > LISTED else ""
+    return ", ".join(shown[:LISTED]) + more
 
 
 def folders_in(root: Path) -> list[Path]:
@@ -129,7 +130,7 @@ def class_images(root: Path, notes: Notes) -> dict[str, list[Path]]:
             elif path.suffix.lower() in suffixes() and path.is_file():
                 images.append(path)
             else:
-                notes.suffixes[f"{path.suffix.lower() or 'without suffix'}" if path.is_file() else "sub-folders"] += 1
+                notes.suffixes[(path.suffix.lower() or "without suffix") if path.is_file() else "sub-folders"] += 1
         if images:
             if name_of(folder) in classes:
                 raise DataError(f"{root}: holds two folders called {readable(name_of(folder))}: rename one")
