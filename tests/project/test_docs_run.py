@@ -28,6 +28,7 @@ CUTS = {
     "compare.report": "",
     "compare.run_all": "--steps 4 --skip-parity",
     "compare.search": "--steps 4 --trials 1 --tracks numpy",
+    "compare.tracking": "",
     "compare.transfer": "--steps 4 --seeds 0 --tracks numpy",
 }
 NOT_RUN = {  # what is only read, and why
