@@ -101,8 +101,10 @@ def test_pictures_of_digits_are_recognised(how: str) -> None:
 # --- from Python ------------------------------------------------------------------------------------------------------
 
 
-def test_the_lines_of_the_readme(monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = re.findall(r"```python\n(.*?)```\n\n?(?:prints `(.*?)`)?", (ROOT / "README.md").read_text("utf-8"), re.S)
+def test_the_lines_of_the_documentation(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(
+        r"```python\n(.*?)```\n\n?(?:prints `(.*?)`)?", (ROOT / "docs" / "predicting.md").read_text("utf-8"), re.S
+    )
     code, promised = next(block for block in blocks if "compare.predict" in block[0])
     assert len([line for line in code.splitlines() if line.strip()]) == 5
     monkeypatch.chdir(ROOT)

@@ -174,4 +174,4 @@ def test_the_command_succeeds_and_refuses_what_it_does_not_know(capsys, monkeypa
     assert parity.main(["mlp", "--steps", "2", "--precision", "float32"]) == 0
     assert "The tracks are the same model." in capsys.readouterr().out
     assert parity.main(["perceptron"]) == 2
-    assert "unknown model 'perceptron'; known: mlp, cnn" in capsys.readouterr().err
+    assert "unknown model 'perceptron'. Known: mlp, cnn" in capsys.readouterr().err

@@ -28,6 +28,7 @@ CUTS = {
     "compare.report": "",
     "compare.run_all": "--steps 4 --skip-parity",
     "compare.search": "--steps 4 --trials 1 --tracks numpy",
+    "compare.tracking": "",
     "compare.transfer": "--steps 4 --seeds 0 --tracks numpy",
 }
 NOT_RUN = {  # what is only read, and why
@@ -38,6 +39,7 @@ NOT_RUN = {  # what is only read, and why
     r"compare\.bugs": "changes the sources that it lies in; test_bugs.py does so in copies",
     "python -m pytest": "runs this very suite",
     "tfds:kmnist|(loaders|benchmark) .*cifar10": "needs a network",
+    r"compare\.launch": "starts the processes of several machines; test_launch.py does so on one",
     "compare.parity gru": "a network that the reader is to write",
     "--pretrained (torchvision|resnet20)|--model resnet20": "needs somebody's weights; test_pretrained.py has some",
 }

@@ -196,7 +196,7 @@ def test_the_figures_are_those_of_the_state_that_is_kept(kind, keep_best, data, 
 
 def test_a_benchmark_trial_reports_the_kept_state(data, tmp_path):
     config = dataclasses.replace(CONFIG, **SPOILED)
-    answer = trial.run(job(config, tmp_path), target=1.1, split=False)
+    answer = trial.run(job(config, tmp_path), target=1.1, breakdown=False)
     history = trained(config, tmp_path / "run")[1].history
     assert answer["val_accuracy"] == max(row["val_accuracy"] for row in history) > history[-1]["val_accuracy"]
     assert answer["reached"] is False
