@@ -21,7 +21,7 @@ PACKAGES = (
 
 
 def cores() -> int:
-    """Cores that this process may use: those of its affinity, and no more than its CPU quota (``docker run --cpus``)."""
+    """Cores that this process may use: those of its affinity, within its CPU quota (``docker run --cpus``)."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return allowed if quota is None else max(min(allowed, math.floor(quota)), 1)

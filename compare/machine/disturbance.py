@@ -7,8 +7,8 @@
     step_spread   90th over 10th percentile of the time of a step
     matmul_swing  speed of a large matmul before the run over its speed after, or the inverse: at least 1
 
-A run is disturbed if ``others``, ``throttled``, ``step_spread`` or ``matmul_swing`` exceeds its limit. Preemptions are recorded and
-have no limit: a program with more threads than cores preempts itself.
+A run is disturbed if ``others``, ``throttled``, ``step_spread`` or ``matmul_swing`` exceeds its limit. Preemptions are
+recorded and have no limit: a program with more threads than cores preempts itself.
 """
 
 from __future__ import annotations
