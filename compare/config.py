@@ -233,12 +233,18 @@ class Config:
         if not isinstance(values, Mapping):
             raise UserError(f"invalid configuration {short(values)}: expected the names and values of its settings")
         lifted = {RENAMED.get(name, name): value for name, value in values.items() if name not in RETIRED}
-        if isinstance(lifted.get("augment"), list):
-            lifted["augment"] = tuple(lifted["augment"])
+        lifted |= {name: _tuples(lifted[name]) for name in ("augment", "model_args") if name in lifted}
         try:
             return cls(**lifted)
         except TypeError as error:
             raise UserError(f"this configuration was written by another version of this project: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """The value as it was before JSON made lists of its tuples."""
+    if isinstance(value, Mapping):
+        return {name: _tuples(each) for name, each in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 RETIRED = ("numpy_threads",)  # fields of earlier versions that said nothing about the result

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compare import machine
 from compare.benchmark.results import CLOCKS, PARTS, Benchmark, Layer, Row
 from compare.benchmark.tables import BASELINE, attainable_ms, by_preset, clock, curve, first_run_steps, processes, shown
-from compare.style import FAINT, INK, KNOWN, NAMES, RC
+from compare.report.style import FAINT, INK, KNOWN, NAMES, RC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

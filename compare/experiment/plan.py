@@ -84,7 +84,7 @@ def step_costs(config: Config) -> StepCosts:
 def planned(config: Config, track: str, costs: StepCosts) -> RunResult:
     """The entry of a run that has not started."""
     run = new_run(config, track)
-    run.update(costs)
+    run["flops_per_image"], run["step_bytes"] = costs["flops_per_image"], costs["step_bytes"]
     return run
 
 

@@ -18,8 +18,8 @@ from compare.data import images
 from compare.errors import UserError
 from compare.play.activations import activations
 from compare.predict import DEFAULT, SHIPPED, Predictor, load
+from compare.report.style import KNOWN, NAMES
 from compare.results.arrays import pack
-from compare.style import KNOWN, NAMES
 from compare.training.error_analysis import softmax
 from numpy_nn.tree import count
 

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compare.report import series
+from compare.report.style import FAINT, INK, RC, Style, name_of, track_styles
 from compare.report.summary import machine_facts, title
 from compare.results.parity import speed_withheld
 from compare.results.runs import Tracks, groups, numbers, tested
 from compare.results.schema import Results
-from compare.style import FAINT, INK, RC, Style, name_of, track_styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compare import machine
+from compare.report.style import order
 from compare.report.summary import summary, title
 from compare.results.parity import difference, drift_from_numpy, speed_withheld
 from compare.results.runs import Tracks, cold_seconds, confusions, groups, numbers, spread, target_accuracy, tested
 from compare.results.schema import Results, RunResult
-from compare.style import order
 
 if TYPE_CHECKING:
     from jinja2 import Template

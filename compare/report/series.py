@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from compare.report.style import PAIR, Style, name_of
 from compare.results.runs import Tracks, numbers
 from compare.results.schema import RunResult
-from compare.style import PAIR, Style, name_of
 
 FEW = 30  # so many steps or epochs are shown as points, not smoothed
 ROUNDING = {"float32": 2.0**-23, "float64": 2.0**-52}  # of a loss near 1: no gap means anything below it

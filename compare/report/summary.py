@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 
+from compare.report.style import NAMES, name_of, order
 from compare.results.parity import closeness, describe, speed_withheld
 from compare.results.runs import Tracks, groups, numbers, tested
 from compare.results.schema import Results
 from compare.statistics import ratio_of_medians
-from compare.style import NAMES, name_of, order
 
 
 def title(results: Results) -> str:

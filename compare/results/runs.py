@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from compare.report.style import order
 from compare.results.schema import Results, RunResult
-from compare.style import order
 
 Tracks = dict[str, list[RunResult]]  # the runs of a preset: for each track, one per seed
 

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from compare import cli
 from compare.cli import command_line
 from compare.files import write_atomically, write_json
+from compare.report.style import INK, KNOWN, RC
 from compare.search.results import Search, State, rank, read, typed
-from compare.style import INK, KNOWN, RC
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

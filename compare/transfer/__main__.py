@@ -20,7 +20,7 @@ from compare.config import Config
 from compare.data import DATASETS
 from compare.errors import UserError
 from compare.progress import Progress
-from compare.style import name_of
+from compare.report.style import name_of
 from compare.tracks import TRACKS, environment
 from compare.transfer import methods, report, results
 from compare.workers.process import Worker

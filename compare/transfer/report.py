@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from compare import cli
 from compare.cli import command_line
 from compare.files import write_atomically, write_json
+from compare.report.style import FAINT, RC, name_of, track_styles
 from compare.results.runs import spread
 from compare.statistics import mean_interval
-from compare.style import FAINT, RC, name_of, track_styles
 from compare.transfer.methods import METHODS, PRETRAINED
 from compare.transfer.results import NAME, Row, Transfer, read
 

@@ -178,4 +178,4 @@ def test_command_succeeds_and_refuses_unknown_names(capsys, monkeypatch):
     assert parity.main(["mlp", "--steps", "2", "--precision", "float32"]) == 0
     assert "The tracks are the same model." in capsys.readouterr().out
     assert parity.main(["perceptron"]) == 2
-    assert "unknown model 'perceptron'; known: mlp, cnn" in capsys.readouterr().err
+    assert "unknown model 'perceptron'. Known: mlp, cnn" in capsys.readouterr().err

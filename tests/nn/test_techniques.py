@@ -24,7 +24,7 @@ from compare.training.steps import plan
 from compare.workers.protocol import Job
 from numpy_nn.losses import LOSSES, correct
 from numpy_nn.models import MODELS
-from numpy_nn.tree import leaves, tree_map
+from numpy_nn.tree import first_average, leaves, tree_map
 
 SMALL = {"input_shape": (12, 10, 3), "classes": 7, "hidden": (9,)}
 CONFIG = Config(
@@ -193,8 +193,10 @@ def test_snapshot_with_an_average_needs_ema(track):
     snapshot = track.to_snapshot(trained(track, AVERAGED)[0])
     with pytest.raises(ValueError, match=r"the snapshot has an average .* give its decay \(ema=0.999\), or drop"):
         trained(track, dataclasses.replace(AVERAGED, ema=None), snapshot=snapshot)
+    with pytest.raises(UserError, match=r"invalid ema 1\.0: expected a number of at least 0 and below 1"):
+        dataclasses.replace(CONFIG, ema=1.0)
     with pytest.raises(ValueError, match=r"ema 1\.0: the decay of an average is at least 0 and less than 1"):
-        trained(track, dataclasses.replace(CONFIG, ema=1.0))
+        first_average(snapshot, 1.0)
     del snapshot["ema"]["output"]["bias"]
     with pytest.raises(ValueError, match=r"missing output/bias \(7,\)"):
         trained(track, AVERAGED, snapshot=snapshot)

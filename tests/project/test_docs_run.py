@@ -36,10 +36,10 @@ NOT_RUN = {  # what is only read, and why
     r"make (ui|play)\b": "serves until Ctrl-C",
     "--device gpu": "needs GPUs",
     r"compare\.play": "serves until Ctrl-C; test_play.py asks it",
-    r"compare\.launch": "waits for other processes; test_launch.py runs it",
     r"compare\.bugs": "changes the sources that it lies in; test_bugs.py does so in copies",
     "python -m pytest": "runs this very suite",
     "tfds:kmnist|(loaders|benchmark) .*cifar10": "needs a network",
+    r"compare\.launch": "starts the processes of several machines; test_launch.py does so on one",
     "compare.parity gru": "a network that the reader is to write",
     "--pretrained (torchvision|resnet20)|--model resnet20": "needs somebody's weights; test_pretrained.py has some",
 }

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from compare.report.html.plots import Plot, Trace, rounded
+from compare.report.style import INK, Style, name_of, track_styles
 from compare.results.parity import speed_withheld
 from compare.results.runs import Tracks, cold_seconds, groups, numbers, target_accuracy, tested
 from compare.results.schema import Results, RunResult
-from compare.style import INK, Style, name_of, track_styles
 
 PHASES = {"import": "#7a869a", "data": "#b9c3d0", "compile": "#009E73", "train": "#56B4E9", "eval": "#d9c76a"}
 MEMORY = {"after the imports": "#7a869a", "training, up to the first checkpoint": "#56B4E9"}

@@ -19,12 +19,12 @@ from markdown_it import MarkdownIt
 from compare.report.html import bars, grids, pictures, plots, roof
 from compare.report.html.plots import Plot
 from compare.report.markdown import FIGURES_ONLY, TITLES, markdown, sections
+from compare.report.style import name_of, track_styles
 from compare.report.summary import headline, machine_facts, title
 from compare.results.parity import speed_withheld
 from compare.results.runs import groups, numbers, spread, tested
 from compare.results.schema import Results
 from compare.statistics import ratio_of_medians
-from compare.style import name_of, track_styles
 
 FOLDER = Path(__file__).parent
 SCRIPTED = ("traces", "layout", "control", "titles")  # of a plot

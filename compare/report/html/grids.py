@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from compare.report.style import name_of, order
 from compare.results.parity import difference
 from compare.results.runs import confusions, groups
 from compare.results.schema import ParityRow, Results
-from compare.style import name_of, order
 
 DECADES = 6  # below the tolerance; smaller differences have no colour
 

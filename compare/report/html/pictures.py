@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from compare.report.style import KNOWN, name_of
 from compare.results.arrays import unpack
 from compare.results.runs import groups
 from compare.results.schema import ErrorAnalysis, Filters, Results, RunResult
-from compare.style import KNOWN, name_of
 
 COLD, WARM = (  # negative and positive weights: the blue and the orange of the curves
     np.array([int(KNOWN[track].color[start : start + 2], 16) for start in (1, 3, 5)]) for track in ("numpy", "jax")

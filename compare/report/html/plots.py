@@ -14,10 +14,10 @@ import numpy as np
 
 from compare.report import series
 from compare.report.series import Curve
+from compare.report.style import FAINT, Style, name_of, track_styles
 from compare.results.parity import difference
 from compare.results.runs import Tracks, groups, numbers, start_up
 from compare.results.schema import Results, RunResult
-from compare.style import FAINT, Style, name_of, track_styles
 
 POINTS = 400  # of a curve at most
 LINES = 9  # of a curve's table

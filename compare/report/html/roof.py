@@ -13,10 +13,10 @@ import numpy as np
 
 from compare import machine
 from compare.report.html.plots import Plot, Trace, rounded
+from compare.report.style import FAINT, name_of, track_styles
 from compare.results.parity import speed_withheld
 from compare.results.runs import Tracks, groups, numbers
 from compare.results.schema import Results
-from compare.style import FAINT, name_of, track_styles
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 SIZES = (13, 10, 10, 10, 10, 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import platform
 import statistics
@@ -20,8 +21,23 @@ PACKAGES = (
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those of its affinity, within its CPU quota (``docker run --cpus``)."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cpu_quota()
+    return allowed if quota is None else max(min(allowed, math.floor(quota)), 1)
+
+
+def cpu_quota(quotas: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """The cores' worth of time that this group of processes (cgroup 2 or 1) may take; None without a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        limit, period = (quotas / "cpu.max").read_text(encoding="ascii").split()
+        return None if limit == "max" else int(limit) / int(period)
+    with contextlib.suppress(OSError, ValueError):
+        limit, period = (
+            (quotas / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
+        )
+        return None if int(limit) <= 0 else int(limit) / int(period)
+    return None
 
 
 def describe(*, threads: int) -> dict[str, Any]:
@@ -186,7 +202,7 @@ def _figures(program: str, *arguments: str, threads: int) -> list[float]:
 
 def git_commit() -> str | None:
     """Commit of the project's own checkout, with ``+`` if there are uncommitted changes."""
-    root = Path(__file__).parent
+    root = Path(__file__).parents[1]
     try:
         commit, changes = (
             subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
