@@ -1,0 +1,242 @@
+"""Compare two implementations of a network, and find the line where they part."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from compare.ports import weights
+from compare.ports.align import Layout, distance, layouts, match, squeezed, twins
+from compare.ports.explain import explain
+from compare.ports.inputs import arrange
+from compare.ports.recording import Recording, Store
+from compare.ports.report import Report, Row
+from compare.ports.side import PortError, Side
+from compare.ports.sides import open_side
+
+TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "as-is": 1e-4}  # relative L2 distance of an array
+TWIN_SLACK = 10  # intermediate values may be this many times further apart than outputs: rounding cancels later
+FLOOR = 1e-13  # of the largest gradient: below it a gradient is the rounding of 0
+
+
+def check(
+    a: Any,
+    b: Any,
+    inputs: Any,
+    *,
+    weights: str = "copy",
+    mapping: Mapping[str, str | None] | None = None,
+    layouts: tuple[str, str] | None = None,
+    cotangent_seed: int = 0,
+    train: bool = False,
+    steps: int = 0,
+    optimizer: Any = None,
+    precision: str = "float64",
+    tolerances: float | Mapping[str, float] | None = None,
+) -> Report:
+    """Compare outputs and gradients of ``b`` with those of ``a``, and find the first line where they part.
+
+    ``a`` and ``b`` are each a PyTorch ``nn.Module``, a Flax NNX module, ``(Linen module, variables)``,
+    ``(JAX function, params)``, ``(NumPy forward, params)``, ``(NumPy forward, backward, params)`` or the path of an
+    ONNX file. ``inputs`` are NumPy arrays: one, or a list of them. ``weights`` is "copy" (from a to b) or "as-is";
+    ``mapping`` names a's leaf for leaves of b where names and shapes do not tell. ``layouts`` are those of images, such
+    as ("NCHW", "NHWC"), the inputs being given in the first. With ``steps``, ``optimizer`` is a pair: for a PyTorch
+    side a function of its parameters, for any other an optax optimizer.
+
+    Raises PortError for what cannot be compared, naming the remedy.
+    """
+    request = Request.of(
+        weights=weights, train=train, steps=steps, optimizer=optimizer, precision=precision, tolerances=tolerances
+    )
+    given = [np.asarray(x) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    require_numbers(given)
+    left = open_side(a, "a", train=train, precision=precision)
+    right = open_side(b, "b", train=train, precision=precision)
+    links, notes = matched(left, right, request, mapping)
+    inputs_a, inputs_b, note = arrange(left, right, given, layouts)
+    comparison = Comparison(left, right, links, [*notes, *filter(None, [note])], request, Store())
+    return comparison.report(inputs_a, inputs_b, np.random.default_rng(cotangent_seed))
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked, in checked form."""
+
+    weights: str
+    train: bool
+    steps: int
+    optimizer: Any
+    precision: str
+    outputs: float
+    gradients: float
+    stated: bool  # the caller set the tolerances
+
+    @classmethod
+    def of(cls, *, precision: str, tolerances: Any, weights: str, steps: int, optimizer: Any, train: bool) -> Request:
+        """Refuse what is no question."""
+        if precision not in TOLERANCES:
+            raise PortError(f"unknown precision {precision!r}: expected {', '.join(TOLERANCES)}")
+        if weights not in ("copy", "as-is"):
+            raise PortError(f"weights is {weights!r}: expected 'copy' (from a to b) or 'as-is'")
+        if bool(steps) != (optimizer is not None):
+            raise PortError("steps and optimizer belong together: steps=3, optimizer=(for_a, for_b)")
+        usual = TOLERANCES[precision]
+        if tolerances is None or isinstance(tolerances, (int, float)):
+            limits = dict.fromkeys(("outputs", "gradients"), float(tolerances if tolerances is not None else usual))
+        else:
+            limits = {"outputs": usual, "gradients": usual, **tolerances}
+            if unknown := sorted(limits.keys() - {"outputs", "gradients"}):
+                raise PortError(f"unknown tolerance {unknown[0]!r}: expected outputs, gradients")
+        return cls(weights, train, steps, optimizer, precision, **limits, stated=tolerances is not None)
+
+
+def require_numbers(inputs: Sequence[np.ndarray]) -> None:
+    """Refuse inputs that no network takes."""
+    if not inputs:
+        raise PortError("there are no inputs: pass one NumPy array or a list of them")
+    for k, x in enumerate(inputs):
+        if x.dtype.kind not in "fiub":
+            raise PortError(f"input {k} has dtype {x.dtype}: expected floats, integers or booleans")
+        if x.dtype.kind == "f" and not np.isfinite(x).all():
+            raise PortError(f"input {k} has NaN or infinite elements: pass finite numbers")
+
+
+def matched(
+    a: Side, b: Side, request: Request, mapping: Mapping[str, str | None] | None
+) -> tuple[list[weights.Link], list[str]]:
+    """Which leaves belong together; with "copy" b gets the values of a."""
+    leaves_a, leaves_b = a.leaves(), b.leaves()
+    try:
+        links = weights.link(leaves_a, leaves_b, mapping)
+    except PortError as error:
+        if request.weights == "copy":
+            raise
+        return [], [f"gradients of parameters are not compared: {error}"]
+    if request.weights == "copy":
+        b.assign(weights.moved(leaves_a, leaves_b, links))
+    unlinked = sorted(leaves_a.keys() - {link.a for link in links})
+    return links, [f"a's {name} has no counterpart in b, and is 0" for name in unlinked]
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Two sides with the same weights, and how far they are apart."""
+
+    a: Side
+    b: Side
+    links: list[weights.Link]
+    notes: list[str]
+    request: Request
+    store: Store
+
+    def report(self, inputs_a: list[np.ndarray], inputs_b: list[np.ndarray], rng: np.random.Generator) -> Report:
+        """Record both sides, compare, and explain the first difference."""
+        outputs_a, outputs_b = self.a.run(inputs_a), self.b.run(inputs_b)
+        names = pair_names(outputs_a, outputs_b)
+        fits = {x: match_shape(outputs_a[x], outputs_b[y], self.request.outputs) for x, y in names.items()}
+        floating = [x for x, layout in fits.items() if layout is not None and np.asarray(outputs_a[x]).dtype.kind == "f"]
+        cotangents = {x: rng.standard_normal(np.shape(outputs_a[x])) for x in floating}
+        moved = {names[x]: fits[x].apply(cotangents[x]) for x in floating}
+        differentiable = self.a.has_gradients and self.b.has_gradients and len(floating) == len(names) > 0
+        record_a = self.a.record(inputs_a, self.store, cotangents if differentiable else None)
+        record_b = self.b.record(inputs_b, self.store, moved if differentiable else None)
+        rows = [self.output_row(record_a, record_b, x, y) for x, y in names.items()]
+        if differentiable:
+            rows.append(self.loss_row(record_a, record_b, cotangents, moved, names))
+            rows += self.gradient_rows(record_a, record_b)
+        if self.request.train:
+            rows += self.statistic_rows(record_a, record_b)
+        return explain(self, record_a, record_b, rows, names)
+
+    def output_row(self, a: Recording, b: Recording, x: str, y: str) -> Row:
+        """How far one output is apart, up to layout."""
+        one, other = a.array(a.outputs[x]), b.array(b.outputs[y])
+        if one.size != other.size:
+            return Row("output", x, y, float("inf"), self.request.outputs, f"shapes {one.shape} and {other.shape}")
+        layout = match_shape(one, other, self.request.outputs)
+        rel = distance(one if layout is None else layout.apply(one), other) if layout else float("inf")
+        finite = np.isfinite(one).all() and np.isfinite(other).all()
+        return Row("output", x, y, rel, self.request.outputs, "" if finite else "not finite")
+
+    def loss_row(self, a: Recording, b: Recording, of_a: Any, of_b: Any, names: Mapping[str, str]) -> Row:
+        """The scalar that is differentiated: the sum of outputs times random cotangents."""
+        one = sum(float(np.vdot(of_a[x], a.array(a.outputs[x]))) for x in of_a)
+        other = sum(float(np.vdot(of_b[names[x]], b.array(b.outputs[names[x]]))) for x in of_a)
+        scale = sum(float(np.linalg.norm(of_a[x]) * np.linalg.norm(a.array(a.outputs[x]))) for x in of_a)
+        rel = abs(one - other) / scale if scale else abs(one - other)
+        return Row("loss", "Σ output · cotangent", "", rel, self.request.outputs)
+
+    def floor(self, a: Recording, b: Recording) -> float:
+        """Gradients smaller than this are the rounding of 0: a bias before a batch norm has such."""
+        sizes = [np.abs(g).max() for r in (a, b) for g in r.gradients.values() if g is not None and g.size]
+        finite = [float(size) for size in sizes if np.isfinite(size)]
+        return FLOOR * max(finite, default=0.0) * (1 if self.request.precision == "float64" else 1e8)
+
+    def gradient_rows(self, a: Recording, b: Recording) -> list[Row]:
+        """How far the gradient of every linked parameter is apart."""
+        rows, floor, trained = [], self.floor(a, b), self.a.leaves()
+        for link in self.links:
+            if not trained[link.a].trained:
+                continue
+            x, y = a.gradients.get(link.a), b.gradients.get(link.b)
+            if x is None and y is None:
+                rows.append(Row("gradient", link.a, link.b, 0.0, self.request.gradients, "no gradient on either side"))
+                continue
+            one = np.zeros(link.of_b(np.asarray(y)).shape) if x is None else link.move(np.asarray(x, np.float64))
+            other = np.zeros(one.shape) if y is None else link.of_b(np.asarray(y, np.float64))
+            rel = distance(one, other)
+            if np.linalg.norm(one - other) <= floor * one.size**0.5:
+                rel = min(rel, 0.0)
+            said = "a has no gradient" if x is None else "b has no gradient" if y is None else ""
+            rows.append(Row("gradient", link.a, link.b, rel, self.request.gradients, said))
+        for name in sorted({n for n, leaf in trained.items() if leaf.trained} - {link.a for link in self.links}):
+            x = a.gradients.get(name)
+            size = 0.0 if x is None else float(np.abs(x).max(initial=0.0))
+            rows.append(Row("gradient", name, "", 0.0 if size <= floor else float("inf"), self.request.gradients, "only a has it"))
+        return rows
+
+    def statistic_rows(self, a: Recording, b: Recording) -> list[Row]:
+        """How far the running statistics are apart after one pass in training mode."""
+        rows = []
+        for link in self.links:
+            if link.a in a.statistics and link.b in b.statistics:
+                rel = distance(link.move(a.statistics[link.a]), link.of_b(b.statistics[link.b]))
+                rows.append(Row("statistic", link.a, link.b, rel, self.request.outputs))
+        return rows
+
+    def twins(self, a: Recording, b: Recording) -> Any:
+        """Values of the two sides that are equal."""
+        return twins(a, b, TWIN_SLACK * self.request.outputs)
+
+
+def pair_names(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
+    """Which outputs belong together: those of one name if the names are the same, else in order."""
+    if set(a) == set(b):
+        return {name: name for name in a}
+    if len(a) != len(b):
+        raise PortError(f"a has {len(a)} outputs ({', '.join(a)}), b has {len(b)} ({', '.join(b)}): return the same ones")
+    return dict(zip(a, b, strict=True))
+
+
+def match_shape(a: np.ndarray, b: np.ndarray, tolerance: float) -> Layout | None:
+    """The layout of an output: axes move only where the shapes differ, or where it is an image on both sides."""
+    one, other = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if one.size != other.size:
+        return None
+    same = Layout(tuple(range(len(squeezed(one.shape)))), other.shape)
+    if squeezed(one.shape) == squeezed(other.shape) and one.ndim < 4:
+        return same
+    return match(one, other, tolerance) or (same if one.shape == other.shape else next(iter(layouts(one.shape, other.shape))))
+
+
+def assert_same(a: Any, b: Any, inputs: Any, **arguments: Any) -> Report:
+    """``check`` for a test: AssertionError with the report unless the verdict is "same"."""
+    __tracebackhide__ = True
+    report = check(a, b, inputs, **arguments)
+    if report.verdict != "same":
+        raise AssertionError(f"\n{report}")
+    return report
+

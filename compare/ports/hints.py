@@ -1,0 +1,2 @@
+def describe(comparison, a, b, of_a, parting, rows):
+    return "", ""
