@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from compare.ports import weights
+from compare.ports import weights as matching
 from compare.ports.align import Layout, distance, layouts, match, squeezed, twins
 from compare.ports.explain import explain
-from compare.ports.inputs import arrange
-from compare.ports.recording import Recording, Store
+from compare.ports.inputs import Arranged, accepted, arrange
+from compare.ports.recording import NoStore, Recording, Store
 from compare.ports.report import Report, Row
 from compare.ports.side import PortError, Side
 from compare.ports.sides import open_side
@@ -55,10 +57,30 @@ def check(
     require_numbers(given)
     left = open_side(a, "a", train=train, precision=precision)
     right = open_side(b, "b", train=train, precision=precision)
-    links, notes = matched(left, right, request, mapping)
-    inputs_a, inputs_b, note = arrange(left, right, given, layouts)
+    moves = accepted(left, given, "a", layouts), accepted(right, given, "b", layouts)
+    links, notes = matched(left, right, request, mapping, [moves[0][0], moves[1][0]])
+    inputs_a, inputs_b, note = arrange(left, right, *moves)
     comparison = Comparison(left, right, links, [*notes, *filter(None, [note])], request, Store())
-    return comparison.report(inputs_a, inputs_b, np.random.default_rng(cotangent_seed))
+    report = comparison.report(inputs_a, inputs_b, np.random.default_rng(cotangent_seed))
+    again = functools.partial(
+        check, a, b, weights=weights, mapping=mapping, layouts=layouts, precision=precision, tolerances=tolerances
+    )
+    return with_circumstances(report, again, given, train)
+
+
+def with_circumstances(report: Report, again: Callable[..., Report], inputs: list[np.ndarray], train: bool) -> Report:
+    """Add to the pattern when the difference shows: only in training mode, or more in larger batches."""
+    if report.first is None or report.first.direction not in ("forward", "backward"):
+        return report
+    said = [report.first.pattern] if report.first.pattern else []
+    n = len(inputs[0]) if inputs[0].ndim else 0
+    if train and again(inputs, train=False).first is None:
+        said.append("only in training mode")
+    elif not train and n > 2 and re.match(rf"constant factor \S+ = (1/)?{n}\b", report.first.pattern):
+        fewer = again([x[: n - 1] for x in inputs], train=False).first
+        if fewer is not None and re.match(rf"constant factor \S+ = (1/)?{n - 1}\b", fewer.pattern):
+            said.append("grows with the batch size")
+    return dataclasses.replace(report, first=dataclasses.replace(report.first, pattern=", ".join(said)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,20 +127,34 @@ def require_numbers(inputs: Sequence[np.ndarray]) -> None:
 
 
 def matched(
-    a: Side, b: Side, request: Request, mapping: Mapping[str, str | None] | None
-) -> tuple[list[weights.Link], list[str]]:
+    a: Side, b: Side, request: Request, mapping: Mapping[str, str | None] | None, inputs: list[Arranged]
+) -> tuple[list[matching.Link], list[str]]:
     """Which leaves belong together; with "copy" b gets the values of a."""
     leaves_a, leaves_b = a.leaves(), b.leaves()
+
+    def find_order() -> None:
+        for side, leaves, arranged in ((a, leaves_a, inputs[0]), (b, leaves_b, inputs[1])):
+            for place, leaf in enumerate(order_of_use(side, arranged.inputs)):
+                leaves[leaf].order = place
+
     try:
-        links = weights.link(leaves_a, leaves_b, mapping)
+        links = matching.link(leaves_a, leaves_b, mapping, find_order)
     except PortError as error:
         if request.weights == "copy":
             raise
         return [], [f"gradients of parameters are not compared: {error}"]
     if request.weights == "copy":
-        b.assign(weights.moved(leaves_a, leaves_b, links))
+        b.assign(matching.moved(leaves_a, leaves_b, links))
     unlinked = sorted(leaves_a.keys() - {link.a for link in links})
     return links, [f"a's {name} has no counterpart in b, and is 0" for name in unlinked]
+
+
+def order_of_use(side: Side, inputs: list[np.ndarray]) -> list[str]:
+    """The leaves of a side, sorted by when the forward pass first reads them."""
+    recording = side.record(inputs, NoStore())
+    consumers = recording.consumers()
+    first = {name: min(consumers[number], default=len(consumers)) for name, number in recording.parameters.items()}
+    return sorted(first, key=lambda name: first[name])
 
 
 @dataclasses.dataclass
@@ -127,22 +163,37 @@ class Comparison:
 
     a: Side
     b: Side
-    links: list[weights.Link]
+    links: list[matching.Link]
     notes: list[str]
     request: Request
     store: Store
 
     def report(self, inputs_a: list[np.ndarray], inputs_b: list[np.ndarray], rng: np.random.Generator) -> Report:
         """Record both sides, compare, and explain the first difference."""
-        outputs_a, outputs_b = self.a.run(inputs_a), self.b.run(inputs_b)
-        names = pair_names(outputs_a, outputs_b)
-        fits = {x: match_shape(outputs_a[x], outputs_b[y], self.request.outputs) for x, y in names.items()}
-        floating = [x for x, layout in fits.items() if layout is not None and np.asarray(outputs_a[x]).dtype.kind == "f"]
-        cotangents = {x: rng.standard_normal(np.shape(outputs_a[x])) for x in floating}
-        moved = {names[x]: fits[x].apply(cotangents[x]) for x in floating}
-        differentiable = self.a.has_gradients and self.b.has_gradients and len(floating) == len(names) > 0
-        record_a = self.a.record(inputs_a, self.store, cotangents if differentiable else None)
-        record_b = self.b.record(inputs_b, self.store, moved if differentiable else None)
+        differentiable = self.a.has_gradients and self.b.has_gradients
+        outputs: dict[str, np.ndarray] = {}
+        cotangents: dict[str, np.ndarray] = {}
+        moved: dict[str, np.ndarray] = {}
+        names: dict[str, str] = {}
+
+        def of_a(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            outputs.update(made)
+            if all(np.asarray(x).dtype.kind == "f" for x in made.values()):
+                cotangents.update({name: rng.standard_normal(np.shape(x)) for name, x in made.items()})
+            return cotangents
+
+        def of_b(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            names.update(pair_names(outputs, made))
+            for x, y in names.items():
+                layout = match_shape(outputs[x], made[y], self.request.outputs)
+                if layout is not None and x in cotangents:
+                    moved[y] = layout.apply(cotangents[x])
+            return moved if len(moved) == len(names) else {}
+
+        record_a = self.a.record(inputs_a, self.store, of_a if differentiable else None)
+        record_b = self.b.record(inputs_b, self.store, of_b if differentiable else None)
+        names = names or pair_names(record_a.outputs, record_b.outputs)
+        differentiable = differentiable and 0 < len(moved) == len(names)
         rows = [self.output_row(record_a, record_b, x, y) for x, y in names.items()]
         if differentiable:
             rows.append(self.loss_row(record_a, record_b, cotangents, moved, names))

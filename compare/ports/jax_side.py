@@ -15,7 +15,7 @@ import numpy as np
 
 from compare.ports.jaxpr import Evaluator, as_numpy
 from compare.ports.recording import Recording, Store
-from compare.ports.side import Leaf, PortError, flatten_outputs
+from compare.ports.side import Cotangents, Leaf, PortError, flatten_outputs
 
 Pure = Callable[..., tuple[Any, Any]]  # (params, rest, *inputs) -> (outputs, new rest)
 STATISTICS = ("mean", "var")
@@ -81,15 +81,15 @@ class JaxSide:
             return {name: as_numpy(each) for name, each in flatten_outputs(outputs).items()}
 
     def record(
-        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Mapping[str, np.ndarray] | None
+        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None
     ) -> Recording:
         """Run forward and, given cotangents, backward; keep every value."""
         with self.exact():
             return self._record(inputs, store, cotangents)
 
-    def _record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Mapping[str, np.ndarray] | None) -> Recording:
+    def _record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None) -> Recording:
         recording = Recording(store)
-        evaluator = Evaluator(recording)
+        evaluator = Evaluator(recording, taping=cotangents is not None)
         names: list[str] = []
 
         def function(params: Any, rest: Any, *xs: Any) -> Any:
@@ -120,9 +120,11 @@ class JaxSide:
         new = jax.tree_util.tree_unflatten(jax.tree.structure(shapes[1]), [array for array, _ in made[len(names) :]])
         statistics = {name for name, leaf in self.leaves().items() if not leaf.trained}
         recording.statistics = {name: as_numpy(leaf) for name, leaf in named(new).items() if name in statistics}
-        if cotangents is not None:
-            floating = [k for k, name in enumerate(names) if name in cotangents]
-            totals = evaluator.backward([outputs[k] for k in floating], [cotangents[names[k]] for k in floating])
+        of_outputs = {name: as_numpy(array) for name, (array, _) in zip(names, outputs, strict=True)}
+        given = cotangents(of_outputs) if cotangents else {}
+        if given:
+            floating = [k for k, name in enumerate(names) if name in given]
+            totals = evaluator.backward([outputs[k] for k in floating], [given[names[k]] for k in floating])
             for name, leaf in self.leaves().items():
                 if leaf.trained:
                     total = totals.get(recording.parameters[name])
@@ -136,12 +138,15 @@ class _Exact:
     def __init__(self, precision: str):
         wide = precision == "float64" or (precision == "as-is" and jax.config.jax_enable_x64)
         self.contexts = [jax.enable_x64(wide), jax.default_matmul_precision("highest")]
+        self.optimised = jax.config.read("jax_disable_most_optimizations")
 
     def __enter__(self) -> None:
+        jax.config.update("jax_disable_most_optimizations", True)  # programs that run once: most time is compilation
         for context in self.contexts:
             context.__enter__()
 
     def __exit__(self, *error: Any) -> None:
+        jax.config.update("jax_disable_most_optimizations", self.optimised)
         for context in reversed(self.contexts):
             context.__exit__(*error)
 

@@ -39,11 +39,11 @@ class Operation:
 class Evaluator:
     """Evaluates a jaxpr into a recording; ``tape`` is what the gradient needs."""
 
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, *, taping: bool) -> None:
         self.recording = recording
         self.tape: list[Operation] = []
         self.active: set[int] = set()  # values that depend on a parameter or an input by a differentiable path
-        self.taping = True
+        self.taping, self.inside = taping, False
 
     def constant(self, array: Any) -> Pair:
         """Record an array that no equation made."""
@@ -113,7 +113,7 @@ class Evaluator:
             path=path,
             dtype=dtype,
             random=random,
-            inner=not self.taping,
+            inner=self.inside,
             **more,
         )
 
@@ -128,9 +128,10 @@ class Evaluator:
     def own_gradient(self, equation: Any, given: list[Pair], frames: tuple[Frame, ...]) -> list[Pair]:
         """Enter a function with its own gradient to see its values, but differentiate it as a whole."""
         inner = equation.params.get("call_jaxpr", equation.params.get("fun_jaxpr"))
-        taping, self.taping = self.taping, False
+        before = self.taping, self.inside
+        self.taping, self.inside = False, True
         made = self.closed(inner, given, frames)
-        self.taping = taping
+        self.taping, self.inside = before
         name = equation.primitive.name
         rule = rule_of(equation)
         # the result as a value of its own: the same number may leave the function that came in
@@ -172,7 +173,8 @@ class Evaluator:
                 given = jnp.asarray(cotangent, array.dtype)
                 totals[number] = totals[number] + given if number in totals else given
         store = self.recording.store
-        for operation in reversed(self.tape):
+        while self.tape:
+            operation = self.tape.pop()
             reached = [totals.get(number) for _, number in operation.outputs]
             if all(total is None for total in reached):
                 continue

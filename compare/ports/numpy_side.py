@@ -14,7 +14,7 @@ import numpy as np
 
 from compare.ports.line_tracer import LineTracer
 from compare.ports.recording import Recording, Store
-from compare.ports.side import Leaf, PortError, flatten_outputs
+from compare.ports.side import Cotangents, Leaf, PortError, flatten_outputs
 from numpy_nn.tree import from_leaves, leaves
 
 STATISTICS = ("mean", "var", "running_mean", "running_var")
@@ -74,7 +74,7 @@ class NumpySide:
         return {name: np.asarray(each) for name, each in flatten_outputs(self.call(inputs)[0]).items()}
 
     def record(
-        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Mapping[str, np.ndarray] | None
+        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None
     ) -> Recording:
         """Run forward and, given cotangents and a backward, backward; keep what every line makes."""
         recording = Recording(store)
@@ -87,8 +87,9 @@ class NumpySide:
             outputs, cache = self.call_with(xs)
         flat = {name: np.asarray(each) for name, each in flatten_outputs(outputs).items()}
         recording.outputs = {name: tracer.id_of(each, "output") for name, each in flat.items()}
-        if cotangents is not None and self.backward_function is not None:
-            given = rebuilt(outputs, {name: np.asarray(c, flat[name].dtype) for name, c in cotangents.items()})
+        made = cotangents(flat) if cotangents and self.backward_function is not None else {}
+        if made and self.backward_function is not None:
+            given = rebuilt(outputs, {name: np.asarray(c, flat[name].dtype) for name, c in made.items()})
             tracer.backward = True
             for each in flatten_outputs(given).values():
                 tracer.given("cotangent", each, "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +30,9 @@ class Leaf:
     trained: bool = True
 
 
+Cotangents = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # of the outputs; none at all: no backward
+
+
 class Side(Protocol):
     """One implementation; ``check`` knows no more of a framework than this."""
 
@@ -46,9 +49,9 @@ class Side(Protocol):
         """Outputs by name, not recorded."""
 
     def record(
-        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Mapping[str, np.ndarray] | None
+        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None
     ) -> Recording:
-        """Run forward and, given a cotangent for each output, backward; keep every value."""
+        """Run forward and, where ``cotangents`` makes some of the outputs, backward; keep every value."""
 
 
 def flatten_outputs(outputs: Any, prefix: str = "") -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from compare.ports.frames import Frame, own, stack
 from compare.ports.recording import Edge, Recording, Store
-from compare.ports.side import Leaf, PortError, flatten_outputs
+from compare.ports.side import Cotangents, Leaf, PortError, flatten_outputs
 from compare.ports.torch_steps import steps_inside
 
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
@@ -84,10 +84,12 @@ class TorchSide:
         """Outputs by name, not recorded."""
         self.module.load_state_dict(self.start)
         with torch.no_grad():
-            return {name: to_numpy(output) for name, output in self.call(self.tensors(inputs)).items()}
+            outputs = {name: to_numpy(output) for name, output in self.call(self.tensors(inputs)).items()}
+        self.module.load_state_dict(self.start)
+        return outputs
 
     def record(
-        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Mapping[str, np.ndarray] | None
+        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None
     ) -> Recording:
         """Run forward and, given cotangents, backward; keep every value."""
         self.module.load_state_dict(self.start)  # the running statistics, too, are those of the beginning
@@ -108,8 +110,9 @@ class TorchSide:
         with torch.set_grad_enabled(cotangents is not None), recorder.watching(self.module):
             outputs = self.call(tensors)
         recorder.recording.outputs = {name: recorder.id_of(output) for name, output in outputs.items()}
-        if cotangents is not None:
-            recorder.backward(outputs, cotangents)
+        given = cotangents({name: to_numpy(output) for name, output in outputs.items()}) if cotangents else {}
+        if given:
+            recorder.backward(outputs, given)
             for name, leaf in self.leaves().items():
                 if leaf.trained:
                     grad = parameters[name].grad
@@ -198,6 +201,8 @@ class Recorder(TorchDispatchMode):
         ids = {id(each): self.id_of(each) for each in given}
         outputs = func(*args, **(kwargs or {}))
         op = func.__name__.partition(".")[0]
+        if "empty" in op and isinstance(outputs, Tensor):
+            outputs.zero_()  # whatever lay in that memory is no value of the model
         more = {
             "frames": stack(sys._getframe(1)),
             "path": self.path[-1] if self.path else "",
@@ -237,7 +242,7 @@ class Recorder(TorchDispatchMode):
     def backward(self, outputs: Mapping[str, Tensor], cotangents: Mapping[str, np.ndarray]) -> None:
         """Record the gradient of every value, and what each consumer contributes to it."""
         recording = self.recording
-        trained = [name for name, output in outputs.items() if output.requires_grad]
+        trained = [name for name in cotangents if outputs[name].requires_grad]
         if not trained:
             recording.notes.append("no output of the PyTorch module depends on a parameter by a differentiable path")
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -78,7 +78,9 @@ def tokens(name: str) -> tuple[str, ...]:
 def role(name: str, leaf: Leaf) -> str:
     """What a leaf is for: weight, bias, mean, var, with the attention projection that it belongs to."""
     words = tokens(name)
-    kind = words[-1] if words[-1] in ("weight", "bias", "mean", "var") else "weight" if leaf.array.ndim > 1 else words[-1]
+    kinds = ("weight", "bias", "mean", "var")
+    stem = CANONICAL.get(words[-1].partition("_")[0], "")  # bias_hh_l0
+    kind = words[-1] if words[-1] in kinds else stem if stem in kinds else "weight" if leaf.array.ndim > 1 else words[-1]
     return " ".join([*(word for word in words[:-1] if word in ATTENTION), kind])
 
 
@@ -98,11 +100,17 @@ def permutation(a: Leaf, b: Leaf, shape_a: Sequence[int], shape_b: Sequence[int]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def link(a: Mapping[str, Leaf], b: Mapping[str, Leaf], mapping: Mapping[str, str | None] | None = None) -> list[Link]:
+def link(
+    a: Mapping[str, Leaf],
+    b: Mapping[str, Leaf],
+    mapping: Mapping[str, str | None] | None = None,
+    find_order: Callable[[], None] = lambda: None,
+) -> list[Link]:
     """Match the leaves of two models; PortError lists everything ambiguous or left over at once.
 
     First what ``mapping`` (b's leaf: a's leaf, or None) says; then equal names; then fused projections and the two
-    biases of PyTorch's recurrent layers; then, among leaves of one role and shape, the order in the model.
+    biases of PyTorch's recurrent layers; then, among leaves of one role and shape, the order in which they are used,
+    which ``find_order`` writes into the leaves.
     """
     from compare.ports.fused import fused_links
 
@@ -118,6 +126,8 @@ def link(a: Mapping[str, Leaf], b: Mapping[str, Leaf], mapping: Mapping[str, str
             open_b.pop(each.b, None)
 
     settle(by_name(open_a, open_b))
+    if open_a and open_b:
+        find_order()
     settle(fused_links(open_a, open_b))
     settle(by_order(open_a, open_b))
     unused = {name: leaf for name, leaf in open_a.items() if np.any(leaf.array)}
