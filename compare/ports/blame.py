@@ -7,11 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 
 import numpy as np
 
-from compare.ports.align import Index, Layout, Twins, distance, layouts, match
+from compare.ports.align import Index, Layout, Twins, distance, layouts, match, squeezed
+from compare.ports.patterns import pattern
 from compare.ports.recording import Recording, Stored, Value
 
-NEAR = 0.5  # relative distance below which two values are taken for two versions of one
-TRIED = 40  # values beyond the frontier of one side that are compared with the frontier of the other
+NEAR = 0.3  # relative distance below which two values are taken for two versions of one
+TRIED = 40  # values of a region that are compared with those of the other side
+VIEWS = ("view", "_unsafe_view", "reshape", "clone", "unsqueeze", "squeeze", "expand", "transpose", "permute", "t", "copy", "broadcast_in_dim")
+BLOCKING = ("detach", "stop_gradient")
 ROOTS = ("parameter", "input", "constant", "cotangent")
 
 
@@ -54,50 +57,115 @@ def forward(a: Recording, b: Recording, of_a: Twins, of_b: Twins, wrong: Mapping
     region_a = untwinned(a, of_a.keys(), [a.outputs[name] for name in wrong])
     region_b = untwinned(b, of_b.keys(), [b.outputs[name] for name in wrong.values()])
     first_a, first_b = frontier(a, region_a), frontier(b, region_b)
-    pair = nearest(a, b, first_a, first_b, region_a, region_b)
-    if pair is None:
-        return Parting("forward", a.values[first_a[0]], b.values[first_b[0]])
-    left, right, layout = pair
-    left, right, note = disordered(a, b, left, right, of_a)
-    if not note:
-        left, right, note = left_out(a, b, left, right, of_a, of_b)
-    return Parting("forward", a.values[left], b.values[right], None if note else layout, note)
+    firsts = [(i, j) for i in first_a[:TRIED] for j in first_b[:TRIED]]
+    for i, j in firsts:
+        if (k := passed_over(a, b, i, j, of_a)) is not None:
+            return Parting("forward", a.values[i], b.values[k], note="b goes on without it")
+        if (k := passed_over(b, a, j, i, of_b)) is not None:
+            return Parting("forward", a.values[k], b.values[j], note="a goes on without it")
+        if (inputs := disordered(a, b, i, j)) is not None:
+            return Parting("forward", a.values[inputs[0]], b.values[inputs[1]], note="the same numbers in another order")
+    for i, j in firsts:
+        if (found := version(a.values[i], b.values[j])) is not None and found[1]:
+            return Parting("forward", a.values[i], b.values[j], found[0])
+    if (extra := extra_operation(b, a, region_b, first_b, first_a, of_b)) is not None:
+        return Parting("forward", a.values[extra[1]], b.values[extra[0]], note="a goes on without it")
+    if (extra := extra_operation(a, b, region_a, first_a, first_b, of_a)) is not None:
+        return Parting("forward", a.values[extra[0]], b.values[extra[1]], note="b goes on without it")
+    for i, j in firsts:
+        if (layout := near(a.values[i].stored, b.values[j].stored)) is not None:
+            return Parting("forward", a.values[i], b.values[j], layout)
+    return Parting("forward", a.values[first_a[0]], b.values[first_b[0]])
 
 
-def nearest(
-    a: Recording, b: Recording, first_a: list[int], first_b: list[int], region_a: list[int], region_b: list[int]
-) -> tuple[int, int, Layout | None] | None:
-    """The earliest two values that are versions of one; without such, the earliest of both frontiers."""
-    pairs = {(i, j) for i in first_a for j in region_b[:TRIED]} | {(i, j) for i in region_a[:TRIED] for j in first_b}
-    place_a, place_b = ({i: k for k, i in enumerate(region)} for region in (region_a, region_b))
-    both = set(first_a), set(first_b)
-
-    def rank(pair: tuple[int, int]) -> tuple[bool, int, int]:
-        i, j = pair
-        return not (i in both[0] and j in both[1]), place_a[i] + place_b[j], place_a[i]
-
-    for i, j in sorted(pairs, key=rank):
-        layout = near(a.values[i].stored, b.values[j].stored)
-        if layout is not None:
-            return i, j, layout
-    return (first_a[0], first_b[0], None) if first_a and first_b else None
+def version(a: Value, b: Value) -> tuple[Layout, str] | None:
+    """The layout in which b is nearest to a, and the pattern that then fits; None if their sizes differ."""
+    layout = near(a.stored, b.stored, most=float("inf"))
+    return None if layout is None else (layout, pattern(layout.apply(a.stored.load()), b.stored.load(), []))
 
 
-def near(a: Stored, b: Stored) -> Layout | None:
-    """The layout in which b is a version of a: scaled, shifted, or almost equal; None if it is none in any."""
+def passed_over(one: Recording, other: Recording, left: int, right: int, twins: Twins) -> int | None:
+    """The value with which the other side goes on where this side first computes ``left``; None if it does not.
+
+    It does if ``right`` takes some of what ``left`` takes, but not all, and otherwise only what a consumer of ``left``
+    takes: right = f(x) where there should be f(x + bias).
+    """
+    taken = set(other.values[right].inputs)
+    sources = [[j for j in twins.get(i, []) if not is_root(other, j)] for i in one.values[left].inputs]
+    sources = [each for each in sources if each]
+    shared = {j for each in sources for j in each if j in taken}
+    whole = [i for i in one.values[left].inputs if one.values[i].op != "constant"]
+    if not shared or sum(not taken.isdisjoint(twins.get(i, [])) for i in whole) == len(whole):
+        return None
+    rest = {j for j in taken - shared if other.values[j].op != "constant"}
+    allowed: set[int] = set()
+    for consumer in one.consumers()[left]:
+        allowed |= {j for i in one.values[consumer].inputs if i != left for j in twins.get(i, [])}
+    return max(shared) if rest <= allowed else None
+
+
+def disordered(a: Recording, b: Recording, left: int, right: int) -> tuple[int, int] | None:
+    """Inputs of the two that hold the same numbers in another order, though they have one shape: a wrong flatten."""
+    for i in sources_of(a, left):
+        for j in sources_of(b, right):
+            x, y = a.values[i].stored, b.values[j].stored
+            if x.shape != y.shape or not 1 < len(squeezed(x.shape)) < 4 or not x.summary.near(y.summary, 1e-9):
+                continue
+            one, other = x.load(), y.load()
+            if distance(one, other) > 1e-6 and distance(np.sort(one.ravel()), np.sort(other.ravel())) < 1e-9:
+                return i, j
+    return None
+
+
+def sources_of(recording: Recording, number: int) -> list[int]:
+    """The inputs of a value that were computed, and what these are mere views of."""
+    found = []
+    for i in recording.values[number].inputs:
+        while not is_root(recording, i):
+            found.append(i)
+            value = recording.values[i]
+            if value.op not in VIEWS or len(value.inputs) != 1:
+                break
+            (i,) = value.inputs
+    return found
+
+
+def extra_operation(
+    one: Recording, other: Recording, region: list[int], firsts: list[int], others: list[int], twins: Twins
+) -> tuple[int, int] | None:
+    """An operation that only one side has, and the value with which the other side goes on without it.
+
+    The first values differ by a pattern from what comes later on this side: other = f(x), here f(c x).
+    """
+    for first in firsts:
+        inputs = [i for i in one.values[first].inputs if not is_root(one, i) and i in twins]
+        if len(inputs) != 1 or one.values[inputs[0]].stored.summary.size != one.values[first].stored.summary.size:
+            continue
+        change = version(one.values[inputs[0]], one.values[first])
+        if change is None or not change[1]:
+            continue
+        for later in [k for k in region[:TRIED] if k not in firsts]:
+            for number in others:
+                found = version(one.values[later], other.values[number])
+                if found is not None and found[1]:
+                    return first, max(twins[inputs[0]])
+    return None
+
+
+def near(a: Stored, b: Stored, most: float = NEAR) -> Layout | None:
+    """The layout in which b is most like a, up to a factor and a shift; None if it is not like it in any."""
     if a.summary.size != b.summary.size or not (a.finite and b.finite):
         return None
     x, y = a.load(), b.load()
     best: tuple[float, Layout] | None = None
     for layout in layouts(a.shape, b.shape):
         try:
-            moved = layout.apply(x)
+            far = unlike(layout.apply(x), y)
         except ValueError:
             continue
-        far = unlike(moved, y)
         if best is None or far < best[0]:
             best = far, layout
-    return best[1] if best and best[0] < NEAR else None
+    return best[1] if best and best[0] < most else None
 
 
 def unlike(x: np.ndarray, y: np.ndarray) -> float:
@@ -112,39 +180,6 @@ def unlike(x: np.ndarray, y: np.ndarray) -> float:
     return min(direct, float(np.sqrt(max(0.0, 1 - (np.vdot(centred, other) / norms) ** 2))))
 
 
-def disordered(a: Recording, b: Recording, left: int, right: int, of_a: Twins) -> tuple[int, int, str]:
-    """Blame the inputs instead if they hold the same numbers, but in another order."""
-    for i in a.values[left].inputs:
-        for j in b.values[right].inputs:
-            x, y = a.values[i], b.values[j]
-            if is_root(a, i) or is_root(b, j) or x.stored.shape != y.stored.shape or j in of_a.get(i, []):
-                continue
-            if x.stored.summary.near(y.stored.summary, 1e-9):
-                one, other = np.sort(x.stored.load().ravel()), np.sort(y.stored.load().ravel())
-                if distance(one, other) < 1e-9:
-                    return i, j, "the same numbers in another order"
-    return left, right, ""
-
-
-def left_out(a: Recording, b: Recording, left: int, right: int, of_a: Twins, of_b: Twins) -> tuple[int, int, str]:
-    """Blame the line before if one side goes on with the input of what the other side computes first."""
-    if near(a.values[left].stored, b.values[right].stored) is not None:
-        return left, right, ""
-    found = _skipped(a, b, left, right, of_a)
-    if found is not None:
-        return left, found, "b goes on without it"
-    found = _skipped(b, a, right, left, of_b)
-    if found is not None:
-        return found, right, "a goes on without it"
-    return left, right, ""
-
-
-def _skipped(one: Recording, other: Recording, left: int, right: int, twins: Twins) -> int | None:
-    consumed = set(other.values[right].inputs)
-    before = [j for i in one.values[left].inputs if not is_root(one, i) for j in twins.get(i, []) if j in consumed]
-    return max(before) if before else None
-
-
 # --- backward ---------------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +190,11 @@ class Flow:
     recording: Recording
     consumers: Mapping[int, list[int]]
     ok: set[int]  # values whose gradients have twins
+    expected: set[int]  # values whose twins have a gradient
+
+    def is_wrong(self, number: int) -> bool:
+        """Whether a value has a gradient that is not the other side's, or none where the other has one."""
+        return number not in self.ok and (number in self.recording.totals or number in self.expected)
 
 
 def consumers(recording: Recording) -> dict[int, list[int]]:
@@ -164,6 +204,11 @@ def consumers(recording: Recording) -> dict[int, list[int]]:
         if edge.consumer not in found[edge.value]:
             found[edge.value].append(edge.consumer)
     return found
+
+
+def expected(other: Recording, twins: Twins) -> set[int]:
+    """Values of which a twin on the other side has a gradient."""
+    return {number for number, same in twins.items() if any(j in other.totals for j in same)}
 
 
 def gradient_twins(one: Recording, other: Recording, twins: Twins, tolerance: float, floor: float) -> set[int]:
@@ -192,41 +237,72 @@ def backward_region(flow: Flow, wrong: Iterable[int]) -> list[int]:
     """Values whose wrong gradients reach a wrong gradient of a parameter, nearest to the output first."""
     found: set[int] = set()
     open_ = list(wrong)
-    totals = flow.recording.totals
     while open_:
         number = open_.pop()
         if number not in found:
             found.add(number)
-            open_ += [c for c in flow.consumers[number] if c in totals and c not in flow.ok]
+            open_ += [c for c in flow.consumers[number] if flow.is_wrong(c)]
     return sorted(found, reverse=True)
 
 
 def first_wrong(flow: Flow, region: list[int]) -> int:
     """The value nearest to the output whose gradient is wrong although those of its consumers are right."""
     inside = set(region)
-    totals = flow.recording.totals
     for number in region:
-        if not inside.intersection(c for c in flow.consumers[number] if c in totals):
+        if not inside.intersection(flow.consumers[number]):
             return number
     return region[0]
 
 
 def culprit(flow: Flow, number: int, known: Callable[[Stored], bool]) -> Value:
-    """The consumer that contributes a wrong gradient to a value, or none where others do."""
+    """The operation that gives a value a wrong gradient, or none where it should give one."""
     recording = flow.recording
+    values, totals = recording.values, recording.totals
+    if number not in totals and (cut := upstream(flow, number)) is not None:
+        return values[cut]
     edges = [edge for edge in recording.edges if edge.value == number]
     strange = [edge.consumer for edge in edges if not known(edge.stored)]
+    giving = {edge.consumer for edge in edges}
     silent = [
-        c for c in flow.consumers[number]
-        if c not in {edge.consumer for edge in edges} and c not in recording.totals and flow.consumers[c]
-        and recording.values[c].dtype.startswith(("float", "bfloat")) and not recording.values[c].inner
-    ]
-    ruled = [c for c in [*strange, *silent] if recording.values[c].rule]
-    blocking = [c for c in silent if recording.values[c].op in ("detach", "stop_gradient")]
-    for group in (ruled, blocking, strange, silent, flow.consumers[number]):
+        c
+        for c in flow.consumers[number]
+        if c not in giving and c not in totals and flow.consumers[c] and not values[c].inner
+        and values[c].dtype.startswith(("float", "bfloat"))
+    ]  # fmt: skip
+    cuts = [cut for c in silent if (cut := downstream(flow, c)) is not None]
+    for group in ([c for c in strange if values[c].rule], cuts, strange, silent, flow.consumers[number]):
         if group:
-            return recording.values[max(group)]
-    return recording.values[number]
+            return values[max(group)]
+    return values[number]
+
+
+def upstream(flow: Flow, number: int) -> int | None:
+    """Where the gradient stops above a value that has none: a ``detach``, else the first operation without one."""
+    recording = flow.recording
+    open_, seen = [number], {number}
+    while open_:
+        each = open_.pop()
+        if recording.values[each].op in BLOCKING:
+            return each
+        for i in recording.values[each].inputs:
+            if i not in recording.totals and i not in seen and not is_root(recording, i):
+                seen.add(i)
+                open_.append(i)
+    computed = [i for i in seen if not is_root(recording, i)]
+    return min(computed, default=None)
+
+
+def downstream(flow: Flow, number: int) -> int | None:
+    """The ``detach`` that a value without a gradient runs into."""
+    open_, seen = [number], {number}
+    while open_:
+        each = open_.pop()
+        if flow.recording.values[each].op in BLOCKING and flow.consumers[each]:
+            return each
+        fresh = [c for c in flow.consumers[each] if c not in flow.recording.totals and c not in seen]
+        seen.update(fresh)
+        open_ += fresh
+    return None
 
 
 def backward(
@@ -237,8 +313,8 @@ def backward(
     ``wrong``: parameters of a and of b, as values, whose gradients differ.
     """
     flows = (
-        Flow(a, consumers(a), gradient_twins(a, b, of_a, tolerance, floor)),
-        Flow(b, consumers(b), gradient_twins(b, a, of_b, tolerance, floor)),
+        Flow(a, consumers(a), gradient_twins(a, b, of_a, tolerance, floor), expected(b, of_a)),
+        Flow(b, consumers(b), gradient_twins(b, a, of_b, tolerance, floor), expected(a, of_b)),
     )
     found: list[Value] = []
     for flow, other, ends in zip(flows, flows[::-1], ([i for i, _ in wrong], [j for _, j in wrong]), strict=True):
@@ -268,7 +344,7 @@ def by_hand(hand: Recording, graph: Recording, wrong: list[tuple[int, int]], tol
     if graph.made_gradients:
         return first, None
     known = Index(mine)
-    flow = Flow(graph, consumers(graph), any_twins(graph, graph.totals.items(), known, tolerance, floor))
+    flow = Flow(graph, consumers(graph), any_twins(graph, graph.totals.items(), known, tolerance, floor), set())
     number = first_wrong(flow, backward_region(flow, [j for _, j in wrong]))
 
     def seen(stored: Stored) -> bool:

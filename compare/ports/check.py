@@ -60,8 +60,9 @@ def check(
     moves = accepted(left, given, "a", layouts), accepted(right, given, "b", layouts)
     links, notes = matched(left, right, request, mapping, [moves[0][0], moves[1][0]])
     inputs_a, inputs_b, note = arrange(left, right, *moves)
-    comparison = Comparison(left, right, links, [*notes, *filter(None, [note])], request, Store())
-    report = comparison.report(inputs_a, inputs_b, np.random.default_rng(cotangent_seed))
+    with Store() as store:
+        comparison = Comparison(left, right, links, [*notes, *filter(None, [note])], request, store)
+        report = comparison.report(inputs_a, inputs_b, np.random.default_rng(cotangent_seed))
     again = functools.partial(
         check, a, b, weights=weights, mapping=mapping, layouts=layouts, precision=precision, tolerances=tolerances
     )

@@ -25,7 +25,7 @@ def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row],
     parting = None
     if any(not row.passed for row in rows):
         parting = find(comparison, a, b, of_a, of_b, rows, names)
-    first = None if parting is None else first_of(comparison, a, b, of_a, parting, rows)
+    first = None if parting is None else first_of(comparison, a, b, (of_a, of_b), parting, rows)
     if verdict == "different" and first is not None:
         float32 = [v for v in (parting.a, parting.b) if parting and v is not None and v.dtype == "float32"]
         if float32 and comparison.request.precision == "float64" and first.outputs_rel < 1e-5:
@@ -130,15 +130,22 @@ def backward(
     return Parting("backward", left, right)
 
 
-def first_of(comparison: Comparison, a: Recording, b: Recording, of_a: blame.Twins, parting: Parting, rows: list[Row]) -> First:
+def first_of(
+    comparison: Comparison,
+    a: Recording,
+    b: Recording,
+    twins: tuple[blame.Twins, blame.Twins],
+    parting: Parting,
+    rows: list[Row],
+) -> First:
     """The parting as the report shows it."""
     left, right = parting.a, parting.b
-    pattern, hint = describe(comparison, a, b, of_a, parting, rows)
+    pattern, hint = describe(comparison, a, b, twins, parting, rows)
     worst = max((row.rel for row in rows if not row.passed), default=0.0)
     rel = worst
     if parting.direction == "forward" and left and right and parting.layout is not None:
         rel = distance(parting.layout.apply(left.stored.load()), right.stored.load())
-    before = inputs_apart(a, b, of_a, parting) if parting.direction == "forward" else 0.0
+    before = inputs_apart(a, b, twins[0], parting) if parting.direction == "forward" else 0.0
     return First(
         direction=parting.direction,
         a=place(left, parting.direction),

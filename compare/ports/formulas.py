@@ -64,7 +64,7 @@ def convolution_padding(x: np.ndarray, kernel: np.ndarray, y: np.ndarray) -> tup
     if not groups or groups * kernel.shape[1] != x.shape[1]:
         return None
     for stride in (1, 2, 3, 4):
-        for before, after in itertools.product(sizes, sizes):
+        for before, after in sorted(itertools.product(sizes, sizes), key=lambda pair: abs(pair[0] - pair[1])):
             padded = torch.nn.functional.pad(image, (before, after, before, after))
             if min(padded.shape[2:]) < max(kernel.shape[2:]):
                 continue
@@ -93,7 +93,7 @@ def smoothing(log_p: np.ndarray, labels: np.ndarray, loss: float) -> float | Non
 
     The loss is linear in ε: loss = L₀ + ε (Lᵤ - L₀) with L₀ = -mean log p[label], Lᵤ = -mean log p.
     """
-    if log_p.ndim != 2 or labels.shape != log_p.shape[:1] or labels.min() < 0 or labels.max() >= log_p.shape[1]:
+    if log_p.ndim != 2 or log_p.shape[1] < 2 or labels.shape != log_p.shape[:1] or labels.min() < 0 or labels.max() >= log_p.shape[1]:
         return None
     chosen = -float(np.mean(log_p[np.arange(len(labels)), labels.astype(int)]))
     uniform = -float(np.mean(log_p))

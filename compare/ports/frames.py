@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import linecache
 import os
 import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -40,6 +41,14 @@ def is_own(file: str) -> bool:
 def own(frames: Iterable[Frame]) -> tuple[Frame, ...]:
     """The user's own among frames, in the same order."""
     return tuple(frame for frame in frames if is_own(frame.file))
+
+
+def definition(code: CodeType) -> Frame:
+    """The line of a function's ``def``, below its decorators."""
+    for line in range(code.co_firstlineno, code.co_firstlineno + 20):
+        if linecache.getline(code.co_filename, line).lstrip().startswith(("def ", "async def ")):
+            return Frame(code.co_filename, line, code.co_name)
+    return Frame(code.co_filename, code.co_firstlineno, code.co_name)
 
 
 def stack(frame: FrameType | None) -> tuple[Frame, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from compare.ports import formulas
-from compare.ports.align import Twins
-from compare.ports.blame import Parting
+from compare.ports.align import Layout, Twins, layouts
+from compare.ports.blame import Parting, unlike
 from compare.ports.patterns import fits, pattern
 from compare.ports.recording import Recording, Value
 from compare.ports.report import Row
@@ -19,26 +20,41 @@ from compare.ports.report import Row
 if TYPE_CHECKING:
     from compare.ports.check import Comparison
 
-TRIED = 24  # values of one line that are held against a formula
+TRIED = 40  # values before and after, among which those of one line are sought
+NCHW = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # axes of image, kernel and result in PyTorch's order
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """One side where the sides part: what the line takes in and what it makes."""
+
+    recording: Recording
+    value: Value
+    inputs: list[np.ndarray]  # of the line that have a twin on the other side, or were there before
+    made: list[np.ndarray]  # by the line, the last first
+    parameters: dict[str, np.ndarray]  # that the line reads
+    random: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """The two values at which the sides part, with what led to them."""
+    """The two lines at which the sides part."""
 
-    a: Recording
-    b: Recording
-    left: Value
-    right: Value
-    x: np.ndarray  # left in the layout of right, where there is one
+    a: Shot
+    b: Shot
+    x: np.ndarray  # the value of a in the layout of b, where there is one
     y: np.ndarray
-    inputs: list[np.ndarray]  # of left, those that are twins, in the layout of right if they have its size
     pattern: str
     note: str
 
+    @property
+    def shots(self) -> tuple[Shot, Shot]:
+        """Both sides."""
+        return self.a, self.b
+
 
 def describe(
-    comparison: Comparison, a: Recording, b: Recording, of_a: Twins, parting: Parting, rows: list[Row]
+    comparison: Comparison, a: Recording, b: Recording, twins: tuple[Twins, Twins], parting: Parting, rows: list[Row]
 ) -> tuple[str, str]:
     """The pattern and the hint, "" where nothing fits."""
     if parting.a is None or parting.b is None:
@@ -47,78 +63,99 @@ def describe(
         return gradient_pattern(comparison, a, b, rows), backward_hint(parting.a, parting.b)
     if parting.direction == "statistics":
         return statistics(comparison, a, b, rows)
-    scene = scene_of(a, b, of_a, parting)
+    shots = shot(a, parting.a, twins[0]), shot(b, parting.b, twins[1])
+    x, y, found = fitted(*shots, parting)
+    scene = Scene(*shots, x, y, found, parting.note)
     return scene.pattern, next((hint for test in HINTS if (hint := test(scene))), "")
 
 
-def scene_of(a: Recording, b: Recording, of_a: Twins, parting: Parting) -> Scene:
-    """Load what the hints look at."""
-    assert parting.a is not None and parting.b is not None
-    left, right = parting.a, parting.b
-    x, y = left.stored.load(), right.stored.load()
-    inputs = []
-    for i in left.inputs:
-        if i in of_a or not a.values[i].inputs:
-            given = a.array(i)
-            inputs.append(given)
-    found = ""
-    if parting.layout is not None:
-        inputs = [parting.layout.apply(each) if each.shape == x.shape else each for each in inputs]
-        x = parting.layout.apply(x)
-        found = pattern(x, y, inputs)
-    elif x.shape == y.shape and not parting.note.endswith("without it"):
-        found = pattern(x, y, inputs)
-    return Scene(a, b, left, right, x, y, inputs, found, parting.note)
+def shot(recording: Recording, value: Value, twins: Twins) -> Shot:
+    """Gather what one line takes in and makes."""
+    near = recording.values[max(0, value.id - TRIED) : value.id + TRIED]
+    line = [v for v in near if v.frames == value.frames and (v.frames or v.id == value.id)]
+    numbers = {v.id for v in line}
+    sources = [recording.values[i] for i in dict.fromkeys(i for v in line for i in v.inputs)]
+    inputs = [s for s in sources if s.op != "constant" and (s.id in twins or s.op in ("parameter", "input"))]
+    return Shot(
+        recording,
+        value,
+        [s.stored.load() for s in inputs],
+        [v.stored.load() for v in reversed(line) if v.op != "constant"],
+        {s.path: s.stored.load() for s in sources if s.op == "parameter" and s.id not in numbers},
+        any(v.random for v in line),
+    )
+
+
+def fitted(a: Shot, b: Shot, parting: Parting) -> tuple[np.ndarray, np.ndarray, str]:
+    """The two values in one layout, and the pattern: of these, else of what the two lines make in the end."""
+    x, y = a.value.stored.load(), b.value.stored.load()
+    given = [a.recording.array(i) for i in a.value.inputs if a.recording.values[i].op != "constant"]
+    pairs = [(x, y)]
+    if not parting.note.endswith("without it"):
+        pairs += [(x_, y_) for x_ in a.made[:3] for y_ in b.made[:3]]
+    elif a.made and b.made:  # what the extra operation does to what came in
+        extra, before = (x, y) if parting.note.startswith("b") else (y, x)
+        pairs = [(extra, before)] if parting.note.startswith("b") else [(before, extra)]
+    for one, other in pairs:
+        layout = nearest_layout(one, other)
+        if layout is not None:
+            moved = [layout.apply(each) if each.shape == one.shape else each for each in given]
+            found = pattern(layout.apply(one), other, moved)
+            if found:
+                return layout.apply(one), other, found
+    layout = parting.layout
+    return (x if layout is None else layout.apply(x)), y, ""
+
+
+def nearest_layout(x: np.ndarray, y: np.ndarray) -> Layout | None:
+    """The layout in which the two are closest; None if their sizes differ."""
+    if x.size != y.size or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return None
+    found = []
+    for layout in layouts(x.shape, y.shape):
+        with contextlib.suppress(ValueError):
+            found.append((unlike(layout.apply(x), y), len(found), layout))
+    return min(found)[2] if found else None
 
 
 # --- forward ----------------------------------------------------------------------------------------------------------
 
 
-def same_line(recording: Recording, value: Value) -> list[Value]:
-    """The values that the line of this one made in the same call, from this one on."""
-    found = []
-    for other in recording.values[value.id :]:
-        if other.frames[:2] == value.frames[:2] and other.op != "constant":
-            found.append(other)
-        if len(found) == TRIED:
-            break
-    return found
-
-
 def dropout(scene: Scene) -> str:
     """One side draws random numbers."""
-    drawn = [any(v.random for v in same_line(r, v)) for r, v in ((scene.a, scene.left), (scene.b, scene.right))]
-    if drawn[0] == drawn[1]:
+    if scene.a.random == scene.b.random:
         return ""
-    return f"{'a' if drawn[0] else 'b'} draws random numbers here: dropout is active on one side only"
+    return f"{'a' if scene.a.random else 'b'} draws random numbers here: dropout is active on one side only"
 
 
 def epsilon(scene: Scene) -> str:
     """σ² + ε with two different ε, or 1/√(σ² + ε)."""
-    base = next((i for i in scene.inputs if i.size == scene.x.size and i.size > 1), None)
-    consumed = [
-        recording.values[c].op
-        for recording, value in ((scene.a, scene.left), (scene.b, scene.right))
-        for c in recording.consumers()[value.id]
-    ]
-    roots = any("sqrt" in op or "pow" in op for op in [*consumed, scene.left.op, scene.right.op])
-    if scene.pattern.startswith("constant shift") and base is not None and roots:
-        values = [float(np.mean(each.ravel() - base.ravel())) for each in (scene.x, scene.y)]
-        return f"ε differs: a adds {values[0]:.3g}, b adds {values[1]:.3g}"
-    for left, right in itertools.product(same_line(scene.a, scene.left)[:6], same_line(scene.b, scene.right)[:6]):
-        gap = formulas.epsilon_gap(left.stored.load().ravel(), right.stored.load().ravel()) if roots else None
-        if gap is not None and abs(gap) < 0.1:
-            return f"ε differs: that of b is larger by {gap:.3g}"
+    ops = [v.op for s in scene.shots for v in (s.value, *(s.recording.values[c] for c in s.recording.consumers()[s.value.id]))]
+    if not any("sqrt" in op or "pow" in op for op in ops):
+        return ""
+    if scene.pattern.startswith("constant shift"):
+        base = [s.recording.array(i) for s in scene.shots for i in s.value.inputs]
+        for each in base:
+            if each.size == scene.x.size > 1:
+                values = [float(np.mean(end.ravel() - each.ravel())) for end in (scene.x, scene.y)]
+                return f"ε differs: a adds {values[0]:.3g}, b adds {values[1]:.3g}"
+        return f"ε differs: that of b is larger by {float(np.mean(scene.y - scene.x)):.3g}"
+    for left, right in itertools.product(scene.a.made, scene.b.made):
+        if left.size != right.size:
+            continue
+        for power in (1, -1):  # 1/√(σ² + ε), √(σ² + ε)
+            with np.errstate(all="ignore"):
+                gap = formulas.epsilon_gap(left.ravel() ** power, right.ravel() ** power)
+            if gap is not None and abs(gap) < 0.1:
+                return f"ε differs: that of b is larger by {gap:.3g}"
     return ""
 
 
 def activation(scene: Scene) -> str:
     """Two different activation functions."""
     names = []
-    for recording, value in ((scene.a, scene.left), (scene.b, scene.right)):
-        given = [recording.array(i) for i in value.inputs if recording.values[i].op != "constant"]
-        made = [v.stored.load() for v in same_line(recording, value)]
-        pairs = ((x, y) for y in made for x in given if x.size == y.size)
+    for each in scene.shots:
+        pairs = ((x, y) for y in each.made for x in each.inputs if x.size == y.size)
         names.append(next((n for x, y in pairs if (n := formulas.activation_of(x.ravel(), y.ravel()))), ""))
     if all(names) and names[0] != names[1]:
         return f"a computes {names[0]}, b {names[1]}"
@@ -132,24 +169,9 @@ def variance(scene: Scene) -> str:
     return "biased variance (divided by n) against unbiased (by n - 1)"
 
 
-def nchw(recording: Recording, value: Value) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """Image, kernel and result of a convolution in PyTorch's layout, if the value is one."""
-    arrays = [recording.array(i) for i in value.inputs]
-    y = value.stored.load()
-    for x, kernel in itertools.permutations([each for each in arrays if each.ndim == 4], 2):
-        if y.ndim == 4 and y.shape[1] == kernel.shape[0] and x.shape[1] % kernel.shape[1] == 0 and x.shape[0] == y.shape[0]:
-            return x, kernel, y
-        if y.ndim == 4 and y.shape[3] == kernel.shape[3] and x.shape[3] % kernel.shape[2] == 0 and x.shape[0] == y.shape[0]:
-            return x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), y.transpose(0, 3, 1, 2)
-    return None
-
-
 def padding(scene: Scene) -> str:
     """The two convolutions pad differently."""
-    found = []
-    for recording, value in ((scene.a, scene.left), (scene.b, scene.right)):
-        parts = nchw(recording, value)
-        found.append(formulas.convolution_padding(*parts) if parts else None)
+    found = [convolution(each) for each in scene.shots]
     if found[0] is not None and found[1] is not None and found[0] != found[1]:
         return f"padding differs: a pads {found[0]}, b {found[1]} (SAME at stride 2 pads (0, 1), padding=1 pads (1, 1))"
     if scene.pattern == "only at the borders":
@@ -157,24 +179,40 @@ def padding(scene: Scene) -> str:
     return ""
 
 
+def convolution(each: Shot) -> tuple[int, int] | None:
+    """The padding of the convolution on a line, if there is one of zeros."""
+    kernels = [p for p in each.parameters.values() if p.ndim == 4]
+    for x, kernel, y in itertools.product([i for i in each.inputs if i.ndim == 4], kernels, each.made):
+        if y.ndim != 4 or x is kernel or x.shape[0] != y.shape[0]:
+            continue
+        if y.shape[1] == kernel.shape[0] and x.shape[1] % kernel.shape[1] == 0:
+            pads = formulas.convolution_padding(x, kernel, y)
+        elif y.shape[3] == kernel.shape[3] and x.shape[3] % kernel.shape[2] == 0:
+            pads = formulas.convolution_padding(*(t.transpose(axes) for t, axes in zip((x, kernel, y), NCHW, strict=True)))
+        else:
+            continue
+        if pads is not None:
+            return pads
+    return None
+
+
 def resize(scene: Scene) -> str:
     """align_corners on one side only."""
     found = []
-    for recording, value in ((scene.a, scene.left), (scene.b, scene.right)):
-        images = [recording.array(i) for i in value.inputs if recording.values[i].stored.load().ndim == 4]
-        outputs = [v.stored.load() for v in same_line(recording, value)]
-        pairs = [(x, y) for x in images for y in outputs if y.ndim == 4]
+    for each in scene.shots:
+        pairs = [(x, y) for y in each.made for x in each.inputs if x.ndim == y.ndim == 4]
         pairs += [(x.transpose(0, 3, 1, 2), y.transpose(0, 3, 1, 2)) for x, y in pairs]
         found.append(next((c for x, y in pairs if (c := formulas.resize_corners(x, y)) is not None), None))
     if None not in found and found[0] != found[1]:
         return f"align_corners is {found[0]} in a, {found[1]} in b"
-    words = f"{scene.left.op} {scene.right.op}"
-    return "align_corners, or another rule of the resize" if "upsample" in words and None in found else ""
+    if any("upsample" in each.value.op for each in scene.shots) and None in found:
+        return "the rule of the resize: nearest, bilinear, bicubic, or align_corners"
+    return ""
 
 
 def ordering(scene: Scene) -> str:
     """Axes in another order, as when an image is flattened."""
-    reshaped = any(word in value.op for value in (scene.left, scene.right) for word in ("view", "reshape", "flatten", "clone"))
+    reshaped = any(word in each.value.op for each in scene.shots for word in ("view", "reshape", "flatten", "clone"))
     if scene.note == "the same numbers in another order" or (scene.pattern.startswith("permutation") and reshaped):
         return "flatten order: NCHW and NHWC images flatten to different vectors"
     return ""
@@ -182,18 +220,13 @@ def ordering(scene: Scene) -> str:
 
 def missing_bias(scene: Scene) -> str:
     """What one side adds is a parameter of it."""
-    goes_on = scene.note.endswith("without it")
-    for name, recording, value in (("b", scene.a, scene.left), ("a", scene.b, scene.right)):
-        if goes_on and not scene.note.startswith(name):
-            continue
-        y = value.stored.load()
-        vectors = [(recording.values[i].path, recording.array(i)) for i in value.inputs if recording.values[i].op == "parameter"]
-        others = [recording.array(i) for i in value.inputs if recording.values[i].stored.summary.size == y.size]
-        for (path, vector), before in itertools.product(vectors, others if goes_on else [scene.y if name == "b" else scene.x]):
-            gap = (y if before.shape == y.shape else y.reshape(before.shape)) - before if before.size == y.size else None
-            if gap is not None and vector.ndim == 1 and any(
-                gap.shape[k] == vector.size and fits(gap, along(vector, gap.ndim, k) + 0 * gap) for k in range(gap.ndim)
-            ):
+    if not scene.pattern.startswith("shift by a vector"):
+        return ""
+    gap = scene.y - scene.x
+    for name, each, sign in (("b", scene.a, -1), ("a", scene.b, 1)):
+        for path, vector in each.parameters.items():
+            fitting = (k for k in range(gap.ndim) if vector.ndim == 1 and gap.shape[k] == vector.size)
+            if any(fits(gap, sign * along(vector, gap.ndim, k) + 0 * gap) for k in fitting):
                 return f"the bias {path} is missing in {name}"
     return ""
 
@@ -206,12 +239,12 @@ def along(vector: np.ndarray, ndim: int, axis: int) -> np.ndarray:
 def label_smoothing(scene: Scene) -> str:
     """The loss with labels that are smoothed on one side."""
     found = []
-    for recording, value in ((scene.a, scene.left), (scene.b, scene.right)):
+    for recording in (scene.a.recording, scene.b.recording):
         labels = [recording.array(i) for i in recording.inputs if recording.values[i].dtype.startswith("int")]
         logs = [
             v.stored.load()
             for v in recording.values
-            if len(v.stored.shape) == 2 and v.stored.finite and v.stored.summary.high <= 0
+            if len(v.stored.shape) == 2 and v.stored.shape[1] > 1 and v.stored.finite and v.stored.summary.high <= 0
         ]
         logs = [each for each in logs if fits(np.exp(each).sum(axis=1), np.ones(len(each)))]
         ends = [float(v.stored.load().ravel()[0]) for v in recording.values if v.stored.summary.size == 1][-8:]

@@ -52,7 +52,8 @@ class JaxSide:
             for name, leaf in named(tree).items():
                 last = name.rpartition("/")[2]
                 if trained or last in STATISTICS:
-                    found[name] = Leaf(as_numpy(leaf), axes_of(last, np.ndim(leaf)), len(found), trained)
+                    learnt = trained and last not in STATISTICS
+                    found[name] = Leaf(as_numpy(leaf), axes_of(last, np.ndim(leaf)), len(found), learnt)
         return found
 
     def assign(self, arrays: Mapping[str, np.ndarray]) -> None:

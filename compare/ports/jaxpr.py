@@ -17,7 +17,7 @@ import numpy as np
 from jax._src import source_info_util  # jax.extend has the traceback, but not its frames
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
-from compare.ports.frames import Frame, HERE, own
+from compare.ports.frames import HERE, Frame, definition, is_own, own
 from compare.ports.recording import Edge, Recording
 
 INLINED = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_lin")
@@ -118,7 +118,8 @@ class Evaluator:
         )
 
     def put_on_tape(self, function: Callable[..., Any], given: list[Pair], made: list[Pair]) -> None:
-        if not self.taping or not any(number in self.active for _, number in given):
+        stopped = getattr(function, "op", "") == "stop_gradient"
+        if not self.taping or stopped or not any(number in self.active for _, number in given):
             return
         floating = [pair for pair in made if is_float(pair[0])]
         if floating:
@@ -200,8 +201,7 @@ def gradients(operation: Operation, reached: list[Any], active: set[int]) -> lis
     _, pull = jax.vjp(of_active, *(operation.arrays[place] for place in places))
     floating = [(t, array) for t, (array, _) in zip(reached, operation.outputs, strict=True) if is_float(array)]
     grads = pull([jnp.zeros_like(array) if total is None else total for total, array in floating])
-    blocked = getattr(operation.function, "op", "") == "stop_gradient"
-    return [] if blocked else [(operation.inputs[p], p, grad) for p, grad in zip(places, grads, strict=True)]
+    return [(operation.inputs[p], p, grad) for p, grad in zip(places, grads, strict=True)]
 
 
 def binding(equation: Any) -> Callable[..., list[Any]]:
@@ -254,7 +254,6 @@ def rule_of(equation: Any) -> Frame | None:
     parameters = [each for group in getattr(wrapped, "transforms", ()) for each in group[1]]
     for each in [*parameters, *cells]:
         code = getattr(getattr(each, "func", each), "__code__", None)
-        frames = own([Frame(code.co_filename, code.co_firstlineno, code.co_name)]) if code else ()
-        if frames:
-            return frames[0]
+        if code and is_own(code.co_filename):
+            return definition(code)
     return None

@@ -23,13 +23,13 @@ def pattern(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
     """The first pattern that fits, "" if none does; ``inputs`` are arrays that x was made from."""
     if x.shape != y.shape or x.size == 0 or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return ""
-    tests = (sign, factor, shift, order, bias, scale, negatives, channels, borders)
+    tests = (sign, factor, shift, order, bias, scale, negatives, borders, channels)
     return next((found for test in tests if (found := test(x, y, inputs))), "")
 
 
 def sign(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
     """y = -x, or |y| = |x|."""
-    if fits(y, -x):
+    if x.size > 1 and fits(y, -x):
         return "the sign is flipped"
     return "the sign of some elements is flipped" if x.size > 2 and fits(np.abs(y), np.abs(x)) else ""
 
@@ -37,12 +37,13 @@ def sign(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
 def factor(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
     """y = c x, c = ⟨x, y⟩/⟨x, x⟩."""
     norm = float(np.vdot(x, x))
-    if norm == 0 or x.size < 2:
+    if norm == 0:
         return ""
     c = float(np.vdot(x, y)) / norm
-    if c == 0 or not fits(y, c * x):
+    name = name_of(c, x, inputs)
+    if c == 0 or not fits(y, c * x) or (x.size == 1 and not name):
         return ""
-    return f"constant factor {c:.6g}{name_of(c, x, inputs)}"
+    return f"constant factor {c:.6g}{name}"
 
 
 def name_of(c: float, x: np.ndarray, inputs: list[np.ndarray]) -> str:
@@ -140,15 +141,10 @@ def channels(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
     for axis in reversed(range(x.ndim)):
         others = tuple(k for k in range(x.ndim) if k != axis)
         bad = wrong.any(axis=others)
-        if 2 * bad.sum() <= bad.size and bad.any() and not is_border(bad):
+        if 2 * bad.sum() <= bad.size and bad.any():
             listed = ", ".join(map(str, np.flatnonzero(bad)[:6]))
             return f"only at some indices of axis {axis}: {listed}{', …' if bad.sum() > 6 else ''}"
     return ""
-
-
-def is_border(bad: np.ndarray) -> bool:
-    """Whether both ends of an axis, or one of several, are all that is wrong."""
-    return bad.size > 3 and not bad[1:-1].any()
 
 
 def borders(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
@@ -159,6 +155,8 @@ def borders(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
             moved = np.moveaxis(wrong, (first, second), (0, 1))
             height, width = moved.shape[:2]
             for edge in range(1, min(height, width) // 3 + 1):
-                if min(height, width) > 2 and wrong.any() and not moved[edge:-edge, edge:-edge].any():
+                inner = slice(edge, -edge)
+                sides = moved[:edge, inner].any() or moved[-edge:, inner].any(), moved[inner, :edge].any() or moved[inner, -edge:].any()
+                if all(sides) and not moved[inner, inner].any():
                     return "only at the borders"
     return ""

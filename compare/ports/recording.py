@@ -70,10 +70,16 @@ class Stored:
 
 
 class Store:
-    """Arrays in a temporary file, which disappears with the store."""
+    """Arrays in a temporary file, which disappears when the store is closed: use it in a ``with`` statement."""
 
     def __init__(self) -> None:
         self.file = tempfile.TemporaryFile()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
 
     def put(self, array: Any) -> Stored:
         """Keep a copy of the array in float64; complex numbers become pairs."""

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compare.ports.frames import Frame, own, stack
+from compare.ports.frames import Frame, definition, is_own, stack
 from compare.ports.recording import Edge, Recording, Store
 from compare.ports.side import Cotangents, Leaf, PortError, flatten_outputs
 from compare.ports.torch_steps import steps_inside
@@ -307,5 +307,4 @@ def reachable(roots: Any) -> list[Any]:
 def rule_of(function: Any) -> Frame | None:
     """Where a ``torch.autograd.Function`` defines its gradient."""
     code = function.backward.__code__
-    frames = own([Frame(code.co_filename, code.co_firstlineno, code.co_name)])
-    return frames[0] if frames else None
+    return definition(code) if is_own(code.co_filename) else None
