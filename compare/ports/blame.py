@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from compare.ports.recording import Recording, Stored, Value
 NEAR = 0.3  # relative distance below which two values are taken for two versions of one
 TRIED = 40  # values of a region that are compared with those of the other side
 VIEWS = ("view", "_unsafe_view", "reshape", "clone", "unsqueeze", "squeeze", "expand", "transpose", "permute", "t", "copy", "broadcast_in_dim")
+WHOLE = ("constant", "the sign is", "transposed", "permutation", "shift by a vector", "factor that")  # patterns of all of it
 BLOCKING = ("detach", "stop_gradient")
 ROOTS = ("parameter", "input", "constant", "cotangent")
 
@@ -58,6 +59,9 @@ def forward(a: Recording, b: Recording, of_a: Twins, of_b: Twins, wrong: Mapping
     region_b = untwinned(b, of_b.keys(), [b.outputs[name] for name in wrong.values()])
     first_a, first_b = frontier(a, region_a), frontier(b, region_b)
     firsts = [(i, j) for i in first_a[:TRIED] for j in first_b[:TRIED]]
+    drawn = [next((v for v in r.values if v.random and v.id in set(g)), None) for r, g in ((a, region_a), (b, region_b))]
+    if (drawn[0] is None) != (drawn[1] is None):  # dropout on one side: of the other only what comes next is known
+        return Parting("forward", drawn[0] or a.values[first_a[0]], drawn[1] or b.values[first_b[0]])
     for i, j in firsts:
         if (k := passed_over(a, b, i, j, of_a)) is not None:
             return Parting("forward", a.values[i], b.values[k], note="b goes on without it")
@@ -97,6 +101,9 @@ def passed_over(one: Recording, other: Recording, left: int, right: int, twins: 
     whole = [i for i in one.values[left].inputs if one.values[i].op != "constant"]
     if not shared or sum(not taken.isdisjoint(twins.get(i, [])) for i in whole) == len(whole):
         return None
+    size = other.values[right].stored.summary.size
+    if not any(one.values[c].stored.summary.size == size for c in one.consumers()[left]):
+        return None
     rest = {j for j in taken - shared if other.values[j].op != "constant"}
     allowed: set[int] = set()
     for consumer in one.consumers()[left]:
@@ -106,6 +113,7 @@ def passed_over(one: Recording, other: Recording, left: int, right: int, twins: 
 
 def disordered(a: Recording, b: Recording, left: int, right: int) -> tuple[int, int] | None:
     """Inputs of the two that hold the same numbers in another order, though they have one shape: a wrong flatten."""
+    found = []
     for i in sources_of(a, left):
         for j in sources_of(b, right):
             x, y = a.values[i].stored, b.values[j].stored
@@ -113,8 +121,8 @@ def disordered(a: Recording, b: Recording, left: int, right: int) -> tuple[int, 
                 continue
             one, other = x.load(), y.load()
             if distance(one, other) > 1e-6 and distance(np.sort(one.ravel()), np.sort(other.ravel())) < 1e-9:
-                return i, j
-    return None
+                found.append((i, j))
+    return min(found, key=sum, default=None)
 
 
 def sources_of(recording: Recording, number: int) -> list[int]:
@@ -139,15 +147,16 @@ def extra_operation(
     """
     for first in firsts:
         inputs = [i for i in one.values[first].inputs if not is_root(one, i) and i in twins]
+        inputs = [i for i in inputs if not all(is_root(other, j) for j in twins[i])]
         if len(inputs) != 1 or one.values[inputs[0]].stored.summary.size != one.values[first].stored.summary.size:
             continue
         change = version(one.values[inputs[0]], one.values[first])
-        if change is None or not change[1]:
+        if change is None or not change[1].startswith(WHOLE):
             continue
         for later in [k for k in region[:TRIED] if k not in firsts]:
             for number in others:
                 found = version(one.values[later], other.values[number])
-                if found is not None and found[1]:
+                if found is not None and found[1].startswith(WHOLE):
                     return first, max(twins[inputs[0]])
     return None
 
@@ -206,9 +215,11 @@ def consumers(recording: Recording) -> dict[int, list[int]]:
     return found
 
 
-def expected(other: Recording, twins: Twins) -> set[int]:
-    """Values of which a twin on the other side has a gradient."""
-    return {number for number, same in twins.items() if any(j in other.totals for j in same)}
+def expected(one: Recording, other: Recording, twins: Twins) -> set[int]:
+    """Values of which a twin on the other side has a gradient; steps inside an operation have none of their own."""
+    used = {i for value in one.values for i in value.inputs} | set(one.outputs.values())
+    wanted = (i for i, same in twins.items() if any(j in other.totals for j in same))
+    return {i for i in wanted if i in used and not one.values[i].inner}
 
 
 def gradient_twins(one: Recording, other: Recording, twins: Twins, tolerance: float, floor: float) -> set[int]:
@@ -221,10 +232,13 @@ def gradient_twins(one: Recording, other: Recording, twins: Twins, tolerance: fl
                 if match(total.load(), theirs.load(), tolerance, floor) is not None:
                     found.add(number)
                     break
-    return found
+    # A value that the other side does not compute, such as a product before its bias: its gradient may be there.
+    pool = Index([*other.totals.items(), *((edge.value, edge.stored) for edge in other.edges)])
+    alone = [(i, total) for i, total in one.totals.items() if not any(j in other.totals for j in twins.get(i, []))]
+    return found | any_twins(alone, pool, tolerance, floor)
 
 
-def any_twins(recording: Recording, arrays: Iterable[tuple[int, Stored]], pool: Index, tol: float, floor: float) -> set[int]:
+def any_twins(arrays: Iterable[tuple[int, Stored]], pool: Index, tol: float, floor: float) -> set[int]:
     """Values of one side whose gradient is found anywhere on the other."""
     found = set()
     for number, stored in arrays:
@@ -254,14 +268,22 @@ def first_wrong(flow: Flow, region: list[int]) -> int:
     return region[0]
 
 
-def culprit(flow: Flow, number: int, known: Callable[[Stored], bool]) -> Value:
-    """The operation that gives a value a wrong gradient, or none where it should give one."""
+def culprit(flow: Flow, number: int, known: Callable[[Stored], bool], theirs: Sequence[Stored] = ()) -> Value:
+    """The operation that gives a value a wrong gradient, or none where it should give one.
+
+    ``theirs``: what flows into the twins of the value on the other side; ``known``: whether something flows there at all.
+    """
     recording = flow.recording
     values, totals = recording.values, recording.totals
-    if number not in totals and (cut := upstream(flow, number)) is not None:
-        return values[cut]
+    if number not in totals:
+        cut = downstream(flow, number) if values[number].op not in BLOCKING else number
+        cut = upstream(flow, number) if cut is None else cut
+        if cut is not None:
+            return values[cut]
     edges = [edge for edge in recording.edges if edge.value == number]
     strange = [edge.consumer for edge in edges if not known(edge.stored)]
+    if not strange and theirs:
+        strange = [edge.consumer for edge in edges if not any(equal(edge.stored, other) for other in theirs)]
     giving = {edge.consumer for edge in edges}
     silent = [
         c
@@ -274,6 +296,11 @@ def culprit(flow: Flow, number: int, known: Callable[[Stored], bool]) -> Value:
         if group:
             return values[max(group)]
     return values[number]
+
+
+def equal(a: Stored, b: Stored) -> bool:
+    """Whether two gradients are the same up to layout."""
+    return a.summary.near(b.summary, 1e-8) and match(a.load(), b.load(), 1e-8) is not None
 
 
 def upstream(flow: Flow, number: int) -> int | None:
@@ -313,11 +340,12 @@ def backward(
     ``wrong``: parameters of a and of b, as values, whose gradients differ.
     """
     flows = (
-        Flow(a, consumers(a), gradient_twins(a, b, of_a, tolerance, floor), expected(b, of_a)),
-        Flow(b, consumers(b), gradient_twins(b, a, of_b, tolerance, floor), expected(a, of_b)),
+        Flow(a, consumers(a), gradient_twins(a, b, of_a, tolerance, floor), expected(a, b, of_a)),
+        Flow(b, consumers(b), gradient_twins(b, a, of_b, tolerance, floor), expected(b, a, of_b)),
     )
     found: list[Value] = []
-    for flow, other, ends in zip(flows, flows[::-1], ([i for i, _ in wrong], [j for _, j in wrong]), strict=True):
+    sides = zip(flows, flows[::-1], ([i for i, _ in wrong], [j for _, j in wrong]), (of_a, of_b), strict=True)
+    for flow, other, ends, twins in sides:
         number = first_wrong(flow, backward_region(flow, ends))
         pool = Index((edge.consumer, edge.stored) for edge in other.recording.edges)
 
@@ -325,7 +353,9 @@ def backward(
             near_ = pool.candidates(stored, tolerance, floor)
             return any(match(stored.load(), y.load(), tolerance, floor) is not None for _, y in near_)
 
-        found.append(culprit(flow, number, known))
+        same = set(twins.get(number, []))
+        theirs = [edge.stored for edge in other.recording.edges if edge.value in same]
+        found.append(culprit(flow, number, known, theirs))
     return Parting("backward", *found)
 
 
@@ -338,13 +368,13 @@ def by_hand(hand: Recording, graph: Recording, wrong: list[tuple[int, int]], tol
     pool += [(value.id, value.stored) for value in graph.values if value.backward]
     mine = [(value.id, value.stored) for value in hand.values]
     forward_too = [(value.id, value.stored) for value in graph.values if not value.backward]
-    ok = any_twins(hand, mine, Index([*pool, *forward_too]), tolerance, floor)
+    ok = any_twins(mine, Index([*pool, *forward_too]), tolerance, floor)
     region = untwinned(hand, ok, [i for i, _ in wrong])
     first = hand.values[frontier(hand, region)[0]]
     if graph.made_gradients:
         return first, None
     known = Index(mine)
-    flow = Flow(graph, consumers(graph), any_twins(graph, graph.totals.items(), known, tolerance, floor), set())
+    flow = Flow(graph, consumers(graph), any_twins(graph.totals.items(), known, tolerance, floor), set())
     number = first_wrong(flow, backward_region(flow, [j for _, j in wrong]))
 
     def seen(stored: Stored) -> bool:

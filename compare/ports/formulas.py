@@ -39,7 +39,7 @@ ACTIVATIONS: dict[str, Formula] = {
 
 def activation_of(x: np.ndarray, y: np.ndarray) -> str:
     """The activation that makes y of x, "" if none does."""
-    if x.shape != y.shape or x.size < 4 or x.size > 10**6:
+    if x.shape != y.shape or x.size < 8 or x.size > 10**6:
         return ""
     with np.errstate(over="ignore", invalid="ignore"):
         return next((name for name, formula in ACTIVATIONS.items() if fits(y, formula(x), 1e-9)), "")

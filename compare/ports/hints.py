@@ -20,7 +20,7 @@ from compare.ports.report import Row
 if TYPE_CHECKING:
     from compare.ports.check import Comparison
 
-TRIED = 40  # values before and after, among which those of one line are sought
+TRIED = 150  # values before and after, among which those of one line are sought
 NCHW = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # axes of image, kernel and result in PyTorch's order
 
 
@@ -251,7 +251,7 @@ def label_smoothing(scene: Scene) -> str:
         tries = (formulas.smoothing(p, y, end) for p in logs[-1:] for y in labels for end in reversed(ends))
         found.append(next((each for each in tries if each is not None and near_round(each)), None))
     if None not in found and abs(found[0] - found[1]) > 1e-6:
-        return f"label smoothing is {found[0]:.3g} in a, {found[1]:.3g} in b"
+        return f"label smoothing is {abs(found[0]):.3g} in a, {abs(found[1]):.3g} in b"
     return ""
 
 
@@ -266,7 +266,7 @@ def factor(scene: Scene) -> str:
 
 
 HINTS: tuple[Callable[[Scene], str], ...] = (
-    dropout, epsilon, variance, missing_bias, padding, resize, ordering, activation, label_smoothing, factor,
+    dropout, epsilon, variance, missing_bias, padding, resize, ordering, label_smoothing, activation, factor,
 )  # fmt: skip
 
 

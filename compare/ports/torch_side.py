@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from compare.ports.recording import Edge, Recording, Store
 from compare.ports.side import Cotangents, Leaf, PortError, flatten_outputs
 from compare.ports.torch_steps import steps_inside
 
+FUNCTION = os.path.join("torch", "autograd", "function.py")
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
 
 
@@ -206,12 +209,13 @@ class Recorder(TorchDispatchMode):
         more = {
             "frames": stack(sys._getframe(1)),
             "path": self.path[-1] if self.path else "",
+            "inner": in_function(sys._getframe(1)),
             "random": torch.Tag.nondeterministic_seeded in func.tags,
         }
         steps: dict[str, int] = {}
         for step in steps_inside(op, args, outputs):
             sources = [steps[name] if isinstance(name, str) else ids[id(args[name])] for name in step.sources]
-            steps[step.name] = self.recording.add(step.name, to_numpy(step.value), inputs=sources, inner=True, **more)
+            steps[step.name] = self.recording.add(step.name, to_numpy(step.value), inputs=sources, **more | {"inner": True})
         inputs = [*ids.values(), *list(steps.values())[-1:]]
         for output in tree_leaves(outputs):
             if isinstance(output, Tensor):
@@ -302,6 +306,15 @@ def reachable(roots: Any) -> list[Any]:
             found[node] = True
             open_ += [source for source, _ in node.next_functions if source is not None]
     return list(found)
+
+
+def in_function(frame: FrameType | None) -> bool:
+    """Whether a stack leads through the forward pass of a ``torch.autograd.Function``."""
+    while frame is not None:
+        if frame.f_code.co_name == "apply" and frame.f_code.co_filename.endswith(FUNCTION):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def rule_of(function: Any) -> Frame | None:
