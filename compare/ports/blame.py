@@ -102,7 +102,8 @@ def passed_over(one: Recording, other: Recording, left: int, right: int, twins: 
     if not shared or sum(not taken.isdisjoint(twins.get(i, [])) for i in whole) == len(whole):
         return None
     size = other.values[right].stored.summary.size
-    if not any(one.values[c].stored.summary.size == size for c in one.consumers()[left]):
+    lines = {one.values[c].frames for c in one.consumers()[left]}
+    if not any(v.stored.summary.size == size and v.frames in lines for v in one.values[left:]):
         return None
     rest = {j for j in taken - shared if other.values[j].op != "constant"}
     allowed: set[int] = set()
@@ -276,10 +277,11 @@ def culprit(flow: Flow, number: int, known: Callable[[Stored], bool], theirs: Se
     recording = flow.recording
     values, totals = recording.values, recording.totals
     if number not in totals:
-        cut = downstream(flow, number) if values[number].op not in BLOCKING else number
-        cut = upstream(flow, number) if cut is None else cut
-        if cut is not None:
-            return values[cut]
+        above = upstream(flow, number)
+        cut = next((i for i in above if values[i].op in BLOCKING), None)
+        cut = downstream(flow, number) if cut is None else cut
+        if cut is not None or above:
+            return values[above[-1] if cut is None else cut]
     edges = [edge for edge in recording.edges if edge.value == number]
     strange = [edge.consumer for edge in edges if not known(edge.stored)]
     if not strange and theirs:
@@ -303,20 +305,16 @@ def equal(a: Stored, b: Stored) -> bool:
     return a.summary.near(b.summary, 1e-8) and match(a.load(), b.load(), 1e-8) is not None
 
 
-def upstream(flow: Flow, number: int) -> int | None:
-    """Where the gradient stops above a value that has none: a ``detach``, else the first operation without one."""
+def upstream(flow: Flow, number: int) -> list[int]:
+    """The values without a gradient that lead to this one, the last first."""
     recording = flow.recording
     open_, seen = [number], {number}
     while open_:
-        each = open_.pop()
-        if recording.values[each].op in BLOCKING:
-            return each
-        for i in recording.values[each].inputs:
+        for i in recording.values[open_.pop()].inputs:
             if i not in recording.totals and i not in seen and not is_root(recording, i):
                 seen.add(i)
                 open_.append(i)
-    computed = [i for i in seen if not is_root(recording, i)]
-    return min(computed, default=None)
+    return sorted((i for i in seen if not is_root(recording, i)), reverse=True)
 
 
 def downstream(flow: Flow, number: int) -> int | None:
