@@ -146,8 +146,7 @@ def matched(
         return [], [f"gradients of parameters are not compared: {error}"]
     if request.weights == "copy":
         b.assign(matching.moved(leaves_a, leaves_b, links))
-    unlinked = sorted(leaves_a.keys() - {link.a for link in links})
-    return links, [f"a's {name} has no counterpart in b, and is 0" for name in unlinked]
+    return links, [f"a's {name} has no counterpart in b" for name in matching.uncovered(leaves_a, links)]
 
 
 def order_of_use(side: Side, inputs: list[np.ndarray]) -> list[str]:
@@ -244,10 +243,12 @@ class Comparison:
                 rel = min(rel, 0.0)
             said = "a has no gradient" if x is None else "b has no gradient" if y is None else ""
             rows.append(Row("gradient", link.a, link.b, rel, self.request.gradients, said))
-        for name in sorted({n for n, leaf in trained.items() if leaf.trained} - {link.a for link in self.links}):
-            x = a.gradients.get(name)
-            size = 0.0 if x is None else float(np.abs(x).max(initial=0.0))
-            rows.append(Row("gradient", name, "", 0.0 if size <= floor else float("inf"), self.request.gradients, "only a has it"))
+        for label, (name, part) in matching.uncovered(trained, self.links).items():
+            if trained[name].trained:  # it acts on nothing if its gradient is 0
+                x = a.gradients.get(name)
+                size = 0.0 if x is None else float(np.abs(matching.cut(np.asarray(x), part)).max(initial=0.0))
+                rel = 0.0 if size <= floor else float("inf")
+                rows.append(Row("gradient", label, "", rel, self.request.gradients, "only a has it"))
         return rows
 
     def statistic_rows(self, a: Recording, b: Recording) -> list[Row]:

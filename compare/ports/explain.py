@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from compare.ports.check import Comparison
 
 
+ROUNDING = 1e-6  # relative difference that float32 makes
+
+
 def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row], names: Mapping[str, str]) -> Report:
     """The report: same, different or undecided, with the first difference if there is one."""
     of_a, of_b = comparison.twins(a, b)
@@ -28,7 +31,7 @@ def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row],
     first = None if parting is None else first_of(comparison, a, b, (of_a, of_b), parting, rows)
     if verdict == "different" and first is not None:
         float32 = [v for v in (parting.a, parting.b) if parting and v is not None and v.dtype == "float32"]
-        if float32 and comparison.request.precision == "float64" and first.outputs_rel < 1e-5:
+        if float32 and comparison.request.precision == "float64" and first.outputs_rel < ROUNDING:
             verdict, reason = "undecided", f"{float32[0].where} computes in float32, and the difference is of its rounding"
     return Report(
         verdict=verdict,

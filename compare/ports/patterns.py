@@ -28,10 +28,8 @@ def pattern(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
 
 
 def sign(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
-    """y = -x, or |y| = |x|."""
-    if x.size > 1 and fits(y, -x):
-        return "the sign is flipped"
-    return "the sign of some elements is flipped" if x.size > 2 and fits(np.abs(y), np.abs(x)) else ""
+    """y = -x."""
+    return "the sign is flipped" if x.size > 1 and fits(y, -x) else ""
 
 
 def factor(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:

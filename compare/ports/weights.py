@@ -130,7 +130,7 @@ def link(
         find_order()
     settle(fused_links(open_a, open_b))
     settle(by_order(open_a, open_b))
-    unused = {name: leaf for name, leaf in open_a.items() if np.any(leaf.array)}
+    unused = {name: leaf for name, leaf in open_a.items() if np.any(leaf.array)}  # what is 0 adds nothing
     if unused or open_b:
         raise PortError(describe(unused, open_b, a, b))
     return links
@@ -173,6 +173,23 @@ def by_order(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> list[Link]:
     return found
 
 
+def uncovered(a: Mapping[str, Leaf], links: Sequence[Link]) -> dict[str, tuple[str, tuple[int, int, int] | None]]:
+    """What no link takes from a, by label: a leaf, or the part of a fused leaf that b has no use for."""
+    found: dict[str, tuple[str, tuple[int, int, int] | None]] = {}
+    for name, leaf in a.items():
+        parts = [each.part_a for each in links if each.a == name]
+        if not parts:
+            found[name] = name, None
+        elif None not in parts:
+            cuts = sorted(part for part in parts if part is not None)
+            axis, at = cuts[0][0], 0
+            for _, start, end in [*cuts, (axis, leaf.array.shape[axis], 0)]:
+                if start > at:
+                    found[label(name, (axis, at, start))] = name, (axis, at, start)
+                at = max(at, end)
+    return found
+
+
 def stated(a: Mapping[str, Leaf], b: Mapping[str, Leaf], mapping: Mapping[str, str | None]) -> list[Link]:
     """What the caller has said: ``{"b/leaf": "a.leaf"}``, ``"a.leaf.T"``, ``"a.leaf[0:8]"``, or None to leave it out."""
     found = []
@@ -207,7 +224,10 @@ def describe(
     unused: Mapping[str, Leaf], missing: Mapping[str, Leaf], a: Mapping[str, Leaf], b: Mapping[str, Leaf]
 ) -> str:
     """Everything that found no counterpart, with what could be one."""
-    lines = ["weights cannot be copied without being told more: pass mapping={\"leaf of b\": \"leaf of a\"}, None to leave out"]
+    lines = [
+        'weights cannot be copied: pass mapping={"leaf of b": "leaf of a"}, None to leave one out, or weights="as-is" '
+        "if b has its weights already"
+    ]
     for title, left, others in (("b has, and a does not", missing, a), ("a has, and b does not", unused, b)):
         for name, leaf in left.items():
             shape = sorted(leaf.array.shape)
