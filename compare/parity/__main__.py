@@ -85,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         look_up("model", model, MODELS)
     names = that_have(options.precision, options.tracks)
     if len(set(names)) < 2:
-        raise UserError(f"nothing to compare: {options.precision} leaves {' '.join(names) or 'no track'}; name two tracks")
+        raise UserError(
+            f"nothing to compare: {options.precision} leaves {' '.join(names) or 'no track'}; name two tracks"
+        )
     passed = True
     for model in options.models or MODELS:
         for optimizer in options.optimizer:

@@ -1,8 +1,11 @@
-"""Check the port that a file describes: ``python -m compare.ports FILE.py[:function]``.
+"""Compare two implementations of a network, and name the line where they part.
 
-The function, ``ports`` by default, takes nothing and returns the arguments of ``compare.ports.check`` as a dictionary, or
-as a tuple (a, b, inputs). The report is printed; the same with both sources side by side is written as HTML.
-Exit status: 0 same, 1 different, 2 undecided, or a question that cannot be asked.
+    python -m compare.ports FILE.py
+    python -m compare.ports FILE.py:function --html report.html
+
+The function, ``ports`` by default, takes nothing and returns the arguments of ``compare.ports.check``: a dictionary,
+or a tuple (a, b, inputs). The report is printed, and written as a page with both sources side by side.
+The exit status is 0 for the same, 1 for different, 2 for undecided and for invalid arguments.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compare.errors import UserError, command_line
+from compare import cli
+from compare.cli import command_line
+from compare.errors import UserError
 
 STATUS = {"same": 0, "different": 1, "undecided": 2}
 FUNCTION = "ports"
@@ -23,12 +28,9 @@ FUNCTION = "ports"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = argparse.ArgumentParser(
-        prog="python -m compare.ports",
-        description="Compare two implementations of a network, and name the line where they part.",
-    )
-    options.add_argument("file", metavar="FILE.py[:function]", help=f"the function returns check's arguments; default {FUNCTION}")
-    options.add_argument("--html", metavar="PATH", type=Path, help="default: FILE-report.html beside the current folder's files")
+    options = cli.parser("ports", __doc__, what="what to check")
+    options.add_argument("file", metavar="FILE.py[:function]", help=f"returns the arguments (default: {FUNCTION})")
+    options.add_argument("--html", metavar="PATH", type=Path, help="of the page (default: FILE-report.html)")
     options.add_argument("--json", metavar="PATH", type=Path, help="write the report as JSON, too")
     return options
 

@@ -270,7 +270,9 @@ def pair_names(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
     if set(a) == set(b):
         return {name: name for name in a}
     if len(a) != len(b):
-        raise PortError(f"a has {len(a)} outputs ({', '.join(a)}), b has {len(b)} ({', '.join(b)}): return the same ones")
+        raise PortError(
+            f"a has {len(a)} outputs ({', '.join(a)}), b has {len(b)} ({', '.join(b)}): return the same ones"
+        )
     return dict(zip(a, b, strict=True))
 
 
@@ -282,7 +284,9 @@ def match_shape(a: np.ndarray, b: np.ndarray, tolerance: float) -> Layout | None
     same = Layout(tuple(range(len(squeezed(one.shape)))), other.shape)
     if squeezed(one.shape) == squeezed(other.shape) and one.ndim < 4:
         return same
-    return match(one, other, tolerance) or (same if one.shape == other.shape else next(iter(layouts(one.shape, other.shape))))
+    return match(one, other, tolerance) or (
+        same if one.shape == other.shape else next(iter(layouts(one.shape, other.shape)))
+    )
 
 
 def assert_same(a: Any, b: Any, inputs: Any, **arguments: Any) -> Report:
@@ -292,4 +296,3 @@ def assert_same(a: Any, b: Any, inputs: Any, **arguments: Any) -> Report:
     if report.verdict != "same":
         raise AssertionError(f"\n{report}")
     return report
-

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compare.ports import blame
-from compare.ports.align import distance
+from compare.ports import blame, blame_backward
+from compare.ports.align import Twins, distance
 from compare.ports.blame import Parting
 from compare.ports.hints import describe
 from compare.ports.recording import Recording, Value
@@ -29,10 +29,13 @@ def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row],
     if any(not row.passed for row in rows):
         parting = find(comparison, a, b, of_a, of_b, rows, names)
     first = None if parting is None else first_of(comparison, a, b, (of_a, of_b), parting, rows)
-    if verdict == "different" and first is not None:
-        float32 = [v for v in (parting.a, parting.b) if parting and v is not None and v.dtype == "float32"]
+    if verdict == "different" and first is not None and parting is not None:
+        float32 = [v for v in (parting.a, parting.b) if v is not None and v.dtype == "float32"]
         if float32 and comparison.request.precision == "float64" and first.outputs_rel < ROUNDING:
-            verdict, reason = "undecided", f"{float32[0].where} computes in float32, and the difference is of its rounding"
+            verdict, reason = (
+                "undecided",
+                f"{float32[0].where} computes in float32, and the difference is of its rounding",
+            )
     return Report(
         verdict=verdict,
         reason=reason,
@@ -55,12 +58,16 @@ def decide(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) 
     for side, recording in (("a", a), ("b", b)):
         bad = recording.first_not_finite()
         if bad is not None and any(row.note == "not finite" for row in rows):
-            return ("different" if failed else "undecided"), f"{side} has NaN or infinite values, first made at {bad.where}"
+            apart = any(row.what == "output" for row in failed)
+            verdict = "different" if apart else "undecided"
+            return verdict, f"{side} has NaN or infinite values, first made at {bad.where}"
     if failed:
         if all(random):
             where = " and ".join(value.where for value in random if value)
             return "undecided", f"both sides draw random numbers ({where}): switch them off, or hand in the same mask"
-        kinds = ", ".join(dict.fromkeys({"output": "outputs", "loss": "loss"}.get(row.what, row.what + "s") for row in failed))
+        kinds = ", ".join(
+            dict.fromkeys({"output": "outputs", "loss": "loss"}.get(row.what, row.what + "s") for row in failed)
+        )
         return "different", f"{kinds} differ"
     missing = [name for name, side in (("a", comparison.a), ("b", comparison.b)) if not side.has_gradients]
     if missing:
@@ -89,7 +96,13 @@ def random_value(recording: Recording) -> Value | None:
 
 
 def find(
-    comparison: Comparison, a: Recording, b: Recording, of_a: blame.Twins, of_b: blame.Twins, rows: list[Row], names: Mapping[str, str]
+    comparison: Comparison,
+    a: Recording,
+    b: Recording,
+    of_a: Twins,
+    of_b: Twins,
+    rows: list[Row],
+    names: Mapping[str, str],
 ) -> Parting | None:
     """The first difference: in the outputs, else in the gradients, else in the running statistics."""
     failed = [row for row in rows if not row.passed]
@@ -112,32 +125,30 @@ def updater(recording: Recording, name: str) -> Value:
     return users[-1] if users else recording.values[number]
 
 
-def backward(
-    comparison: Comparison, a: Recording, b: Recording, of_a: blame.Twins, of_b: blame.Twins, rows: list[Row]
-) -> Parting:
+def backward(comparison: Comparison, a: Recording, b: Recording, of_a: Twins, of_b: Twins, rows: list[Row]) -> Parting:
     """Where the gradients part."""
     tolerance, floor = 10 * comparison.request.gradients, comparison.floor(a, b)
     if not a.made_gradients and not b.made_gradients:
         wrong = [(a.parameters[row.a], b.parameters[row.b]) for row in rows]
-        return blame.backward(a, b, of_a, of_b, wrong, tolerance, floor)
+        return blame_backward.backward(a, b, of_a, of_b, wrong, tolerance, floor)
     if a.made_gradients:
         ends = [(a.made_gradients[row.a], b.parameters[row.b]) for row in rows if row.a in a.made_gradients]
         if ends:
-            left, right = blame.by_hand(a, b, ends, tolerance, floor)
+            left, right = blame_backward.by_hand(a, b, ends, tolerance, floor)
             if right is None:
                 back = [(b.made_gradients[row.b], 0) for row in rows if row.b in b.made_gradients]
-                right, _ = blame.by_hand(b, a, back, tolerance, floor)
+                right, _ = blame_backward.by_hand(b, a, back, tolerance, floor)
             return Parting("backward", left, right)
     ends = [(b.made_gradients[row.b], a.parameters[row.a]) for row in rows if row.b in b.made_gradients]
-    right, left = blame.by_hand(b, a, ends, tolerance, floor)
-    return Parting("backward", left, right)
+    by_b, by_a = blame_backward.by_hand(b, a, ends, tolerance, floor)
+    return Parting("backward", by_a, by_b)
 
 
 def first_of(
     comparison: Comparison,
     a: Recording,
     b: Recording,
-    twins: tuple[blame.Twins, blame.Twins],
+    twins: tuple[Twins, Twins],
     parting: Parting,
     rows: list[Row],
 ) -> First:
@@ -180,7 +191,7 @@ def place(value: Value | None, direction: str) -> str:
     return str(lines[0]) if lines else value.op if value else ""
 
 
-def inputs_apart(a: Recording, b: Recording, of_a: blame.Twins, parting: Parting) -> float:
+def inputs_apart(a: Recording, b: Recording, of_a: Twins, parting: Parting) -> float:
     """The largest distance between inputs of the two values that are twins."""
     worst = 0.0
     if parting.a is None or parting.b is None:

@@ -93,7 +93,13 @@ def smoothing(log_p: np.ndarray, labels: np.ndarray, loss: float) -> float | Non
 
     The loss is linear in ε: loss = L₀ + ε (Lᵤ - L₀) with L₀ = -mean log p[label], Lᵤ = -mean log p.
     """
-    if log_p.ndim != 2 or log_p.shape[1] < 2 or labels.shape != log_p.shape[:1] or labels.min() < 0 or labels.max() >= log_p.shape[1]:
+    if (
+        log_p.ndim != 2
+        or log_p.shape[1] < 2
+        or labels.shape != log_p.shape[:1]
+        or labels.min() < 0
+        or labels.max() >= log_p.shape[1]
+    ):
         return None
     chosen = -float(np.mean(log_p[np.arange(len(labels)), labels.astype(int)]))
     uniform = -float(np.mean(log_p))

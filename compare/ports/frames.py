@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 STANDARD = (sysconfig.get_path("stdlib") + os.sep, "<")
-# Frameworks: the line that calls them is the user's. Other installed packages (torchvision, say) may be what is checked.
+# Frameworks: the line that calls them is the user's. Other installed packages, as torchvision, may be what is checked.
 FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "optax", "numpy", "onnx", "jaxtyping", "beartype", "_pytest", "pluggy")
 
 

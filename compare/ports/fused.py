@@ -84,12 +84,16 @@ def two_biases(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> list[Link]:
 
     def pairs(leaves: Mapping[str, Leaf]) -> list[tuple[str, str]]:
         firsts = [name for name in leaves if "bias_ih" in name]
-        return [(name, name.replace("bias_ih", "bias_hh")) for name in firsts if name.replace("bias_ih", "bias_hh") in leaves]
+        return [
+            (name, name.replace("bias_ih", "bias_hh"))
+            for name in firsts
+            if name.replace("bias_ih", "bias_hh") in leaves
+        ]
 
     def single(leaves: Mapping[str, Leaf], size: int) -> list[str]:
         return [name for name, leaf in leaves.items() if tokens(name)[-1] == "bias" and leaf.array.shape == (size,)]
 
-    found = []
+    found: list[Link] = []
     if pairs(a) and not pairs(b):
         for first, second in pairs(a):
             targets = [name for name in single(b, a[first].array.size) if name not in {x.b for x in found}]

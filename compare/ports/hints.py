@@ -111,7 +111,7 @@ def nearest_layout(x: np.ndarray, y: np.ndarray) -> Layout | None:
     """The layout in which the two are closest; None if their sizes differ."""
     if x.size != y.size or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return None
-    found = []
+    found: list[tuple[float, int, Layout]] = []
     for layout in layouts(x.shape, y.shape):
         with contextlib.suppress(ValueError):
             found.append((unlike(layout.apply(x), y), len(found), layout))
@@ -130,7 +130,11 @@ def dropout(scene: Scene) -> str:
 
 def epsilon(scene: Scene) -> str:
     """σ² + ε with two different ε, or 1/√(σ² + ε)."""
-    ops = [v.op for s in scene.shots for v in (s.value, *(s.recording.values[c] for c in s.recording.consumers()[s.value.id]))]
+    ops = [
+        v.op
+        for s in scene.shots
+        for v in (s.value, *(s.recording.values[c] for c in s.recording.consumers()[s.value.id]))
+    ]
     if not any("sqrt" in op or "pow" in op for op in ops):
         return ""
     if scene.pattern.startswith("constant shift"):
@@ -188,7 +192,9 @@ def convolution(each: Shot) -> tuple[int, int] | None:
         if y.shape[1] == kernel.shape[0] and x.shape[1] % kernel.shape[1] == 0:
             pads = formulas.convolution_padding(x, kernel, y)
         elif y.shape[3] == kernel.shape[3] and x.shape[3] % kernel.shape[2] == 0:
-            pads = formulas.convolution_padding(*(t.transpose(axes) for t, axes in zip((x, kernel, y), NCHW, strict=True)))
+            pads = formulas.convolution_padding(
+                *(t.transpose(axes) for t, axes in zip((x, kernel, y), NCHW, strict=True))
+            )
         else:
             continue
         if pads is not None:
@@ -250,8 +256,9 @@ def label_smoothing(scene: Scene) -> str:
         ends = [float(v.stored.load().ravel()[0]) for v in recording.values if v.stored.summary.size == 1][-8:]
         tries = (formulas.smoothing(p, y, end) for p in logs[-1:] for y in labels for end in reversed(ends))
         found.append(next((each for each in tries if each is not None and near_round(each)), None))
-    if None not in found and abs(found[0] - found[1]) > 1e-6:
-        return f"label smoothing is {abs(found[0]):.3g} in a, {abs(found[1]):.3g} in b"
+    first, second = found
+    if first is not None and second is not None and abs(first - second) > 1e-6:
+        return f"label smoothing is {abs(first):.3g} in a, {abs(second):.3g} in b"
     return ""
 
 

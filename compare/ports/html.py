@@ -73,7 +73,9 @@ def page(report: Report) -> str:
 def side(name: str, kind: str, where: str, path: str, frames: tuple[Frame, ...]) -> str:
     """One source with its line lit."""
     inside = f" in {html.escape(path)}" if path else ""
-    callers = f"<br><small>called from {html.escape(', '.join(map(str, frames[1:4])))}</small>" if len(frames) > 1 else ""
+    callers = (
+        f"<br><small>called from {html.escape(', '.join(map(str, frames[1:4])))}</small>" if len(frames) > 1 else ""
+    )
     head = f"<header><strong>{name}</strong> ({html.escape(kind)}) {html.escape(where)}{inside}{callers}</header>"
     code = "".join(lines(frames[0])) if frames else ""
     return f'<section class="side">{head}<pre tabindex="0">{code}</pre></section>'
@@ -90,7 +92,8 @@ def lines(frame: Frame) -> Iterator[str]:
 def table(report: Report) -> str:
     """Every comparison, those that failed first."""
     rows = sorted(report.rows, key=lambda row: row.passed)
-    head = f"<tr><th></th><th>a: {html.escape(report.kind_a)}</th><th>b: {html.escape(report.kind_b)}</th><th>rel</th><th>limit</th><th></th></tr>"
+    titles = ("", f"a: {report.kind_a}", f"b: {report.kind_b}", "rel", "limit", "")
+    head = f"<tr>{''.join(f'<th>{html.escape(title)}</th>' for title in titles)}</tr>"
     return f'<div class="scroll" tabindex="0"><table>{head}{"".join(map(line, rows))}</table></div>'
 
 
@@ -100,5 +103,6 @@ def line(row: Row) -> str:
     note = f" ({html.escape(row.note)})" if row.note else ""
     return (
         f"<tr><td>{row.what}</td><td>{html.escape(row.a)}</td><td>{html.escape(row.b)}</td>"
-        f'<td class="n">{number(row.rel)}</td><td class="n">{number(row.tolerance)}</td><td class="{style}">{mark}{note}</td></tr>'
+        f'<td class="n">{number(row.rel)}</td><td class="n">{number(row.tolerance)}</td>'
+        f'<td class="{style}">{mark}{note}</td></tr>'
     )

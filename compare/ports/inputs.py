@@ -25,9 +25,7 @@ def arranged(inputs: Sequence[np.ndarray], name: str) -> Arranged:
     return Arranged(name, [x.transpose(MOVES[name]) if x.ndim == 4 else x for x in inputs])
 
 
-def accepted(
-    side: Side, inputs: Sequence[np.ndarray], name: str, layouts: tuple[str, str] | None
-) -> list[Arranged]:
+def accepted(side: Side, inputs: Sequence[np.ndarray], name: str, layouts: tuple[str, str] | None) -> list[Arranged]:
     """The layouts of images in which a side runs; PortError if it runs in none.
 
     ``layouts`` are those of a and of b if the caller has stated them; the inputs are then given in a's.

@@ -47,7 +47,7 @@ class JaxSide:
 
     def leaves(self) -> dict[str, Leaf]:
         """Parameters and running statistics by path."""
-        found = {}
+        found: dict[str, Leaf] = {}
         for trained, tree in ((True, self.params), (False, self.rest)):
             for name, leaf in named(tree).items():
                 last = name.rpartition("/")[2]
@@ -81,9 +81,7 @@ class JaxSide:
             outputs, _ = self.pure(self.params, self.rest, *self.arrays(inputs))
             return {name: as_numpy(each) for name, each in flatten_outputs(outputs).items()}
 
-    def record(
-        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None
-    ) -> Recording:
+    def record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None) -> Recording:
         """Run forward and, given cotangents, backward; keep every value."""
         with self.exact():
             return self._record(inputs, store, cotangents)
@@ -178,7 +176,9 @@ def axes_of(name: str, ndim: int) -> str | None:
 def pure_function(function: Callable[..., Any], params: Any, *, train: bool, precision: str) -> JaxSide:
     """A function ``f(params, *inputs)``; it is told ``train`` if it takes such an argument."""
     extra = mode_arguments(function, train)
-    return JaxSide("JAX", lambda params, rest, *xs: (function(params, *xs, **extra), rest), params, {}, precision=precision)
+    return JaxSide(
+        "JAX", lambda params, rest, *xs: (function(params, *xs, **extra), rest), params, {}, precision=precision
+    )
 
 
 def mode_arguments(function: Callable[..., Any], train: bool) -> dict[str, bool]:

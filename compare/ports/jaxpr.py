@@ -1,8 +1,8 @@
 """Evaluate a jaxpr equation by equation, and take its gradient the same way.
 
-Functions inside (``jit``, ``custom_jvp``, ``custom_vjp``, ``remat``, the taken branch of ``cond``, every step of ``scan``
-and ``while``) are entered, so that each of their values is recorded with its line. A function with a gradient of its own
-is one operation for the gradient.
+Functions inside (``jit``, ``custom_jvp``, ``custom_vjp``, ``remat``, the taken branch of ``cond``, every step of
+``scan`` and ``while``) are entered, so that each of their values is recorded with its line. A function with a gradient
+of its own is one operation for the gradient.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ class Evaluator:
         """Record an array that no equation made."""
         return array, self.recording.add("constant", as_numpy(array), dtype=str(jnp.result_type(array)))
 
-    def run(self, jaxpr: Any, consts: Sequence[Pair], arguments: Sequence[Pair], outer: tuple[Frame, ...] = ()) -> list[Pair]:
+    def run(
+        self, jaxpr: Any, consts: Sequence[Pair], arguments: Sequence[Pair], outer: tuple[Frame, ...] = ()
+    ) -> list[Pair]:
         """Evaluate every equation; ``outer`` are the lines that this jaxpr was called from."""
         values: dict[Var, Pair] = dict(zip(jaxpr.constvars, consts, strict=True))
         values |= dict(zip(jaxpr.invars, arguments, strict=True))
@@ -90,7 +92,9 @@ class Evaluator:
 
     def atomic(self, equation: Any, given: list[Pair], frames: tuple[Frame, ...], op: str = "") -> list[Pair]:
         """Have JAX compute one equation, and record what it makes."""
-        return self.apply(binding(equation), given, op or equation.primitive.name, frames, str(equation.source_info.name_stack))
+        return self.apply(
+            binding(equation), given, op or equation.primitive.name, frames, str(equation.source_info.name_stack)
+        )
 
     def apply(
         self, function: Callable[..., Any], given: list[Pair], op: str, frames: tuple[Frame, ...], path: str = ""
@@ -179,7 +183,7 @@ class Evaluator:
             reached = [totals.get(number) for _, number in operation.outputs]
             if all(total is None for total in reached):
                 continue
-            for number, place, grad in gradients(operation, reached, self.active):
+            for number, grad in gradients(operation, reached, self.active):
                 edge = Edge(operation.outputs[0][1], number, store.put(as_numpy(grad)))
                 self.recording.edges.append(edge)
                 totals[number] = totals[number] + grad if number in totals else grad
@@ -187,8 +191,8 @@ class Evaluator:
         return totals
 
 
-def gradients(operation: Operation, reached: list[Any], active: set[int]) -> list[tuple[int, int, Any]]:
-    """The vector-Jacobian product of one operation: (value, place among the arguments, gradient) of each active input."""
+def gradients(operation: Operation, reached: list[Any], active: set[int]) -> list[tuple[int, Any]]:
+    """The vector-Jacobian product of one operation: (value, gradient) of each active input."""
     places = [k for k, number in enumerate(operation.inputs) if number in active and is_float(operation.arrays[k])]
 
     def of_active(*arrays: Any) -> list[Any]:
@@ -201,7 +205,7 @@ def gradients(operation: Operation, reached: list[Any], active: set[int]) -> lis
     _, pull = jax.vjp(of_active, *(operation.arrays[place] for place in places))
     floating = [(t, array) for t, (array, _) in zip(reached, operation.outputs, strict=True) if is_float(array)]
     grads = pull([jnp.zeros_like(array) if total is None else total for total, array in floating])
-    return [(operation.inputs[p], p, grad) for p, grad in zip(places, grads, strict=True)]
+    return [(operation.inputs[p], grad) for p, grad in zip(places, grads, strict=True)]
 
 
 def binding(equation: Any) -> Callable[..., list[Any]]:

@@ -39,7 +39,9 @@ class LineTracer:
 
     def given(self, op: str, array: np.ndarray, path: str) -> int:
         """Record an array that no line made."""
-        return self.keep(array, self.recording.add(op, array, path=path, dtype=str(array.dtype), backward=self.backward))
+        return self.keep(
+            array, self.recording.add(op, array, path=path, dtype=str(array.dtype), backward=self.backward)
+        )
 
     def keep(self, array: np.ndarray, number: int) -> int:
         self.alive.append(array)
@@ -61,7 +63,7 @@ class LineTracer:
             sys.settrace(before)
 
     def enter(self, frame: FrameType, event: str, argument: Any) -> Any:
-        """Follow a call if it is one of the user's own functions; arguments that the call made are values of its line."""
+        """Follow a call of one of the user's own functions; arguments that the call made are values of its line."""
         if not is_own(frame.f_code.co_filename):
             return None
         caller = frame.f_back
@@ -126,7 +128,7 @@ def arrays_in(value: Any, depth: int = DEPTH) -> Iterator[np.ndarray]:
     elif depth and isinstance(value, Mapping):
         for each in value.values():
             yield from arrays_in(each, depth - 1)
-    elif depth and isinstance(value, (tuple, list)) and not isinstance(value, str):
+    elif depth and isinstance(value, (tuple, list)):
         for each in value:
             yield from arrays_in(each, depth - 1)
 

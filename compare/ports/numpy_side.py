@@ -73,9 +73,7 @@ class NumpySide:
         """Outputs by name, not recorded."""
         return {name: np.asarray(each) for name, each in flatten_outputs(self.call(inputs)[0]).items()}
 
-    def record(
-        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None
-    ) -> Recording:
+    def record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None) -> Recording:
         """Run forward and, given cotangents and a backward, backward; keep what every line makes."""
         recording = Recording(store)
         tracer = LineTracer(recording)

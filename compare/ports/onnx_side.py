@@ -87,7 +87,11 @@ class OnnxSide:
                 array = self.cast(np.asarray(array))
                 sources = [ids[source] for source in node.input if source in ids]
                 values[name] = array
-                more = {"frames": (frame,), "path": node.name, "dtype": "float32"}  # the constants of ONNX's functions are
+                more = {
+                    "frames": (frame,),
+                    "path": node.name,
+                    "dtype": "float32",
+                }  # the constants of ONNX's functions are
                 ids[name] = recording.add(node.op_type, array, inputs=sources, **more)
         outputs = [each.name for each in self.model.graph.output]
         recording.outputs = {name: ids[name] for name in outputs}

@@ -154,7 +154,10 @@ def borders(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
             height, width = moved.shape[:2]
             for edge in range(1, min(height, width) // 3 + 1):
                 inner = slice(edge, -edge)
-                sides = moved[:edge, inner].any() or moved[-edge:, inner].any(), moved[inner, :edge].any() or moved[inner, -edge:].any()
+                sides = (
+                    moved[:edge, inner].any() or moved[-edge:, inner].any(),
+                    moved[inner, :edge].any() or moved[inner, -edge:].any(),
+                )
                 if all(sides) and not moved[inner, inner].any():
                     return "only at the borders"
     return ""

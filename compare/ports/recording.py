@@ -73,7 +73,7 @@ class Store:
     """Arrays in a temporary file, which disappears when the store is closed: use it in a ``with`` statement."""
 
     def __init__(self) -> None:
-        self.file = tempfile.TemporaryFile()
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115, closed by __exit__
 
     def __enter__(self) -> Store:
         return self
@@ -91,7 +91,7 @@ class Store:
         if x.nbytes <= IN_MEMORY:
             return Stored(summary, shape, lambda: x)
         offset = self.file.seek(0, 2)
-        self.file.write(memoryview(x).cast("B"))
+        self.file.write(x.tobytes())
         return Stored(summary, shape, lambda: self._read(offset, shape))
 
     def _read(self, offset: int, shape: tuple[int, ...]) -> np.ndarray:

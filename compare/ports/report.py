@@ -79,7 +79,10 @@ class Report:
         """The two lines with their source text, the size of the difference, its pattern and a hint."""
         made = {"backward": "gradients", "statistics": "statistics", "update": "updates"}.get(first.direction, "values")
         lines = [f"first difference, {first.direction}:"]
-        sides = (("a", self.kind_a, first.a, first.path_a, first.frames_a), ("b", self.kind_b, first.b, first.path_b, first.frames_b))
+        sides = (
+            ("a", self.kind_a, first.a, first.path_a, first.frames_a),
+            ("b", self.kind_b, first.b, first.path_b, first.frames_b),
+        )
         for name, kind, where, path, frames in sides:
             if not where:
                 continue
@@ -89,7 +92,9 @@ class Report:
                 lines.append(f"      called from {', '.join(map(str, frames[1:3]))}")
         if first.note:
             lines.append(f"  {first.note}")
-        lines.append(f"  relative difference: {number(first.inputs_rel)} before, {number(first.outputs_rel)} after ({made})")
+        lines.append(
+            f"  relative difference: {number(first.inputs_rel)} before, {number(first.outputs_rel)} after ({made})"
+        )
         if first.pattern:
             lines.append(f"  pattern: {first.pattern}")
         if first.hint:
@@ -98,7 +103,9 @@ class Report:
 
     def table(self) -> list[str]:
         """The worst comparisons first, failed ones before all others; how many more passed."""
-        ranked = sorted(self.rows, key=lambda row: (row.passed, -row.rel / row.tolerance if row.rel == row.rel else -math.inf))
+        ranked = sorted(
+            self.rows, key=lambda row: (row.passed, -row.rel / row.tolerance if row.rel == row.rel else -math.inf)
+        )
         shown = ranked[:SHOWN]
         width = max([len(row.a) for row in shown], default=1)
         other = max([len(row.b) for row in shown], default=1)
@@ -106,16 +113,15 @@ class Report:
         for row in shown:
             mark = "ok" if row.passed else "DIFFERENT"
             said = f"  ({row.note})" if row.note else ""
-            lines.append(
-                f"{row.what:<9}  {row.a:<{width}}  {row.b:<{other}}  {number(row.rel):>7}  {number(row.tolerance):>7}  {mark}{said}"
-            )
+            names = f"{row.what:<9}  {row.a:<{width}}  {row.b:<{other}}"
+            lines.append(f"{names}  {number(row.rel):>7}  {number(row.tolerance):>7}  {mark}{said}")
         if len(ranked) > SHOWN:
             hidden = ranked[SHOWN:]
             failed = sum(not row.passed for row in hidden)
             lines.append(f"and {len(hidden)} more: {failed} different, {len(hidden) - failed} ok")
         lines.append(
-            f"{self.precision}; {self.matched[0]} of {self.values[0]} values of a and {self.matched[1]} of {self.values[1]} "
-            "of b have a twin"
+            f"{self.precision}; {self.matched[0]} of {self.values[0]} values of a and {self.matched[1]} of "
+            f"{self.values[1]} of b have a twin"
         )
         return lines
 

@@ -48,9 +48,7 @@ class Side(Protocol):
     def run(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, not recorded."""
 
-    def record(
-        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None
-    ) -> Recording:
+    def record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None) -> Recording:
         """Run forward and, where ``cotangents`` makes some of the outputs, backward; keep every value."""
 
 
@@ -64,7 +62,7 @@ def flatten_outputs(outputs: Any, prefix: str = "") -> dict[str, Any]:
         items = [(str(k), each) for k, each in enumerate(outputs)]
     else:
         return {prefix or "output": outputs}
-    found = {}
+    found: dict[str, Any] = {}
     for name, each in items:
         found |= flatten_outputs(each, f"{prefix}/{name}" if prefix else name)
     return found

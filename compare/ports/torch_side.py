@@ -91,9 +91,7 @@ class TorchSide:
         self.module.load_state_dict(self.start)
         return outputs
 
-    def record(
-        self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None
-    ) -> Recording:
+    def record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None) -> Recording:
         """Run forward and, given cotangents, backward; keep every value."""
         self.module.load_state_dict(self.start)  # the running statistics, too, are those of the beginning
         recorder = Recorder(Recording(store))
@@ -215,7 +213,9 @@ class Recorder(TorchDispatchMode):
         steps: dict[str, int] = {}
         for step in steps_inside(op, args, outputs):
             sources = [steps[name] if isinstance(name, str) else ids[id(args[name])] for name in step.sources]
-            steps[step.name] = self.recording.add(step.name, to_numpy(step.value), inputs=sources, **more | {"inner": True})
+            steps[step.name] = self.recording.add(
+                step.name, to_numpy(step.value), inputs=sources, **more | {"inner": True}
+            )
         inputs = [*ids.values(), *list(steps.values())[-1:]]
         for output in tree_leaves(outputs):
             if isinstance(output, Tensor):

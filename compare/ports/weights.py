@@ -80,7 +80,9 @@ def role(name: str, leaf: Leaf) -> str:
     words = tokens(name)
     kinds = ("weight", "bias", "mean", "var")
     stem = CANONICAL.get(words[-1].partition("_")[0], "")  # bias_hh_l0
-    kind = words[-1] if words[-1] in kinds else stem if stem in kinds else "weight" if leaf.array.ndim > 1 else words[-1]
+    kind = (
+        words[-1] if words[-1] in kinds else stem if stem in kinds else "weight" if leaf.array.ndim > 1 else words[-1]
+    )
     return " ".join([*(word for word in words[:-1] if word in ATTENTION), kind])
 
 
@@ -191,7 +193,7 @@ def uncovered(a: Mapping[str, Leaf], links: Sequence[Link]) -> dict[str, tuple[s
 
 
 def stated(a: Mapping[str, Leaf], b: Mapping[str, Leaf], mapping: Mapping[str, str | None]) -> list[Link]:
-    """What the caller has said: ``{"b/leaf": "a.leaf"}``, ``"a.leaf.T"``, ``"a.leaf[0:8]"``, or None to leave it out."""
+    """What the caller has said: ``{"b/leaf": "a.leaf"}``, ``"a.leaf.T"``, ``"a.leaf[0:8]"``, or None to leave out."""
     found = []
     for target, source in mapping.items():
         if source is None:
@@ -215,7 +217,9 @@ def stated(a: Mapping[str, Leaf], b: Mapping[str, Leaf], mapping: Mapping[str, s
         if transposed:
             axes = tuple(range(one.array.ndim))[::-1]
         if axes is None or tuple(shape[axis] for axis in axes) != other.array.shape:
-            raise PortError(f"mapping: {source!r} of shape {shape} does not fit {target!r} of shape {other.array.shape}")
+            raise PortError(
+                f"mapping: {source!r} of shape {shape} does not fit {target!r} of shape {other.array.shape}"
+            )
         found.append(Link(name, target, axes, part, how="as stated"))
     return found
 
@@ -232,7 +236,9 @@ def describe(
         for name, leaf in left.items():
             shape = sorted(leaf.array.shape)
             near = [other for other, each in others.items() if sorted(each.array.shape) == shape]
-            lines.append(f"  {title}: {name} {leaf.array.shape}; candidates: {', '.join(near[:6]) or 'none of its shape'}")
+            lines.append(
+                f"  {title}: {name} {leaf.array.shape}; candidates: {', '.join(near[:6]) or 'none of its shape'}"
+            )
     return "\n".join(lines)
 
 

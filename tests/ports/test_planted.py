@@ -67,7 +67,11 @@ def test_the_ports_are_the_same(name, train, tmp_path):
 
 @pytest.mark.parametrize(
     ("planted", "direction"),
-    [*((each, "forward") for each in FORWARD), *((each, "backward") for each in BACKWARD), *((each, "") for each in TRAINING)],
+    [
+        *((each, "forward") for each in FORWARD),
+        *((each, "backward") for each in BACKWARD),
+        *((each, "") for each in TRAINING),
+    ],
     ids=str,
 )
 def test_a_planted_difference_is_found(planted, direction, tmp_path):

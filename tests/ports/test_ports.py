@@ -257,7 +257,7 @@ def test_the_command_prints_writes_and_exits_with_the_verdict(tmp_path, monkeypa
     assert main(["file.py", "--json", "report.json"]) == 1
     assert json.loads(Path("report.json").read_text("utf-8"))["verdict"] == "different"
     page = Path("file-report.html").read_text("utf-8")
-    assert "<h1><span class=\"different\">" in page
+    assert '<h1><span class="different">' in page
     assert "prefers-color-scheme: dark" in page
     assert not re.search(r"https?://", page)
 
@@ -265,7 +265,7 @@ def test_the_command_prints_writes_and_exits_with_the_verdict(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("text", "name", "message"),
     [
-        (FILE, "file.py:absent", "has no function 'absent'; it has: ports, same, three"),
+        (FILE, "file.py:absent", "has no function 'absent'; it has: same, ports, three"),
         (FILE, "file.py:three", r"three\(\) of file.py must return"),
         ("import nothing_like_it", "file.py", "ModuleNotFoundError: No module named 'nothing_like_it'"),
         ("", "absent.py", "absent.py: no such file"),

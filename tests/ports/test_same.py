@@ -103,7 +103,9 @@ def small_vgg():
     network = torchvision.models.vgg11_bn(num_classes=10)
     network.avgpool = nn.AdaptiveAvgPool2d(1)
     relu, dropout = nn.ReLU(), nn.Identity()
-    network.classifier = nn.Sequential(nn.Linear(512, 16), relu, dropout, nn.Linear(16, 16), relu, dropout, nn.Linear(16, 10))
+    network.classifier = nn.Sequential(
+        nn.Linear(512, 16), relu, dropout, nn.Linear(16, 16), relu, dropout, nn.Linear(16, 10)
+    )
     return network
 
 
