@@ -152,9 +152,17 @@ def matched(
 def order_of_use(side: Side, inputs: list[np.ndarray]) -> list[str]:
     """The leaves of a side, sorted by when the forward pass first reads them."""
     recording = side.record(inputs, NoStore())
+    parameters = set(recording.parameters.values())
     consumers = recording.consumers()
-    first = {name: min(consumers[number], default=len(consumers)) for name, number in recording.parameters.items()}
-    return sorted(first, key=lambda name: first[name])
+
+    def first_use(name: str) -> int:
+        """The first value made of this leaf, of those made of the fewest: a line of NumPy may read the whole tree."""
+        users = consumers[recording.parameters[name]]
+        few = min((len(parameters.intersection(recording.values[c].inputs)) for c in users), default=0)
+        fitting = (c for c in users if len(parameters.intersection(recording.values[c].inputs)) == few)
+        return min(fitting, default=len(consumers))
+
+    return sorted(recording.parameters, key=first_use)
 
 
 @dataclasses.dataclass

@@ -73,6 +73,8 @@ def decide(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) 
     if missing:
         kinds = " and ".join(f"{name} ({getattr(comparison, name).kind})" for name in missing)
         return "undecided", f"the outputs agree, but {kinds} has no gradients to compare"
+    if not any(a.values[number].stored.summary.norm for number in a.outputs.values()):
+        return "undecided", "all outputs are 0, which hides differences: give the model other weights than zeros"
     if not any(row.what == "gradient" for row in rows):
         return "undecided", "the outputs agree, but there is no gradient of a parameter to compare"
     if comparison.request.precision != "float64" and not comparison.request.stated:

@@ -30,7 +30,7 @@ def triples(leaves: Mapping[str, Leaf], kind: str) -> list[dict[str, str]]:
     for name in sorted(leaves, key=lambda name: leaves[name].order):
         words = tokens(name)
         projection = next((word for word in words if word in ATTENTION), None)
-        if projection and role(name, leaves[name]) == f"{projection} {kind}":
+        if projection and role(name, leaves[name], leaves) == f"{projection} {kind}":
             found.setdefault(tuple(word for word in words[:-1] if word != projection), {})[projection] = name
     return list(found.values())
 

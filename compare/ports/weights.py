@@ -75,14 +75,21 @@ def tokens(name: str) -> tuple[str, ...]:
     return tuple(CANONICAL.get(word, word) for word in words)
 
 
-def role(name: str, leaf: Leaf) -> str:
-    """What a leaf is for: weight, bias, mean, var, with the attention projection that it belongs to."""
+def role(name: str, leaf: Leaf, leaves: Mapping[str, Leaf]) -> str:
+    """What a leaf is for: weight, bias, mean, var; with the attention projection that it belongs to.
+
+    The bias of a norm and that of a convolution are told apart by the weight beside them.
+    """
     words = tokens(name)
     kinds = ("weight", "bias", "mean", "var")
     stem = CANONICAL.get(words[-1].partition("_")[0], "")  # bias_hh_l0
     kind = (
         words[-1] if words[-1] in kinds else stem if stem in kinds else "weight" if leaf.array.ndim > 1 else words[-1]
     )
+    if kind == "bias":
+        owner = name[: len(name) - len(re.split(r"[./]", name)[-1])]
+        beside = [each.array.ndim for other, each in leaves.items() if other.startswith(owner) and other != name]
+        kind = "bias of a norm" if owner and beside and max(beside) == 1 else "bias"
     return " ".join([*(word for word in words[:-1] if word in ATTENTION), kind])
 
 
@@ -131,7 +138,7 @@ def link(
     if open_a and open_b:
         find_order()
     settle(fused_links(open_a, open_b))
-    settle(by_order(open_a, open_b))
+    settle(by_order(open_a, open_b, a, b))
     unused = {name: leaf for name, leaf in open_a.items() if np.any(leaf.array)}  # what is 0 adds nothing
     if unused or open_b:
         raise PortError(describe(unused, open_b, a, b))
@@ -153,17 +160,21 @@ def by_name(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> list[Link]:
     return found
 
 
-def by_order(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> list[Link]:
+def by_order(
+    a: Mapping[str, Leaf], b: Mapping[str, Leaf], all_a: Mapping[str, Leaf], all_b: Mapping[str, Leaf]
+) -> list[Link]:
     """Leaves of one role and one shape up to the order of axes, where both sides have equally many: in order."""
 
-    def groups(leaves: Mapping[str, Leaf]) -> dict[tuple[str, tuple[int, ...]], list[str]]:
+    def groups(
+        leaves: Mapping[str, Leaf], whole: Mapping[str, Leaf]
+    ) -> dict[tuple[str, tuple[int, ...]], list[str]]:
         found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
         for name in sorted(leaves, key=lambda name: leaves[name].order):
             leaf = leaves[name]
-            found.setdefault((role(name, leaf), tuple(sorted(leaf.array.shape))), []).append(name)
+            found.setdefault((role(name, leaf, whole), tuple(sorted(leaf.array.shape))), []).append(name)
         return found
 
-    of_a, of_b, found = groups(a), groups(b), []
+    of_a, of_b, found = groups(a, all_a), groups(b, all_b), []
     for kind, names in of_b.items():
         others = of_a.get(kind, [])
         if len(others) == len(names):
