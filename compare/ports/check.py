@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from compare.ports import updates
 from compare.ports import weights as matching
 from compare.ports.align import Layout, distance, layouts, match, squeezed, twins
 from compare.ports.explain import explain
 from compare.ports.inputs import Arranged, accepted, arrange
 from compare.ports.recording import NoStore, Recording, Store
-from compare.ports.report import Report, Row
+from compare.ports.report import First, Report, Row
 from compare.ports.side import PortError, Side
 from compare.ports.sides import open_side
 
 TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "as-is": 1e-4}  # relative L2 distance of an array
 TWIN_SLACK = 10  # intermediate values may be this many times further apart than outputs: rounding cancels later
+UPDATE_SLACK = 1000  # Adam divides small gradients by themselves, and their rounding with them
 FLOOR = 1e-13  # of the largest gradient: below it a gradient is the rounding of 0
 
 
@@ -106,6 +108,8 @@ class Request:
             raise PortError(f"weights is {weights!r}: expected 'copy' (from a to b) or 'as-is'")
         if bool(steps) != (optimizer is not None):
             raise PortError("steps and optimizer belong together: steps=3, optimizer=(for_a, for_b)")
+        if steps and not (isinstance(optimizer, (tuple, list)) and len(optimizer) == 2):
+            raise PortError("optimizer is a pair: for a PyTorch side a function of its parameters, else one of optax")
         usual = TOLERANCES[precision]
         if tolerances is None or isinstance(tolerances, (int, float)):
             limits = dict.fromkeys(("outputs", "gradients"), float(tolerances if tolerances is not None else usual))
@@ -208,7 +212,28 @@ class Comparison:
             rows += self.gradient_rows(record_a, record_b)
         if self.request.train:
             rows += self.statistic_rows(record_a, record_b)
-        return explain(self, record_a, record_b, rows, names)
+        report = explain(self, record_a, record_b, rows, names)
+        if self.request.steps and report.verdict == "same":
+            report = self.with_updates(report, record_a, (inputs_a, cotangents), (inputs_b, moved))
+        return report
+
+    def with_updates(self, report: Report, a: Recording, for_a: Any, for_b: Any) -> Report:
+        """The report of two sides with the same gradients, after both have taken steps."""
+        count, (first, second) = self.request.steps, self.request.optimizer
+        of_a, of_b = self.a.train_steps(*for_a, count, first), self.b.train_steps(*for_b, count, second)
+        rows = updates.update_rows(of_a, of_b, self.links, UPDATE_SLACK * self.request.gradients)
+        report = dataclasses.replace(report, rows=[*report.rows, *rows])
+        failed = next((row for row in rows if not row.passed), None)
+        if failed is None:
+            reason = f"{report.reason}, and {count} updates"
+            return dataclasses.replace(report, reason=reason)
+        gradients = {name: g for name, g in a.gradients.items() if g is not None}
+        where = First(
+            direction="update", a=f"the optimizer in {failed.note}", b=f"the optimizer in {failed.note}",
+            path_a=failed.a, path_b=failed.b, op_a="", op_b="", inputs_rel=0.0, outputs_rel=failed.rel, pattern="",
+            hint=updates.hint(of_a, of_b, gradients, self.links, rows),
+        )  # fmt: skip
+        return dataclasses.replace(report, verdict="different", reason="the updates differ", first=where)
 
     def output_row(self, a: Recording, b: Recording, x: str, y: str) -> Row:
         """How far one output is apart, up to layout."""

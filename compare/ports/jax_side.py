@@ -130,6 +130,26 @@ class JaxSide:
                     recording.gradients[name] = None if total is None else as_numpy(total)
         return recording
 
+    def train_steps(
+        self, inputs: Sequence[np.ndarray], cotangents: Mapping[str, np.ndarray], steps: int, optimizer: Any
+    ) -> list[dict[str, np.ndarray]]:
+        """Trained parameters before the first step and after each; ``optimizer`` is one of optax."""
+        with self.exact():
+            xs, params, rest = self.arrays(inputs), self.params, self.rest
+
+            def loss(params: Any, rest: Any) -> Any:
+                outputs, new = self.pure(params, rest, *xs)
+                flat = flatten_outputs(outputs)
+                return sum(jnp.vdot(jnp.asarray(each), flat[name]) for name, each in cotangents.items()), new
+
+            state, history = optimizer.init(params), [params]
+            for _ in range(steps):
+                grads, rest = jax.grad(loss, has_aux=True)(params, rest)
+                changes, state = optimizer.update(grads, state, params)
+                params = jax.tree.map(lambda p, change: p + change, params, changes)
+                history.append(params)
+            return [{name: np.asarray(leaf, np.float64) for name, leaf in named(each).items()} for each in history]
+
 
 class _Exact:
     """``jax.enable_x64`` and the highest matmul precision, while it lasts."""

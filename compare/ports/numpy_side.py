@@ -96,6 +96,28 @@ class NumpySide:
             self.keep_gradients(recording, tracer, grads)
         return recording
 
+    def train_steps(
+        self, inputs: Sequence[np.ndarray], cotangents: Mapping[str, np.ndarray], steps: int, optimizer: Any
+    ) -> list[dict[str, np.ndarray]]:
+        """Trained parameters before the first step and after each; ``optimizer`` is one of optax."""
+        import jax
+
+        assert self.backward_function is not None
+        before = self.params
+        with jax.enable_x64(self.dtype == np.float64):
+            params = {name: leaf.array for name, leaf in self.leaves().items() if leaf.trained}
+            state, history = optimizer.init(params), [params]
+            for _ in range(steps):
+                self.assign(params)
+                outputs, cache = self.call(inputs)
+                grads = leaves(self.backward_function(rebuilt(outputs, dict(cotangents)), cache))
+                grads = {name: np.asarray(grads.get(name, np.zeros_like(p))) for name, p in params.items()}
+                changes, state = optimizer.update(grads, state, params)
+                params = {name: np.asarray(p + changes[name]) for name, p in params.items()}
+                history.append(params)
+        self.params = before
+        return [{name: np.asarray(p, np.float64) for name, p in each.items()} for each in history]
+
     def call_with(self, xs: Sequence[np.ndarray]) -> tuple[Any, Any]:
         """As ``call``, but with these very arrays."""
         result = self.forward(self.params, *xs, **self.mode)

@@ -67,6 +67,12 @@ class OnnxSide:
         self.evaluate(inputs, recording)
         return recording
 
+    def train_steps(
+        self, inputs: Sequence[np.ndarray], cotangents: Mapping[str, np.ndarray], steps: int, optimizer: Any
+    ) -> list[dict[str, np.ndarray]]:
+        """Refused: an ONNX file has no gradients."""
+        raise PortError("an ONNX file has no gradients, and takes no steps: leave out steps and optimizer")
+
     def evaluate(self, inputs: Sequence[np.ndarray], recording: Recording) -> dict[str, np.ndarray]:
         """Run the nodes in order, recording each."""
         from onnx.reference import ReferenceEvaluator

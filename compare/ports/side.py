@@ -51,6 +51,11 @@ class Side(Protocol):
     def record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None) -> Recording:
         """Run forward and, where ``cotangents`` makes some of the outputs, backward; keep every value."""
 
+    def train_steps(
+        self, inputs: Sequence[np.ndarray], cotangents: Mapping[str, np.ndarray], steps: int, optimizer: Any
+    ) -> list[dict[str, np.ndarray]]:
+        """Trained parameters before the first step and after each, of the loss Σ output · cotangent."""
+
 
 def flatten_outputs(outputs: Any, prefix: str = "") -> dict[str, Any]:
     """Outputs by path, whatever dictionaries, tuples and lists hold them; None is left out."""

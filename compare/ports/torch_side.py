@@ -123,6 +123,27 @@ class TorchSide:
         self.module.load_state_dict(self.start)
         return recorder.recording
 
+    def train_steps(
+        self, inputs: Sequence[np.ndarray], cotangents: Mapping[str, np.ndarray], steps: int, optimizer: Any
+    ) -> list[dict[str, np.ndarray]]:
+        """Trained parameters before the first step and after each; ``optimizer`` takes the parameters."""
+        self.module.load_state_dict(self.start)
+        chosen = optimizer(list(self.module.parameters()))
+        history = [self.snapshot()]
+        for _ in range(steps):
+            chosen.zero_grad()
+            outputs = self.call(self.tensors(inputs))
+            given = [torch.from_numpy(np.array(each)).to(outputs[name].dtype) for name, each in cotangents.items()]
+            torch.autograd.backward([outputs[name] for name in cotangents], given)
+            chosen.step()
+            history.append(self.snapshot())
+        self.module.load_state_dict(self.start)
+        return history
+
+    def snapshot(self) -> dict[str, np.ndarray]:
+        """Copies of the parameters in float64."""
+        return {name: to_numpy(each).astype(np.float64) for name, each in self.module.named_parameters()}
+
 
 def axes_of(module: nn.Module, name: str, tensor: Tensor) -> str | None:
     """The axes of a parameter, as far as the type of its module tells."""

@@ -165,9 +165,7 @@ def by_order(
 ) -> list[Link]:
     """Leaves of one role and one shape up to the order of axes, where both sides have equally many: in order."""
 
-    def groups(
-        leaves: Mapping[str, Leaf], whole: Mapping[str, Leaf]
-    ) -> dict[tuple[str, tuple[int, ...]], list[str]]:
+    def groups(leaves: Mapping[str, Leaf], whole: Mapping[str, Leaf]) -> dict[tuple[str, tuple[int, ...]], list[str]]:
         found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
         for name in sorted(leaves, key=lambda name: leaves[name].order):
             leaf = leaves[name]

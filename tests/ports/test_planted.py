@@ -83,3 +83,45 @@ def test_a_planted_difference_is_found(planted, direction, tmp_path):
     named = first.a if planted.port == "torch" else first.b
     assert named == f"{planted.port}_port.py:{line}", report
     assert re.search(planted.hint, f"{first.hint} {first.pattern}"), report
+
+
+def adam(**arguments):
+    import torch
+
+    return lambda parameters: torch.optim.Adam(parameters, lr=1e-3, **arguments)
+
+
+def optimizers():
+    """Pairs of a PyTorch optimizer and one of optax, and what the hint says of them; "" if they are the same."""
+    import optax
+    import torch
+
+    def sgd(**arguments):
+        return lambda parameters: torch.optim.SGD(parameters, lr=0.01, **arguments)
+
+    def adamw(parameters):
+        return torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
+
+    return {
+        "adam": (adam(), optax.adam(1e-3), ""),
+        "adamw": (adamw, optax.adamw(1e-3, weight_decay=0.01), ""),
+        "momentum": (sgd(momentum=0.9), optax.sgd(0.01, momentum=0.9), ""),
+        "adam-eps": (adam(eps=1e-3), optax.adam(1e-3), r"Adam with ε = 1.0e-03; b by Adam with ε"),
+        "adamw-l2": (adam(weight_decay=0.01), optax.adamw(1e-3, weight_decay=0.01), "Adam with L2 0.01.*AdamW with"),
+        "nesterov": (sgd(momentum=0.9, nesterov=True), optax.sgd(0.01, momentum=0.9), "SGD|learning rate"),
+        "dampening": (sgd(momentum=0.9, dampening=0.5), optax.sgd(0.01, momentum=0.9), "momentum convention"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "momentum", "adam-eps", "adamw-l2", "nesterov", "dampening"])
+def test_optimizers(name, tmp_path):
+    first, second, hint = optimizers()[name]
+    a, b, _ = models(tmp_path, None, "Net")
+    report = check(a, b, inputs("Net"), steps=3, optimizer=(first, second))
+    if not hint:
+        assert report.verdict == "same", report
+        assert any(row.note == "step 3" for row in report.rows)
+        return
+    assert report.verdict == "different"
+    assert report.first.direction == "update"
+    assert re.search(hint, report.first.hint), report
