@@ -214,24 +214,34 @@ class Comparison:
             rows += self.statistic_rows(record_a, record_b)
         report = explain(self, record_a, record_b, rows, names)
         if self.request.steps and report.verdict == "same":
-            report = self.with_updates(report, record_a, (inputs_a, cotangents), (inputs_b, moved))
+            histories = (
+                self.a.train_steps(inputs_a, cotangents, self.request.steps, self.request.optimizer[0]),
+                self.b.train_steps(inputs_b, moved, self.request.steps, self.request.optimizer[1]),
+            )
+            report = self.with_updates(report, record_a, self.floor(record_a, record_b), *histories)
         return report
 
-    def with_updates(self, report: Report, a: Recording, for_a: Any, for_b: Any) -> Report:
-        """The report of two sides with the same gradients, after both have taken steps."""
-        count, (first, second) = self.request.steps, self.request.optimizer
-        of_a, of_b = self.a.train_steps(*for_a, count, first), self.b.train_steps(*for_b, count, second)
-        rows = updates.update_rows(of_a, of_b, self.links, UPDATE_SLACK * self.request.gradients)
-        report = dataclasses.replace(report, rows=[*report.rows, *rows])
+    def with_updates(
+        self, report: Report, a: Recording, floor: float, of_a: updates.History, of_b: updates.History
+    ) -> Report:
+        """The report of two sides with the same gradients, after both have taken steps.
+
+        Where a gradient is the rounding of 0, an update that divides by its size is noise, and not compared.
+        """
+        gradients = {name: g for name, g in a.gradients.items() if g is not None and np.abs(g).max(initial=0) > floor}
+        links = [link for link in self.links if link.a in gradients]
+        rows = updates.update_rows(of_a, of_b, links, UPDATE_SLACK * self.request.gradients)
+        quiet = [name for name, g in a.gradients.items() if name not in gradients and g is not None]
+        notes = [f"updates of {name} are not compared: its gradient is 0" for name in quiet]
+        report = dataclasses.replace(report, rows=[*report.rows, *rows], notes=[*report.notes, *notes])
         failed = next((row for row in rows if not row.passed), None)
         if failed is None:
-            reason = f"{report.reason}, and {count} updates"
+            reason = f"{report.reason}, and {self.request.steps} updates"
             return dataclasses.replace(report, reason=reason)
-        gradients = {name: g for name, g in a.gradients.items() if g is not None}
         where = First(
             direction="update", a=f"the optimizer in {failed.note}", b=f"the optimizer in {failed.note}",
             path_a=failed.a, path_b=failed.b, op_a="", op_b="", inputs_rel=0.0, outputs_rel=failed.rel, pattern="",
-            hint=updates.hint(of_a, of_b, gradients, self.links, rows),
+            hint=updates.hint(of_a, of_b, gradients, links, rows),
         )  # fmt: skip
         return dataclasses.replace(report, verdict="different", reason="the updates differ", first=where)
 

@@ -17,9 +17,7 @@ from compare.ports.weights import Link
 
 History = Sequence[Mapping[str, np.ndarray]]  # trained parameters by name: before the first step, and after each
 DECAYS = (1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1)
-# Of the largest update of a step: below it an update is rounding. A gradient that is 0 but for rounding, 1e-17, becomes
-# 1e-9 of an update where Adam divides it by its ε, 1e-8.
-FLOOR = 1e-8
+FLOOR = 1e-12  # of the largest update of a step: below it an update is rounding
 
 
 def update_rows(a: History, b: History, links: Sequence[Link], tolerance: float) -> list[Row]:

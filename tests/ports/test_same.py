@@ -19,7 +19,7 @@ from jax_nn.recurrent import LSTMLayer
 from numpy_nn.norm import Mode
 
 SMALL = EXAMPLES | {"mlp": {"input_shape": (4, 4, 1), "hidden": (8,)}}
-QUICK = ("mlp", "lstm", "vit")
+QUICK = ("mlp",)
 NAMES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.long) for name in numpy_nn.models.MODELS]
 
 
