@@ -38,8 +38,8 @@ class TorchSide:
             self.module.to(getattr(torch, precision))
         for parameter in self.module.parameters():
             parameter.requires_grad_(True)
-        self.start = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
-        floating = [tensor.dtype for tensor in self.start.values() if tensor.is_floating_point()]
+        self.start = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+        floating = [tensor.dtype for tensor in self.module.parameters() if tensor.is_floating_point()]
         self.dtype = getattr(torch, precision) if precision != "as-is" else (floating or [torch.float32])[0]
 
     def leaves(self) -> dict[str, Leaf]:
@@ -48,10 +48,10 @@ class TorchSide:
         for module_path, module in self.module.named_modules():
             prefix = f"{module_path}." if module_path else ""
             for name, tensor in module.named_parameters(recurse=False):
-                found[prefix + name] = Leaf(to_numpy(tensor), axes_of(module, name, tensor))
+                found[prefix + name] = Leaf(as_view(tensor), axes_of(module, name, tensor))
             for name, tensor in module.named_buffers(recurse=False):
                 if name in STATISTICS:
-                    found[prefix + name] = Leaf(to_numpy(tensor), "c", trained=False)
+                    found[prefix + name] = Leaf(as_view(tensor), "c", trained=False)
         names = [name for name, _ in self.module.named_parameters()]
         found = {name: leaf for name, leaf in found.items() if not leaf.trained or name in names}
         for order, name in enumerate(found):
@@ -64,7 +64,13 @@ class TorchSide:
         with torch.no_grad():
             for name, array in arrays.items():
                 own_tensors[name].copy_(torch.from_numpy(np.array(array)))
-        self.start = {name: tensor.detach().clone() for name, tensor in self.module.state_dict().items()}
+        self.start = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+
+    def reset(self) -> None:
+        """Give every buffer, such as running statistics, the value that it began with."""
+        with torch.no_grad():
+            for name, buffer in self.module.named_buffers():
+                buffer.copy_(self.start[name])
 
     def tensors(self, inputs: Sequence[np.ndarray]) -> list[Tensor]:
         """Inputs as tensors: floats in the module's precision, integers as int64."""
@@ -85,15 +91,15 @@ class TorchSide:
 
     def run(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, not recorded."""
-        self.module.load_state_dict(self.start)
+        self.reset()
         with torch.no_grad():
             outputs = {name: to_numpy(output) for name, output in self.call(self.tensors(inputs)).items()}
-        self.module.load_state_dict(self.start)
+        self.reset()
         return outputs
 
     def record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None) -> Recording:
         """Run forward and, given cotangents, backward; keep every value."""
-        self.module.load_state_dict(self.start)  # the running statistics, too, are those of the beginning
+        self.reset()  # the running statistics, too, are those of the beginning
         recorder = Recorder(Recording(store))
         parameters = dict(self.module.named_parameters())
         for name in self.leaves():
@@ -117,17 +123,19 @@ class TorchSide:
             for name, leaf in self.leaves().items():
                 if leaf.trained:
                     grad = parameters[name].grad
-                    recorder.recording.gradients[name] = None if grad is None else to_numpy(grad)
+                    recorder.recording.gradients[name] = None if grad is None else as_view(grad)
+                    parameters[name].grad = None
         statistics = [name for name, leaf in self.leaves().items() if not leaf.trained]
         recorder.recording.statistics = {name: to_numpy(self.module.get_buffer(name)).copy() for name in statistics}
-        self.module.load_state_dict(self.start)
+        self.reset()
         return recorder.recording
 
     def train_steps(
         self, inputs: Sequence[np.ndarray], cotangents: Mapping[str, np.ndarray], steps: int, optimizer: Any
     ) -> list[dict[str, np.ndarray]]:
         """Trained parameters before the first step and after each; ``optimizer`` takes the parameters."""
-        self.module.load_state_dict(self.start)
+        self.reset()
+        before = copy.deepcopy(self.module.state_dict())
         chosen = optimizer(list(self.module.parameters()))
         history = [self.snapshot()]
         for _ in range(steps):
@@ -137,7 +145,7 @@ class TorchSide:
             torch.autograd.backward([outputs[name] for name in cotangents], given)
             chosen.step()
             history.append(self.snapshot())
-        self.module.load_state_dict(self.start)
+        self.module.load_state_dict(before)
         return history
 
     def snapshot(self) -> dict[str, np.ndarray]:
@@ -170,6 +178,11 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
     """A copy in NumPy, bfloat16 as float32."""
     plain = tensor.detach().resolve_conj().resolve_neg()
     return (plain.float() if plain.dtype == torch.bfloat16 else plain).cpu().numpy().copy()
+
+
+def as_view(tensor: Tensor) -> np.ndarray:
+    """The tensor's own memory in NumPy; of bfloat16, which NumPy lacks, a copy."""
+    return to_numpy(tensor) if tensor.dtype == torch.bfloat16 else tensor.detach().numpy()
 
 
 class Recorder(TorchDispatchMode):
