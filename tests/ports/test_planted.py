@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
+from support.paths import ROOT
+from support.ports.planted import BACKWARD, FORWARD, TRAINING, Planted
 
 from compare.ports import check
 
-from .planted import BACKWARD, FORWARD, TRAINING, Planted
-
-HERE = Path(__file__).parent
+HERE = ROOT / "tests" / "support" / "ports"
 
 
 def load(port: str, folder: Path, planted: Planted | None = None):
@@ -65,16 +65,21 @@ def test_the_ports_are_the_same(name, train, tmp_path):
     assert report.verdict == "same", report
 
 
-@pytest.mark.parametrize(
-    ("planted", "direction"),
-    [
-        *((each, "forward") for each in FORWARD),
-        *((each, "backward") for each in BACKWARD),
-        *((each, "") for each in TRAINING),
-    ],
-    ids=str,
-)
-def test_a_planted_difference_is_found(planted, direction, tmp_path):
+def some_by_default(cases: list, every: int) -> list:
+    """All cases; only each ``every``-th runs by default, the others with ``-m long``."""
+    return [pytest.param(case, marks=() if k % every == 0 else pytest.mark.long) for k, case in enumerate(cases)]
+
+
+CASES = [
+    *((each, "forward") for each in FORWARD),
+    *((each, "backward") for each in BACKWARD),
+    *((each, "") for each in TRAINING),
+]
+
+
+@pytest.mark.parametrize("case", some_by_default(CASES, 6), ids=lambda case: str(case[0]))
+def test_a_planted_difference_is_found(case, tmp_path):
+    planted, direction = case
     a, b, line = models(tmp_path, planted, planted.model)
     report = check(a, b, inputs(planted.model), train=not direction)
     assert report.verdict == "different", report
@@ -113,7 +118,7 @@ def optimizers():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "momentum", "adam-eps", "adamw-l2", "nesterov", "dampening"])
+@pytest.mark.parametrize("name", some_by_default([*optimizers()], 4))
 def test_optimizers(name, tmp_path):
     first, second, hint = optimizers()[name]
     a, b, _ = models(tmp_path, None, "Net")
