@@ -12,7 +12,7 @@ from compare.cli import command_line
 from compare.errors import look_up
 
 GROUPS = {
-    "Train and compare": ("run_all", "parity", "report", "checkpoint", "tracking"),
+    "Train and compare": ("run_all", "parity", "ports", "report", "checkpoint", "tracking"),
     "Measure": ("benchmark", "benchmark.report", "loaders", "loaders.report"),
     "Find and reuse networks": (
         "search",

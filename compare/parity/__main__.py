@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from compare import cli
 from compare.cli import command_line
 from compare.config import Config
-from compare.errors import look_up
+from compare.errors import UserError, look_up
 from compare.files import finite
 from compare.parity.check import EXAMPLES, TOLERANCES, Details, check_parity
 from compare.results.schema import ParityRow
+from compare.tracks import that_have
 
 
 def show(row: ParityRow, details: Details) -> None:
@@ -82,6 +83,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for model in options.models:
         look_up("model", model, MODELS)
+    names = that_have(options.precision, options.tracks)
+    if len(set(names)) < 2:
+        raise UserError(
+            f"nothing to compare: {options.precision} leaves {' '.join(names) or 'no track'}; name two tracks"
+        )
     passed = True
     for model in options.models or MODELS:
         for optimizer in options.optimizer:

@@ -48,4 +48,17 @@ def import_graph(*packages: str) -> dict[str, set[str]]:
             name = name.rpartition(".")[0]
         return name
 
-    return {module: {module_of(name) for _, name in imported(path)} - {module, ""} for module, path in modules.items()}
+    return {
+        module: {module_of(name) for line, name in imported(path) if line not in for_types(path)} - {module, ""}
+        for module, path in modules.items()
+    }
+
+
+def for_types(path: Path) -> set[int]:
+    """The lines under ``if TYPE_CHECKING``, which never run."""
+    return {
+        line
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+    }

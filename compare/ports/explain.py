@@ -1,0 +1,206 @@
+"""From two recordings and their comparisons to the verdict and to where the sides part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compare.ports import blame, blame_backward
+from compare.ports.align import Twins, distance
+from compare.ports.blame import Parting
+from compare.ports.hints import describe
+from compare.ports.recording import Recording, Value
+from compare.ports.report import First, Report, Row
+
+if TYPE_CHECKING:
+    from compare.ports.check import Comparison
+
+
+ROUNDING = 1e-6  # relative difference that float32 makes
+
+
+def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row], names: Mapping[str, str]) -> Report:
+    """The report: same, different or undecided, with the first difference if there is one."""
+    of_a, of_b = comparison.twins(a, b)
+    verdict, reason = decide(comparison, a, b, rows)
+    parting = None
+    if any(not row.passed for row in rows):
+        parting = find(comparison, a, b, of_a, of_b, rows, names)
+    first = None if parting is None else first_of(comparison, a, b, (of_a, of_b), parting, rows)
+    if verdict == "different" and first is not None and parting is not None:
+        float32 = [v for v in (parting.a, parting.b) if v is not None and v.dtype == "float32"]
+        if float32 and comparison.request.precision == "float64" and first.outputs_rel < ROUNDING:
+            verdict, reason = (
+                "undecided",
+                f"{float32[0].where} computes in float32, and the difference is of its rounding",
+            )
+    return Report(
+        verdict=verdict,
+        reason=reason,
+        first=first,
+        rows=rows,
+        kind_a=comparison.a.kind,
+        kind_b=comparison.b.kind,
+        precision=comparison.request.precision,
+        values=(len(a.values), len(b.values)),
+        matched=(len(of_a), len(of_b)),
+        links=[f"{link} ({link.how})" for link in comparison.links],
+        notes=[*comparison.notes, *a.notes, *b.notes],
+    )
+
+
+def decide(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) -> tuple[str, str]:
+    """The verdict and the reason for it."""
+    failed = [row for row in rows if not row.passed]
+    random = [random_value(a), random_value(b)]
+    for side, recording in (("a", a), ("b", b)):
+        bad = recording.first_not_finite()
+        if bad is not None and any(row.note == "not finite" for row in rows):
+            apart = any(row.what == "output" for row in failed)
+            verdict = "different" if apart else "undecided"
+            return verdict, f"{side} has NaN or infinite values, first made at {bad.where}"
+    if failed:
+        if all(random):
+            where = " and ".join(value.where for value in random if value)
+            return "undecided", f"both sides draw random numbers ({where}): switch them off, or hand in the same mask"
+        kinds = ", ".join(
+            dict.fromkeys({"output": "outputs", "loss": "loss"}.get(row.what, row.what + "s") for row in failed)
+        )
+        return "different", f"{kinds} differ"
+    missing = [name for name, side in (("a", comparison.a), ("b", comparison.b)) if not side.has_gradients]
+    if missing:
+        kinds = " and ".join(f"{name} ({getattr(comparison, name).kind})" for name in missing)
+        return "undecided", f"the outputs agree, but {kinds} has no gradients to compare"
+    if not any(a.values[number].stored.summary.norm for number in a.outputs.values()):
+        return "undecided", "all outputs are 0, which hides differences: give the model other weights than zeros"
+    if not any(row.what == "gradient" for row in rows):
+        return "undecided", "the outputs agree, but there is no gradient of a parameter to compare"
+    if comparison.request.precision != "float64" and not comparison.request.stated:
+        worst = max(row.rel for row in rows)
+        return "undecided", (
+            f"everything agrees within {worst:.0e}, which is all that {comparison.request.precision} shows: "
+            "use precision='float64', or say with tolerances what is enough"
+        )
+    count = sum(row.what == "gradient" for row in rows)
+    worst = max(row.rel for row in rows)
+    return "same", f"outputs, loss and {count} gradients agree within {worst:.0e}"
+
+
+def random_value(recording: Recording) -> Value | None:
+    """The first value drawn at random that reaches an output."""
+    needed = set(recording.outputs.values())
+    for value in reversed(recording.values):
+        if value.id in needed:
+            needed.update(value.inputs)
+    return next((value for value in recording.values if value.random and value.id in needed), None)
+
+
+def find(
+    comparison: Comparison,
+    a: Recording,
+    b: Recording,
+    of_a: Twins,
+    of_b: Twins,
+    rows: list[Row],
+    names: Mapping[str, str],
+) -> Parting | None:
+    """The first difference: in the outputs, else in the gradients, else in the running statistics."""
+    failed = [row for row in rows if not row.passed]
+    wrong = {row.a: row.b for row in failed if row.what == "output"}
+    if wrong:
+        return blame.forward(a, b, of_a, of_b, wrong)
+    gradients = [row for row in failed if row.what == "gradient" and row.b]
+    if gradients:
+        return backward(comparison, a, b, of_a, of_b, gradients)
+    statistics = [row for row in failed if row.what == "statistic"]
+    if statistics:
+        return Parting("statistics", updater(a, statistics[0].a), updater(b, statistics[0].b), note=statistics[0].b)
+    return None
+
+
+def updater(recording: Recording, name: str) -> Value:
+    """The last value that is made of a running statistic."""
+    number = recording.parameters[name]
+    users = [value for value in recording.values if number in value.inputs]
+    return users[-1] if users else recording.values[number]
+
+
+def backward(comparison: Comparison, a: Recording, b: Recording, of_a: Twins, of_b: Twins, rows: list[Row]) -> Parting:
+    """Where the gradients part."""
+    tolerance, floor = 10 * comparison.request.gradients, comparison.floor(a, b)
+    if not a.made_gradients and not b.made_gradients:
+        wrong = [(a.parameters[row.a], b.parameters[row.b]) for row in rows]
+        return blame_backward.backward(a, b, of_a, of_b, wrong, tolerance, floor)
+    if a.made_gradients:
+        ends = [(a.made_gradients[row.a], b.parameters[row.b]) for row in rows if row.a in a.made_gradients]
+        if ends:
+            left, right = blame_backward.by_hand(a, b, ends, tolerance, floor)
+            if right is None:
+                back = [(b.made_gradients[row.b], 0) for row in rows if row.b in b.made_gradients]
+                right, _ = blame_backward.by_hand(b, a, back, tolerance, floor)
+            return Parting("backward", left, right)
+    ends = [(b.made_gradients[row.b], a.parameters[row.a]) for row in rows if row.b in b.made_gradients]
+    by_b, by_a = blame_backward.by_hand(b, a, ends, tolerance, floor)
+    return Parting("backward", by_a, by_b)
+
+
+def first_of(
+    comparison: Comparison,
+    a: Recording,
+    b: Recording,
+    twins: tuple[Twins, Twins],
+    parting: Parting,
+    rows: list[Row],
+) -> First:
+    """The parting as the report shows it."""
+    left, right = parting.a, parting.b
+    pattern, hint = describe(comparison, a, b, twins, parting, rows)
+    worst = max((row.rel for row in rows if not row.passed), default=0.0)
+    rel = worst
+    if parting.direction == "forward" and left and right and parting.layout is not None:
+        rel = distance(parting.layout.apply(left.stored.load()), right.stored.load())
+    before = inputs_apart(a, b, twins[0], parting) if parting.direction == "forward" else 0.0
+    return First(
+        direction=parting.direction,
+        a=place(left, parting.direction),
+        b=place(right, parting.direction),
+        path_a=left.path if left else "",
+        path_b=right.path if right else "",
+        op_a=left.op if left else "",
+        op_b=right.op if right else "",
+        inputs_rel=before,
+        outputs_rel=rel,
+        pattern=pattern,
+        hint=hint,
+        note=parting.note,
+        frames_a=frames(left, parting.direction),
+        frames_b=frames(right, parting.direction),
+    )
+
+
+def frames(value: Value | None, direction: str) -> tuple:
+    """The lines of a value; of a gradient that the user defined, the line of that definition first."""
+    if value is None:
+        return ()
+    return (value.rule, *value.frames) if direction == "backward" and value.rule else value.frames
+
+
+def place(value: Value | None, direction: str) -> str:
+    """``file.py:41``."""
+    lines = frames(value, direction)
+    return str(lines[0]) if lines else value.op if value else ""
+
+
+def inputs_apart(a: Recording, b: Recording, of_a: Twins, parting: Parting) -> float:
+    """The largest distance between inputs of the two values that are twins."""
+    worst = 0.0
+    if parting.a is None or parting.b is None:
+        return worst
+    for i in parting.a.inputs:
+        for j in parting.b.inputs:
+            if j in of_a.get(i, []):
+                x, y = a.array(i), b.array(j)
+                worst = max(worst, distance(np.sort(x.ravel()), np.sort(y.ravel())))
+    return worst

@@ -1,0 +1,320 @@
+"""The pattern of a difference and the usual cause that fits it, each tested on the recorded numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from compare.ports import formulas
+from compare.ports.align import Layout, Twins, layouts
+from compare.ports.blame import Parting, unlike
+from compare.ports.patterns import fits, pattern
+from compare.ports.recording import Recording, Value
+from compare.ports.report import Row
+
+if TYPE_CHECKING:
+    from compare.ports.check import Comparison
+
+TRIED = 150  # values before and after, among which those of one line are sought
+NCHW = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # axes of image, kernel and result in PyTorch's order
+
+
+@dataclasses.dataclass(frozen=True)
+class Shot:
+    """One side where the sides part: what the line takes in and what it makes."""
+
+    recording: Recording
+    value: Value
+    inputs: list[np.ndarray]  # of the line that have a twin on the other side, or were there before
+    made: list[np.ndarray]  # by the line, the last first
+    parameters: dict[str, np.ndarray]  # that the line reads
+    random: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """The two lines at which the sides part."""
+
+    a: Shot
+    b: Shot
+    x: np.ndarray  # the value of a in the layout of b, where there is one
+    y: np.ndarray
+    pattern: str
+    note: str
+
+    @property
+    def shots(self) -> tuple[Shot, Shot]:
+        """Both sides."""
+        return self.a, self.b
+
+
+def describe(
+    comparison: Comparison, a: Recording, b: Recording, twins: tuple[Twins, Twins], parting: Parting, rows: list[Row]
+) -> tuple[str, str]:
+    """The pattern and the hint, "" where nothing fits."""
+    if parting.a is None or parting.b is None:
+        return "", ""
+    if parting.direction == "backward":
+        return gradient_pattern(comparison, a, b, rows), backward_hint(parting.a, parting.b)
+    if parting.direction == "statistics":
+        return statistics(comparison, a, b, rows)
+    shots = shot(a, parting.a, twins[0]), shot(b, parting.b, twins[1])
+    x, y, found = fitted(*shots, parting)
+    scene = Scene(*shots, x, y, found, parting.note)
+    return scene.pattern, next((hint for test in HINTS if (hint := test(scene))), "")
+
+
+def shot(recording: Recording, value: Value, twins: Twins) -> Shot:
+    """Gather what one line takes in and makes."""
+    near = recording.values[max(0, value.id - TRIED) : value.id + TRIED]
+    line = [v for v in near if v.frames == value.frames and (v.frames or v.id == value.id)]
+    numbers = {v.id for v in line}
+    sources = [recording.values[i] for i in dict.fromkeys(i for v in line for i in v.inputs)]
+    inputs = [s for s in sources if s.op != "constant" and (s.id in twins or s.op in ("parameter", "input"))]
+    return Shot(
+        recording,
+        value,
+        [s.stored.load() for s in inputs],
+        [v.stored.load() for v in reversed(line) if v.op != "constant"],
+        {s.path: s.stored.load() for s in sources if s.op == "parameter" and s.id not in numbers},
+        any(v.random for v in line),
+    )
+
+
+def fitted(a: Shot, b: Shot, parting: Parting) -> tuple[np.ndarray, np.ndarray, str]:
+    """The two values in one layout, and the pattern: of these, else of what the two lines make in the end."""
+    x, y = a.value.stored.load(), b.value.stored.load()
+    given = [a.recording.array(i) for i in a.value.inputs if a.recording.values[i].op != "constant"]
+    pairs = [(x, y)]
+    if not parting.note.endswith("without it"):
+        pairs += [(x_, y_) for x_ in a.made[:3] for y_ in b.made[:3]]
+    elif a.made and b.made:  # what the extra operation does to what came in
+        extra, before = (x, y) if parting.note.startswith("b") else (y, x)
+        pairs = [(extra, before)] if parting.note.startswith("b") else [(before, extra)]
+    for one, other in pairs:
+        layout = nearest_layout(one, other)
+        if layout is not None:
+            moved = [layout.apply(each) if each.shape == one.shape else each for each in given]
+            found = pattern(layout.apply(one), other, moved)
+            if found:
+                return layout.apply(one), other, found
+    layout = parting.layout
+    return (x if layout is None else layout.apply(x)), y, ""
+
+
+def nearest_layout(x: np.ndarray, y: np.ndarray) -> Layout | None:
+    """The layout in which the two are closest; None if their sizes differ."""
+    if x.size != y.size or not (np.isfinite(x).all() and np.isfinite(y).all()):
+        return None
+    found: list[tuple[float, int, Layout]] = []
+    for layout in layouts(x.shape, y.shape):
+        with contextlib.suppress(ValueError):
+            found.append((unlike(layout.apply(x), y), len(found), layout))
+    return min(found)[2] if found else None
+
+
+# --- forward ----------------------------------------------------------------------------------------------------------
+
+
+def dropout(scene: Scene) -> str:
+    """One side draws random numbers."""
+    if scene.a.random == scene.b.random:
+        return ""
+    return f"{'a' if scene.a.random else 'b'} draws random numbers here: dropout is active on one side only"
+
+
+def epsilon(scene: Scene) -> str:
+    """σ² + ε with two different ε, or 1/√(σ² + ε)."""
+    ops = [
+        v.op
+        for s in scene.shots
+        for v in (s.value, *(s.recording.values[c] for c in s.recording.consumers()[s.value.id]))
+    ]
+    if not any("sqrt" in op or "pow" in op for op in ops):
+        return ""
+    if scene.pattern.startswith("constant shift"):
+        base = [s.recording.array(i) for s in scene.shots for i in s.value.inputs]
+        for each in base:
+            if each.size == scene.x.size > 1:
+                values = [float(np.mean(end.ravel() - each.ravel())) for end in (scene.x, scene.y)]
+                return f"ε differs: a adds {values[0]:.3g}, b adds {values[1]:.3g}"
+        return f"ε differs: that of b is larger by {float(np.mean(scene.y - scene.x)):.3g}"
+    for left, right in itertools.product(scene.a.made, scene.b.made):
+        if left.size != right.size:
+            continue
+        for power in (1, -1):  # 1/√(σ² + ε), √(σ² + ε)
+            with np.errstate(all="ignore"):
+                gap = formulas.epsilon_gap(left.ravel() ** power, right.ravel() ** power)
+            if gap is not None and abs(gap) < 0.1:
+                return f"ε differs: that of b is larger by {gap:.3g}"
+    return ""
+
+
+def activation(scene: Scene) -> str:
+    """Two different activation functions."""
+    names = []
+    for each in scene.shots:
+        pairs = ((x, y) for y in each.made for x in each.inputs if x.size == y.size)
+        names.append(next((n for x, y in pairs if (n := formulas.activation_of(x.ravel(), y.ravel()))), ""))
+    if all(names) and names[0] != names[1]:
+        return f"a computes {names[0]}, b {names[1]}"
+    return ""
+
+
+def variance(scene: Scene) -> str:
+    """Divided by n against n - 1."""
+    if "n - 1" not in scene.pattern:
+        return ""
+    return "biased variance (divided by n) against unbiased (by n - 1)"
+
+
+def padding(scene: Scene) -> str:
+    """The two convolutions pad differently."""
+    found = [convolution(each) for each in scene.shots]
+    if found[0] is not None and found[1] is not None and found[0] != found[1]:
+        return f"padding differs: a pads {found[0]}, b {found[1]} (SAME at stride 2 pads (0, 1), padding=1 pads (1, 1))"
+    if scene.pattern == "only at the borders":
+        return "padding: SAME against an integer, or zeros against another filling"
+    return ""
+
+
+def convolution(each: Shot) -> tuple[int, int] | None:
+    """The padding of the convolution on a line, if there is one of zeros."""
+    kernels = [p for p in each.parameters.values() if p.ndim == 4]
+    for x, kernel, y in itertools.product([i for i in each.inputs if i.ndim == 4], kernels, each.made):
+        if y.ndim != 4 or x is kernel or x.shape[0] != y.shape[0]:
+            continue
+        if y.shape[1] == kernel.shape[0] and x.shape[1] % kernel.shape[1] == 0:
+            pads = formulas.convolution_padding(x, kernel, y)
+        elif y.shape[3] == kernel.shape[3] and x.shape[3] % kernel.shape[2] == 0:
+            pads = formulas.convolution_padding(
+                *(t.transpose(axes) for t, axes in zip((x, kernel, y), NCHW, strict=True))
+            )
+        else:
+            continue
+        if pads is not None:
+            return pads
+    return None
+
+
+def resize(scene: Scene) -> str:
+    """align_corners on one side only."""
+    found = []
+    for each in scene.shots:
+        pairs = [(x, y) for y in each.made for x in each.inputs if x.ndim == y.ndim == 4]
+        pairs += [(x.transpose(0, 3, 1, 2), y.transpose(0, 3, 1, 2)) for x, y in pairs]
+        found.append(next((c for x, y in pairs if (c := formulas.resize_corners(x, y)) is not None), None))
+    if None not in found and found[0] != found[1]:
+        return f"align_corners is {found[0]} in a, {found[1]} in b"
+    if any("upsample" in each.value.op for each in scene.shots) and None in found:
+        return "the rule of the resize: nearest, bilinear, bicubic, or align_corners"
+    return ""
+
+
+def ordering(scene: Scene) -> str:
+    """Axes in another order, as when an image is flattened."""
+    reshaped = any(word in each.value.op for each in scene.shots for word in ("view", "reshape", "flatten", "clone"))
+    if scene.note == "the same numbers in another order" or (scene.pattern.startswith("permutation") and reshaped):
+        return "flatten order: NCHW and NHWC images flatten to different vectors"
+    return ""
+
+
+def missing_bias(scene: Scene) -> str:
+    """What one side adds is a parameter of it."""
+    if not scene.pattern.startswith("shift by a vector"):
+        return ""
+    gap = scene.y - scene.x
+    for name, each, sign in (("b", scene.a, -1), ("a", scene.b, 1)):
+        for path, vector in each.parameters.items():
+            fitting = (k for k in range(gap.ndim) if vector.ndim == 1 and gap.shape[k] == vector.size)
+            if any(fits(gap, sign * along(vector, gap.ndim, k) + 0 * gap) for k in fitting):
+                return f"the bias {path} is missing in {name}"
+    return ""
+
+
+def along(vector: np.ndarray, ndim: int, axis: int) -> np.ndarray:
+    """A vector as an array that broadcasts along one axis."""
+    return vector.reshape([-1 if k == axis else 1 for k in range(ndim)])
+
+
+def label_smoothing(scene: Scene) -> str:
+    """The loss with labels that are smoothed on one side."""
+    found = []
+    for recording in (scene.a.recording, scene.b.recording):
+        labels = [recording.array(i) for i in recording.inputs if recording.values[i].dtype.startswith("int")]
+        logs = [
+            v.stored.load()
+            for v in recording.values
+            if len(v.stored.shape) == 2 and v.stored.shape[1] > 1 and v.stored.finite and v.stored.summary.high <= 0
+        ]
+        logs = [each for each in logs if fits(np.exp(each).sum(axis=1), np.ones(len(each)))]
+        ends = [float(v.stored.load().ravel()[0]) for v in recording.values if v.stored.summary.size == 1][-8:]
+        tries = (formulas.smoothing(p, y, end) for p in logs[-1:] for y in labels for end in reversed(ends))
+        found.append(next((each for each in tries if each is not None and near_round(each)), None))
+    first, second = found
+    if first is not None and second is not None and abs(first - second) > 1e-6:
+        return f"label smoothing is {abs(first):.3g} in a, {abs(second):.3g} in b"
+    return ""
+
+
+def near_round(value: float) -> bool:
+    """Whether a number has two decimals at most."""
+    return abs(value * 100 - round(value * 100)) < 1e-5
+
+
+def factor(scene: Scene) -> str:
+    """A scale that one side lacks."""
+    return "one side scales by this factor, the other does not" if "√" in scene.pattern else ""
+
+
+HINTS: tuple[Callable[[Scene], str], ...] = (
+    dropout, epsilon, variance, missing_bias, padding, resize, ordering, label_smoothing, activation, factor,
+)  # fmt: skip
+
+
+# --- backward and running statistics ----------------------------------------------------------------------------------
+
+
+def gradient_pattern(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) -> str:
+    """The pattern of the first gradient that differs."""
+    for row in rows:
+        link = next((each for each in comparison.links if (each.a, each.b) == (row.a, row.b)), None)
+        if row.what == "gradient" and not row.passed and link is not None:
+            x, y = a.gradients.get(row.a), b.gradients.get(row.b)
+            if x is not None and y is not None:
+                return pattern(link.move(np.asarray(x, np.float64)), link.of_b(np.asarray(y, np.float64)), [])
+    return ""
+
+
+def backward_hint(left: Value, right: Value) -> str:
+    """What cuts or replaces a gradient."""
+    for name, value in (("a", left), ("b", right)):
+        if value.op in ("detach", "stop_gradient"):
+            return f"{name} has a {value.op} here"
+    for name, value in (("a", left), ("b", right)):
+        if value.rule is not None:
+            return f"{name} defines its own gradient at {value.rule}"
+    return ""
+
+
+def statistics(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) -> tuple[str, str]:
+    """Momentum and bias of running statistics: new = m · old + (1 - m) · that of the batch."""
+    row = next(row for row in rows if row.what == "statistic" and not row.passed)
+    link = next(each for each in comparison.links if (each.a, each.b) == (row.a, row.b))
+    old = link.move(np.asarray(a.array(a.parameters[row.a]), np.float64))
+    x, y = link.move(a.statistics[row.a]), link.of_b(b.statistics[row.b])
+    found = pattern(x - old, y - old, [])
+    if found.startswith("constant factor"):
+        c = float(np.vdot(x - old, y - old) / np.vdot(x - old, x - old))
+        if abs(c - 1) > 0.5:
+            return found, "momentum convention: the weight of the old value on one side is that of the new on the other"
+    variance = next((r for r in rows if r.what == "statistic" and not r.passed and "var" in r.b), None)
+    mean = next((r for r in rows if r.what == "statistic" and not r.passed and "mean" in r.b), None)
+    if variance is not None and mean is None:
+        return found, "the running variance: biased (divided by n) against unbiased (by n - 1)"
+    return found, ""

@@ -1,0 +1,260 @@
+"""Weights from one side to the other: which leaf of a is which leaf of b, and how its axes lie there."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from compare.ports.side import Leaf, PortError
+
+# What the frameworks and papers call the same thing.
+SYNONYMS = {
+    "weight": ("weight", "kernel", "scale", "embedding", "gamma", "w"),
+    "bias": ("bias", "beta", "b"),
+    "mean": ("mean", "running_mean", "moving_mean"),
+    "var": ("var", "running_var", "moving_variance"),
+    "query": ("query", "q", "q_proj", "wq", "to_q"),
+    "key": ("key", "k", "k_proj", "wk", "to_k"),
+    "value": ("value", "v", "v_proj", "wv", "to_v"),
+}
+CANONICAL = {name: word for word, names in SYNONYMS.items() for name in names}
+WRAPPERS = ("params", "batch_stats", "module", "model", "_orig_mod", "stats")
+ATTENTION = ("query", "key", "value")
+PART = re.compile(r"(?P<name>[^\[]+)(\[(?P<start>\d*):(?P<end>\d*)\])?(?P<transposed>\.T)?")
+
+
+@dataclasses.dataclass(frozen=True)
+class Link:
+    """b[part] += factor · transpose(a[part]): one leaf of b, or a part of it, from one of a.
+
+    Parts are rows of the first axis in PyTorch's layout ("o"), of the last in the others'; ``axes`` brings a's
+    axes into b's order, ``shape`` splits an axis whose parts lie in another order. Gradients go the same way, whatever
+    the factor.
+    """
+
+    a: str
+    b: str
+    axes: tuple[int, ...]
+    part_a: tuple[int, int, int] | None = None  # axis, start, end
+    part_b: tuple[int, int, int] | None = None
+    factor: float = 1.0
+    how: str = "by name"
+
+    def move(self, array: np.ndarray) -> np.ndarray:
+        """The array of a, or its gradient, as b has it."""
+        return cut(array, self.part_a).transpose(self.axes)
+
+    def of_b(self, array: np.ndarray) -> np.ndarray:
+        """The part of b's leaf that this link is about."""
+        return cut(array, self.part_b)
+
+    def __str__(self) -> str:
+        return f"{label(self.a, self.part_a)} -> {label(self.b, self.part_b)}"
+
+
+def cut(array: np.ndarray, part: tuple[int, int, int] | None) -> np.ndarray:
+    """A part of an array along one axis, as a view."""
+    if part is None:
+        return array
+    axis, start, end = part
+    return array[(slice(None),) * axis + (slice(start, end),)]
+
+
+def label(name: str, part: tuple[int, int, int] | None) -> str:
+    """``name`` or ``name[start:end]``."""
+    return name if part is None else f"{name}[{part[1]}:{part[2]}]"
+
+
+def tokens(name: str) -> tuple[str, ...]:
+    """A leaf's name in words that all frameworks share."""
+    words = [word for word in re.split(r"[./]", name) if word not in WRAPPERS]
+    return tuple(CANONICAL.get(word, word) for word in words)
+
+
+def role(name: str, leaf: Leaf, leaves: Mapping[str, Leaf]) -> str:
+    """What a leaf is for: weight, bias, mean, var; with the attention projection that it belongs to.
+
+    The bias of a norm and that of a convolution are told apart by the weight beside them.
+    """
+    words = tokens(name)
+    kinds = ("weight", "bias", "mean", "var")
+    stem = CANONICAL.get(words[-1].partition("_")[0], "")  # bias_hh_l0
+    kind = (
+        words[-1] if words[-1] in kinds else stem if stem in kinds else "weight" if leaf.array.ndim > 1 else words[-1]
+    )
+    if kind == "bias":
+        owner = name[: len(name) - len(re.split(r"[./]", name)[-1])]
+        beside = [each.array.ndim for other, each in leaves.items() if other.startswith(owner) and other != name]
+        kind = "bias of a norm" if owner and beside and max(beside) == 1 else "bias"
+    return " ".join([*(word for word in words[:-1] if word in ATTENTION), kind])
+
+
+def permutation(a: Leaf, b: Leaf, shape_a: Sequence[int], shape_b: Sequence[int]) -> tuple[int, ...] | None:
+    """The axes of a in b's order: by their names where both have them, else by their lengths; None if impossible."""
+    if a.axes and b.axes and sorted(a.axes) == sorted(b.axes):
+        axes = tuple(a.axes.index(name) for name in b.axes)
+        if tuple(shape_a[axis] for axis in axes) == tuple(shape_b):
+            return axes
+    if tuple(shape_a) == tuple(shape_b):
+        return tuple(range(len(shape_a)))
+    fitting = [
+        axes
+        for axes in itertools.permutations(range(len(shape_a)))
+        if tuple(shape_a[axis] for axis in axes) == tuple(shape_b)
+    ]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def link(
+    a: Mapping[str, Leaf],
+    b: Mapping[str, Leaf],
+    mapping: Mapping[str, str | None] | None = None,
+    find_order: Callable[[], None] = lambda: None,
+) -> list[Link]:
+    """Match the leaves of two models; PortError lists everything ambiguous or left over at once.
+
+    First what ``mapping`` (b's leaf: a's leaf, or None) says; then equal names; then fused projections and the two
+    biases of PyTorch's recurrent layers; then, among leaves of one role and shape, the order in which they are used,
+    which ``find_order`` writes into the leaves.
+    """
+    from compare.ports.fused import fused_links
+
+    links = stated(a, b, mapping or {})
+    dropped = {name for name, source in (mapping or {}).items() if source is None}
+    open_a = {name: leaf for name, leaf in a.items() if name not in dropped and name not in {x.a for x in links}}
+    open_b = {name: leaf for name, leaf in b.items() if name not in dropped and name not in {x.b for x in links}}
+
+    def settle(found: list[Link]) -> None:
+        links.extend(found)
+        for each in found:
+            open_a.pop(each.a, None)
+            open_b.pop(each.b, None)
+
+    settle(by_name(open_a, open_b))
+    if open_a and open_b:
+        find_order()
+    settle(fused_links(open_a, open_b))
+    settle(by_order(open_a, open_b, a, b))
+    unused = {name: leaf for name, leaf in open_a.items() if np.any(leaf.array)}  # what is 0 adds nothing
+    if unused or open_b:
+        raise PortError(describe(unused, open_b, a, b))
+    return links
+
+
+def by_name(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> list[Link]:
+    """Leaves whose names are the same but for spelling."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for name in a:
+        names.setdefault(tokens(name), []).append(name)
+    found = []
+    for name in b:
+        same = names.get(tokens(name), [])
+        if len(same) == 1:
+            axes = permutation(a[same[0]], b[name], a[same[0]].array.shape, b[name].array.shape)
+            if axes is not None:
+                found.append(Link(same[0], name, axes))
+    return found
+
+
+def by_order(
+    a: Mapping[str, Leaf], b: Mapping[str, Leaf], all_a: Mapping[str, Leaf], all_b: Mapping[str, Leaf]
+) -> list[Link]:
+    """Leaves of one role and one shape up to the order of axes, where both sides have equally many: in order."""
+
+    def groups(leaves: Mapping[str, Leaf], whole: Mapping[str, Leaf]) -> dict[tuple[str, tuple[int, ...]], list[str]]:
+        found: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+        for name in sorted(leaves, key=lambda name: leaves[name].order):
+            leaf = leaves[name]
+            found.setdefault((role(name, leaf, whole), tuple(sorted(leaf.array.shape))), []).append(name)
+        return found
+
+    of_a, of_b, found = groups(a, all_a), groups(b, all_b), []
+    for kind, names in of_b.items():
+        others = of_a.get(kind, [])
+        if len(others) == len(names):
+            for one, other in zip(others, names, strict=True):
+                axes = permutation(a[one], b[other], a[one].array.shape, b[other].array.shape)
+                if axes is not None:
+                    how = "the only one of its shape" if len(names) == 1 else "by order of use"
+                    found.append(Link(one, other, axes, how=how))
+    return found
+
+
+def uncovered(a: Mapping[str, Leaf], links: Sequence[Link]) -> dict[str, tuple[str, tuple[int, int, int] | None]]:
+    """What no link takes from a, by label: a leaf, or the part of a fused leaf that b has no use for."""
+    found: dict[str, tuple[str, tuple[int, int, int] | None]] = {}
+    for name, leaf in a.items():
+        parts = [each.part_a for each in links if each.a == name]
+        if not parts:
+            found[name] = name, None
+        elif None not in parts:
+            cuts = sorted(part for part in parts if part is not None)
+            axis, at = cuts[0][0], 0
+            for _, start, end in [*cuts, (axis, leaf.array.shape[axis], 0)]:
+                if start > at:
+                    found[label(name, (axis, at, start))] = name, (axis, at, start)
+                at = max(at, end)
+    return found
+
+
+def stated(a: Mapping[str, Leaf], b: Mapping[str, Leaf], mapping: Mapping[str, str | None]) -> list[Link]:
+    """What the caller has said: ``{"b/leaf": "a.leaf"}``, ``"a.leaf.T"``, ``"a.leaf[0:8]"``, or None to leave out."""
+    found = []
+    for target, source in mapping.items():
+        if source is None:
+            if target not in a and target not in b:
+                raise PortError(f"mapping: {target!r} is a leaf of neither side")
+            continue
+        parts = PART.fullmatch(source)
+        name = parts["name"] if parts else source
+        name, transposed = (name, bool(parts and parts["transposed"])) if name in a else (source, False)
+        if name.endswith(".T") and name not in a:
+            name, transposed = name.removesuffix(".T"), True
+        for wanted, leaves, side in ((name, a, "a"), (target, b, "b")):
+            if wanted not in leaves:
+                raise PortError(f"mapping: {wanted!r} is no leaf of {side}; known: {', '.join(leaves)}")
+        one, other, part = a[name], b[target], None
+        if parts and parts["end"] is not None and parts["name"] == name:
+            axis = one.axes.index("o") if one.axes and "o" in one.axes else 0
+            part = axis, int(parts["start"] or 0), int(parts["end"] or one.array.shape[axis])
+        shape = cut(one.array, part).shape
+        axes = permutation(one, other, shape, other.array.shape)
+        if transposed:
+            axes = tuple(range(one.array.ndim))[::-1]
+        if axes is None or tuple(shape[axis] for axis in axes) != other.array.shape:
+            raise PortError(
+                f"mapping: {source!r} of shape {shape} does not fit {target!r} of shape {other.array.shape}"
+            )
+        found.append(Link(name, target, axes, part, how="as stated"))
+    return found
+
+
+def describe(
+    unused: Mapping[str, Leaf], missing: Mapping[str, Leaf], a: Mapping[str, Leaf], b: Mapping[str, Leaf]
+) -> str:
+    """Everything that found no counterpart, with what could be one."""
+    lines = [
+        'weights cannot be copied: pass mapping={"leaf of b": "leaf of a"}, None to leave one out, or weights="as-is" '
+        "if b has its weights already"
+    ]
+    for title, left, others in (("b has, and a does not", missing, a), ("a has, and b does not", unused, b)):
+        for name, leaf in left.items():
+            shape = sorted(leaf.array.shape)
+            near = [other for other, each in others.items() if sorted(each.array.shape) == shape]
+            lines.append(
+                f"  {title}: {name} {leaf.array.shape}; candidates: {', '.join(near[:6]) or 'none of its shape'}"
+            )
+    return "\n".join(lines)
+
+
+def moved(a: Mapping[str, Leaf], b: Mapping[str, Leaf], links: Sequence[Link]) -> dict[str, np.ndarray]:
+    """The leaves of b with the values of a."""
+    made = {each.b: np.zeros_like(b[each.b].array) for each in links}
+    for each in links:
+        target = each.of_b(made[each.b])
+        target += each.factor * each.move(a[each.a].array)
+    return made
