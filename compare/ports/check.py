@@ -15,6 +15,7 @@ from compare.ports import weights as matching
 from compare.ports.align import Layout, distance, layouts, match, squeezed, twins
 from compare.ports.explain import explain
 from compare.ports.inputs import Arranged, accepted, arrange
+from compare.ports.links import Link, cut
 from compare.ports.recording import NoStore, Recording, Store
 from compare.ports.report import First, Report, Row
 from compare.ports.side import PortError, Side
@@ -133,7 +134,7 @@ def require_numbers(inputs: Sequence[np.ndarray]) -> None:
 
 def matched(
     a: Side, b: Side, request: Request, mapping: Mapping[str, str | None] | None, inputs: list[Arranged]
-) -> tuple[list[matching.Link], list[str]]:
+) -> tuple[list[Link], list[str]]:
     """Which leaves belong together; with "copy" b gets the values of a."""
     leaves_a, leaves_b = a.leaves(), b.leaves()
 
@@ -175,7 +176,7 @@ class Comparison:
 
     a: Side
     b: Side
-    links: list[matching.Link]
+    links: list[Link]
     notes: list[str]
     request: Request
     store: Store
@@ -289,7 +290,7 @@ class Comparison:
         for label, (name, part) in matching.uncovered(trained, self.links).items():
             if trained[name].trained:  # it acts on nothing if its gradient is 0
                 x = a.gradients.get(name)
-                size = 0.0 if x is None else float(np.abs(matching.cut(np.asarray(x), part)).max(initial=0.0))
+                size = 0.0 if x is None else float(np.abs(cut(np.asarray(x), part)).max(initial=0.0))
                 rel = 0.0 if size <= floor else float("inf")
                 rows.append(Row("gradient", label, "", rel, self.request.gradients, "only a has it"))
         return rows

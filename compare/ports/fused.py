@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from compare.ports.links import ATTENTION, Link, permutation, role, tokens
 from compare.ports.side import Leaf
-from compare.ports.weights import ATTENTION, Link, permutation, role, tokens
 
 
 def fused_links(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> list[Link]:

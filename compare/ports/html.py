@@ -6,9 +6,12 @@ import html
 import linecache
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compare.ports.frames import Frame
-from compare.ports.report import Report, Row, number
+
+if TYPE_CHECKING:
+    from compare.ports.report import Report, Row
 
 AROUND = 8  # lines before and after the one that is lit
 
@@ -106,3 +109,8 @@ def line(row: Row) -> str:
         f'<td class="n">{number(row.rel)}</td><td class="n">{number(row.tolerance)}</td>'
         f'<td class="{style}">{mark}{note}</td></tr>'
     )
+
+
+def number(value: float) -> str:
+    """A distance in five characters or so."""
+    return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else "-"

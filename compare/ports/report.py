@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compare.ports.frames import Frame
+from compare.ports.html import number, page
 
 SHOWN = 12  # rows of the table that are printed, the worst of them
 
@@ -139,17 +140,10 @@ class Report:
 
     def to_html(self, path: str | Path) -> Path:
         """Write a self-contained page with both sources side by side, the lines lit."""
-        from compare.ports.html import page
-
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(page(self), encoding="utf-8")
         return target
-
-
-def number(value: float) -> str:
-    """A distance in five characters or so."""
-    return "0" if value == 0 else f"{value:.1e}" if math.isfinite(value) else "-"
 
 
 def source(frame: Frame) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from compare.ports.align import distance
+from compare.ports.links import Link
 from compare.ports.patterns import fits
 from compare.ports.report import Row
-from compare.ports.weights import Link
 
 History = Sequence[Mapping[str, np.ndarray]]  # trained parameters by name: before the first step, and after each
 DECAYS = (1e-5, 1e-4, 5e-4, 1e-3, 5e-3, 1e-2, 5e-2, 1e-1)

@@ -46,6 +46,7 @@ def test_epochs_round_by_less_than_half_a_chunk(epochs, batch_size):
     assert len(made.evaluations) <= max(1, epochs + 1)
 
 
+@pytest.mark.perf
 def test_first_lap_is_warm_up():
     watch = Stopwatch()
     for seconds in (0.05, 0.01, 0.01):
