@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import linecache
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
