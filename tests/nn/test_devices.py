@@ -218,7 +218,6 @@ def test_command_line_accepts_device_and_count():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--device", "tpu"], "'tpu' is no device: it is auto, cpu, gpu"),
         (["--devices", "3"], "mlp-mnist: a batch of 512 does not divide by 3 devices: choose another --batch-size"),
         (["--devices", "64"], "--devices 64: on a CPU they share its cores, and this process may use 2"),
         (["--devices", "64", "--device", "gpu"], "NumPy's always; --tracks jax torch leaves it out"),
@@ -228,6 +227,9 @@ def test_command_line_refuses_invalid_devices(arguments, message, capsys, monkey
     monkeypatch.setattr(machine, "cores", lambda: 2)
     assert run_all.main(["mlp-mnist", *arguments]) == 2
     assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):  # argparse's own way out
+        run_all.main(["mlp-mnist", "--device", "tpu"])
+    assert "invalid device 'tpu': expected auto, cpu, gpu or gpu:N" in capsys.readouterr().err
 
 
 def test_worker_environment_before_jax_starts(monkeypatch):

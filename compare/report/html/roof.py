@@ -70,7 +70,7 @@ def _intensity(tracks: Tracks) -> float | None:
     """FLOPs of a step per byte that it moves, of the first run that has both."""
     for run in (run for runs in tracks.values() for run in runs):
         if run["step_bytes"] and run["flops_per_image"]:
-            return run["config"]["batch_size"] * run["flops_per_image"] / run["step_bytes"]
+            return run["batch_size"] * run["flops_per_image"] / run["step_bytes"]
     return None
 
 
