@@ -150,7 +150,8 @@ def test_page_fits_printed_paper(browser, written):
 def test_roofline_is_the_minimum_of_both_limits():
     results = fake_results(presets=("mlp-mnist", "cnn-mnist"))
     for run in results["runs"]:
-        run["step_bytes"] = {"mlp-mnist": 128 * 2.2e6 / 3, "cnn-mnist": 128 * 2.2e6 / 30}[run["preset"]]
+        intensity = {"mlp-mnist": 3, "cnn-mnist": 30}[run["preset"]]  # FLOPs per byte
+        run["step_bytes"] = run["batch_size"] * 2.2e6 / intensity
     (plot,) = roofline(results)[""]
     assert [(row[0], row[2], row[4]) for row in plot.rows[::3]] == [
         ("mlp-mnist", "3.0", "60.0"),  # 20 GB/s of memory
