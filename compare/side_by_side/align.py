@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import itertools
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,6 +13,7 @@ from compare.side_by_side.statements import Statement
 from compare.side_by_side.topics import PACKAGES, Block, View
 
 THRESHOLD = 0.34  # of the similarity, 0 to 1, below which two statements are no twins
+HEADER = 0.4  # similarity of two function headers, at least: the definitions that they begin have been paired already
 WEIGHTS = {"call": 2.0, "attribute": 2.0, "string": 2.0, "name": 1.0, "number": 0.5}
 HEADERS = {"ClassDef", "FunctionDef", "Doc", "For", "If", "Else", "With", "While", "Try", "ExceptHandler"}
 # Words of the frameworks and of bookkeeping, which tell nothing about what a statement computes.
@@ -26,7 +26,7 @@ SAME = {
 }
 UNPAIRED = {"ClassDef", "FunctionDef", "Doc", "Return"}  # not outside of the definition that they belong to
 Row = dict[str, Statement]
-Words = Callable[[Statement], Counter[str]]
+Words = Callable[[Statement], dict[str, float]]
 
 
 @dataclass
@@ -56,7 +56,9 @@ def identifiers(statement: Statement) -> Iterator[tuple[str, str]]:
     if isinstance(node, ast.FunctionDef | ast.ClassDef):
         yield "call", node.name
         return
-    inside = {id(each) for part in ("body", "orelse", "handlers") for child in _list(node, part) for each in ast.walk(child)}
+    inside = {
+        id(each) for part in ("body", "orelse", "handlers") for child in _list(node, part) for each in ast.walk(child)
+    }
     for each in ast.walk(node):
         if id(each) in inside:
             continue
@@ -83,9 +85,9 @@ def _list(node: ast.AST, part: str) -> list[ast.AST]:
 
 
 @cache
-def words(statement: Statement) -> Counter[str]:
+def words(statement: Statement) -> dict[str, float]:
     """The words of a statement with their weights; names of caches are left out, conv2d is conv, norms is norm."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = {}
     for kind, text in identifiers(statement):
         if re.search(r"cache", text):
             continue
@@ -93,7 +95,8 @@ def words(statement: Statement) -> Counter[str]:
             word = part.lower()
             word = word[:-1] if len(word) > 3 and word.endswith("s") else word
             if word and word not in SILENT:
-                found[SAME.get(word, word)] = max(found[word], WEIGHTS[kind])  # type: ignore[assignment,call-overload]
+                word = SAME.get(word, word)
+                found[word] = max(found.get(word, 0), WEIGHTS[kind])
     return found
 
 
@@ -103,11 +106,11 @@ def similarity(a: Statement, b: Statement, words: Words = words) -> float:
         return 0.0
     if a.kind in ("Doc", "Else", "Try"):
         return 1.0
-    if a.kind == "FunctionDef" and not (words(a) or words(b)):  # forward, __call__, __init__
-        return 1.0
     left, right = words(a), words(b)
     total = sum(left.values()) + sum(right.values())
-    shared = sum((left & right).values())
+    shared = sum(min(left[word], right[word]) for word in left.keys() & right.keys())
+    if a.kind == b.kind == "FunctionDef":  # whose names may differ: forward, __call__
+        return max(2 * shared / total if total else 1.0, HEADER)
     return (2 * shared / total if total else 0.0) + (0.05 if a.kind == b.kind and shared else 0.0)
 
 
@@ -166,9 +169,6 @@ def align(view: View) -> Aligned:
         for statement in (each for statements in block.values() for each in statements):
             join_return(aligned, block, statement)
     align_rest(view, aligned)
-    for track, other in itertools.permutations(PACKAGES, 2):
-        for block in view.blocks.values():
-            join_consumer(aligned, block.get(track, []), other)
     return aligned
 
 
@@ -182,6 +182,9 @@ def align_rest(view: View, aligned: Aligned) -> None:
         for i, j in pairs(left, right):
             aligned.rest.append({a: left[i], b: right[j]})
             aligned.link(left[i], right[j])
+        for track, other in itertools.permutations(PACKAGES, 2):
+            for block in view.blocks.values():
+                join_consumer(aligned, block.get(track, []), other)
 
 
 def join_return(aligned: Aligned, block: dict[str, Block], statement: Statement) -> None:
@@ -217,13 +220,13 @@ def assigned(statement: Statement) -> set[str]:
     """The local variables that a simple assignment binds."""
     if statement.kind not in ("Assign", "AnnAssign"):
         return set()
-    return {each.id for each in ast.walk(statement.node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+    return {
+        each.id for each in ast.walk(statement.node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)
+    }
 
 
 def read(statement: Statement) -> set[str]:
     """The local variables that a statement uses; of a header, not those of its body."""
     return {text for kind, text in identifiers(statement) if kind in ("name", "call")} - assigned(statement) | {
-        each.id
-        for each in ast.walk(getattr(statement.node, "value", None) or ast.Pass())
-        if isinstance(each, ast.Name)
+        each.id for each in ast.walk(getattr(statement.node, "value", None) or ast.Pass()) if isinstance(each, ast.Name)
     }

@@ -41,7 +41,7 @@ def forwards(model: str) -> dict[str, tuple[str, Callable[[], Any]]]:
         "torch": lambda: in_torch(model, snapshot, images),
     }
     packages = {"numpy": numpy_nn, "jax": jax_nn, "torch": torch_nn}
-    return {track: (str(Path(packages[track].__file__).parents[1]), call) for track, call in calls.items()}
+    return {track: (str(Path(*packages[track].__path__).parent), call) for track, call in calls.items()}
 
 
 def in_jax(model: str, snapshot: Tree, images: np.ndarray) -> Any:

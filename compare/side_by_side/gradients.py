@@ -6,7 +6,6 @@ import ast
 import functools
 import itertools
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from compare.side_by_side.align import assigned, identifiers, pairs, read, words
@@ -62,16 +61,16 @@ def unpacks(statement: Statement) -> bool:
     return statement.kind == "Assign" and isinstance(value, ast.Name) and "cache" in value.id
 
 
-def mirror_words(statement: Statement, names: frozenset[str]) -> Counter[str]:
+def mirror_words(statement: Statement, names: frozenset[str]) -> dict[str, float]:
     """The words of a statement, the names of its caches, and dh as h where forward has an h."""
-    found = Counter(words(statement))
+    found = dict(words(statement))
     if statement.kind in ("For", "If"):
         found[statement.kind] = 2
     for _, text in identifiers(statement):
         if "cache" in text and text != "cache":
-            found[text] = CACHE  # type: ignore[assignment]
+            found[text] = CACHE
         forward = re.sub("^(=?)d", r"\1", text)
         if forward != text and forward in names:
-            del found[text]
-            found[forward] = max(found[forward], 1)
+            found.pop(text, None)
+            found[forward] = max(found.get(forward, 0), 1)
     return found

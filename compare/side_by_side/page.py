@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
@@ -32,7 +31,7 @@ class Line:
     id: str
     track: str
     place: str  # file and line
-    code: list[tuple[int, int, Markup]]  # number, indentation, highlighted text
+    code: list[tuple[int, int, str]]  # number, indentation, highlighted text
     kind: str
     twins: list[str] = field(default_factory=list)  # ids, in the other tracks
     partners: list[str] = field(default_factory=list)  # ids, in the other pass of NumPy
@@ -65,7 +64,7 @@ def shown_topic(topic: str) -> list[Shown]:
         measured = measure(topic, aligned["forward"], {track: found["forward"].of(track) for track in PACKAGES})
     other = partners(found["forward"], found["backward"]) if {"forward", "backward"} <= found.keys() else {}
     twins = {id: each for view in aligned.values() for id, each in view.twins.items()}
-    page = Lines(twins, other, measured, {each.id for each in found["forward"].of("numpy")} if measured else set())
+    page = Lines(twins, other, measured)
     made = []
     for name, view in found.items():
         blocks = [
@@ -100,12 +99,8 @@ class Lines:
         twins: dict[str, set[Statement]],
         other: dict[str, list[Statement]],
         measured: dict[str, Measured],
-        ran: set[str],
     ):
         self.twins, self.other, self.measured = twins, other, measured
-        self.may_run = ran
-        apart = {id: each.order for id, each in measured.items() if each.differs}
-        self.first = apart
 
     def line(self, statement: Statement, *, derived: bool = False) -> Line:
         """A statement with all that is known of it."""
@@ -116,7 +111,7 @@ class Lines:
             track=statement.track,
             place=f"{statement.path}:{statement.first}",
             code=[
-                (number, indent, text)
+                (number, max(indent - indent_of(statement), 0), text)
                 for number in range(statement.shown, statement.last + 1)
                 for indent, text in [highlighted(statement.path)[number - 1]]
             ],
@@ -127,8 +122,8 @@ class Lines:
             runs=found.runs if found else None,
             gap=max(gaps.values(), default=None),
             gaps=", ".join(f"{NAMES[a]} and {NAMES[b]} {gap:.1e}" for (a, b), gap in gaps.items()),
-            differs=bool(found and found.differs),
-            first=bool(found and found.differs and found.first),
+            differs=bool(found and found.differs is not None),
+            first=bool(found and found.first),
             derived=derived,
         )
 
@@ -138,7 +133,7 @@ class Lines:
         for row in rows:
             lines_ = {track: self.line(each) for track, each in in_order(row).items()}
             for partner in self.other.get(row["numpy"].id, []) if list(row) == ["numpy"] else []:
-                for twin in forward.twins.get(partner.id, ()):
+                for twin in () if partner.kind == "Return" else forward.twins.get(partner.id, ()):
                     if twin.id not in seen and twin.track not in lines_:
                         seen.add(twin.id)
                         lines_[twin.track] = self.line(twin, derived=True)
@@ -146,27 +141,37 @@ class Lines:
         return made
 
 
+def indent_of(statement: Statement) -> int:
+    """The indentation of methods, which is not shown."""
+    return 4 if highlighted(statement.path)[statement.first - 1][0] and statement.kind != "ClassDef" else 0
+
+
 @cache
-def highlighted(path: str) -> list[tuple[int, Markup]]:
+def highlighted(path: str) -> list[tuple[int, str]]:
     """Indentation and highlighted text of each line of a source file."""
     html = highlight("\n".join(lines(path)) + "\n", PythonLexer(stripnl=False), HtmlFormatter(nowrap=True))
     texts = html.split("\n")
     return [
-        (len(line) - len(line.lstrip()), Markup(text.replace(" " * (len(line) - len(line.lstrip())), "", 1)))
+        (len(line) - len(line.lstrip()), text.replace(" " * (len(line) - len(line.lstrip())), "", 1))
         for line, text in zip(lines(path), texts, strict=False)
     ]
 
 
-def colours() -> Markup:
+def colours() -> str:
     """Pygments' colours for a light and a dark page."""
-    light, dark = (HtmlFormatter(style=name).get_style_defs(".code") for name in ("default", "github-dark"))
-    return Markup(f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}")
+    light, dark = (HtmlFormatter(style=name).get_token_style_defs(".code") for name in ("default", "github-dark"))
+    light, dark = "\n".join(light), "\n".join(dark)
+    return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
 
 
 def page(topics: Sequence[str]) -> str:
     """The whole page, with all that it needs."""
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
     made = {topic: shown_topic(topic) for topic in topics}
     return environment.get_template("page.html").render(
@@ -175,11 +180,16 @@ def page(topics: Sequence[str]) -> str:
         views=VIEWS,
         names=NAMES,
         tolerance=f"{TOLERANCE:.0e}",
-        style=Markup((REPORT / "style.css").read_text("utf-8") + (FOLDER / "page.css").read_text("utf-8")),
+        style=(REPORT / "style.css").read_text("utf-8") + (FOLDER / "page.css").read_text("utf-8"),
         colours=colours(),
-        script=Markup((FOLDER / "page.js").read_text("utf-8")),
-        any_differs=sum(
-            line.first for views in made.values() for view in views
-            for row in itertools.chain.from_iterable(view.blocks) for line in row.values()
-        ),
-    )  # fmt: skip
+        script=(FOLDER / "page.js").read_text("utf-8"),
+        first=[line.place for shown in made.values() for line in lines_of(shown) if line.first],
+        measured=any(topic in MODELS for topic in topics),
+    )
+
+
+def lines_of(shown: Sequence[Shown]) -> Iterator[Line]:
+    """All lines of the views of a topic."""
+    for view in shown:
+        for row in itertools.chain.from_iterable(view.blocks):
+            yield from row.values()

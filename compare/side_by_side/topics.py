@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from compare.side_by_side.statements import Reader, Statement, flat, tree
 
 PACKAGES = {"numpy": "numpy_nn", "jax": "jax_nn", "torch": "torch_nn"}
 MODELS = ("mlp", "cnn", "resnet", "lstm", "vit")
-FILES = {"linear": "layers", "conv": "conv", "norm": "norm", "attention": "attention", "optim": "optim", "train": "train"}
-TOPICS = (*MODELS, *FILES)
-VIEWS = {
-    "init": "initialization",
-    "forward": "forward",
-    "backward": "backward",
-    "update": "update",
+FILES = {
+    "linear": "layers",
+    "conv": "conv",
+    "norm": "norm",
+    "attention": "attention",
+    "optim": "optim",
+    "train": "train",
 }
+TOPICS = (*MODELS, *FILES)
+VIEWS = {"init": "initialization", "forward": "forward", "backward": "backward", "update": "update"}
 
-# What every model shares: where each track differentiates and updates, (file, definition, ...) with parts of the
-# statements that are meant; all statements where none is given. The first of a row names the definitions of its row.
+# What every model shares: where each track differentiates and updates. A file, a definition in it, and parts of the
+# statements that are meant (none: all of them). The NumPy excerpt of a row names it.
 Excerpt = tuple[str, str, tuple[str, ...]]
 DIFFERENTIATE: dict[str, Excerpt] = {
     "numpy": ("train", "loss_and_grads", ()),
     "jax": ("train", "init_state", ("value_and_grad",)),
     "torch": ("train", "train_steps", ("train_forward", "state.loss(", "loss.backward")),
 }
+TORCH_UPDATE = ("def ", "schedule", "lr_scale", "param_groups", "clip_norm", "optimizer.step", "average")
 UPDATE: list[dict[str, Excerpt]] = [
-    {"numpy": ("train", "update", ()), "jax": ("train", "make_step", ()), "torch": ("train", "train_steps", ())},
+    {
+        "numpy": ("train", "update", ()),
+        "jax": ("train", "make_step", ("def ", "params =", "grads", "updates", "ema", "return")),
+        "torch": ("train", "train_steps", TORCH_UPDATE),
+    },
     {"numpy": ("optim", "update", ()), "jax": ("optim", "make", ()), "torch": ("optim", "make", ())},
     {"numpy": ("optim", "momentum", ()), "jax": ("optim", "_momentum", ()), "torch": ("optim", "_momentum", ())},
     {"numpy": ("optim", "adam", ()), "jax": ("optim", "_adam", ()), "torch": ("optim", "_adam", ())},
@@ -108,12 +115,9 @@ def add_excerpts(view: View, rows: list[dict[str, Excerpt]]) -> None:
 
 
 def excerpted(track: str, file: str, name: str, parts: tuple[str, ...]) -> Iterator[Statement]:
-    """The statements of a definition, or its header and those that contain one of ``parts``."""
+    """The statements of a definition; with ``parts``, those that contain one of them."""
     path = f"{PACKAGES[track]}/{file}.py"
     node = next(each for each in tree(path).body if isinstance(each, ast.FunctionDef) and each.name == name)
     for statement in flat([Reader(track, path).read(node)]):
-        if not parts or any(part in statement.code for part in parts):
+        if not parts or (statement.kind != "Doc" and any(part in statement.code for part in parts)):
             yield statement
-
-
-__all__ = ["MODELS", "PACKAGES", "TOPICS", "VIEWS", "Block", "Mapping", "View", "views"]

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from compare.parity.check import distance
-from compare.side_by_side.align import Aligned
+from compare.side_by_side.align import Aligned, Row
 from compare.side_by_side.statements import Statement
+from compare.tracks import TRACKS
 from numpy_nn.tree import Tree, leaves
 
 TOLERANCE = 1e-6  # largest relative difference between two tracks in float64 that is not marked
@@ -28,7 +29,7 @@ INPUT = (28, 28, 1)  # MNIST, which is part of the project
 class Record:
     """What a statement computed each time it ran: its arrays, by the names that it gave them."""
 
-    order: int  # of its first run among all statements
+    orders: list[int] = field(default_factory=list)  # the position of each run among the runs of all statements
     values: list[dict[str, np.ndarray]] = field(default_factory=list)
 
 
@@ -38,13 +39,9 @@ class Measured:
 
     arrays: str
     runs: int
-    order: int
-    gaps: dict[tuple[str, str], float] = field(default_factory=dict)  # relative, by pair of tracks; the largest of all runs
-
-    @property
-    def differs(self) -> bool:
-        """Whether two tracks are farther apart than rounding explains."""
-        return any(not gap <= TOLERANCE for gap in self.gaps.values())
+    gaps: dict[tuple[str, str], float] = field(default_factory=dict)  # largest of all runs, relative, by pair of tracks
+    differs: int | None = None  # the position of the first run in which two tracks differ by more than rounding
+    first: bool = False  # of the track's lines that differ, the first to run
 
 
 class Recorder:
@@ -56,6 +53,7 @@ class Recorder:
         }
         self.files = {file for file, _ in self.by_line}
         self.records: dict[str, Record] = {}
+        self.runs = itertools.count()
 
     def watch(self, function: Callable[[], Any]) -> Any:
         """Call a function of no arguments, and return its answer."""
@@ -89,13 +87,15 @@ class Recorder:
 
     def _store(self, statement: Statement | None, frame: FrameType) -> None:
         if statement is not None:
-            found = {}
+            found: dict[str, np.ndarray] = {}
             for name in targets(statement):
                 found |= dict(arrays([name], frame.f_locals.get(name)))
             self._record(statement, found)
 
     def _record(self, statement: Statement, found: dict[str, np.ndarray]) -> None:
-        self.records.setdefault(statement.id, Record(len(self.records))).values.append(found)
+        record = self.records.setdefault(statement.id, Record())
+        record.orders.append(next(self.runs))
+        record.values.append(found)
 
 
 def targets(statement: Statement) -> list[str]:
@@ -128,26 +128,32 @@ def measure(model: str, aligned: Aligned, statements: dict[str, list[Statement]]
         recorder = Recorder(statements[track], root)
         recorder.watch(call)
         records |= recorder.records
-    found = {
-        id: Measured(described(record.values), len(record.values), record.order) for id, record in records.items()
-    }
+    found = {id: Measured(described(record.values), len(record.values)) for id, record in records.items()}
     for row in [*itertools.chain.from_iterable(aligned.rows.values()), *aligned.rest]:
-        gaps = pairwise_gaps({track: records[each.id] for track, each in row.items() if each.id in records})
-        for statement in row.values():
-            if gaps and statement.id in found:
-                found[statement.id].gaps = gaps
+        compare(row, records, found)
+    for listed in statements.values():
+        apart = [found[each.id] for each in listed if each.id in found and found[each.id].differs is not None]
+        if apart:
+            min(apart, key=lambda each: each.differs or 0).first = True
     return found
 
 
-def pairwise_gaps(row: dict[str, Record]) -> dict[tuple[str, str], float]:
-    """Largest difference of each pair of tracks over all runs of a line, where it ran equally often in both."""
-    gaps = {}
-    for a, b in itertools.combinations(row, 2):
-        if len(row[a].values) == len(row[b].values):
-            runs = zip(row[a].values, row[b].values, strict=True)
-            if found := [gap for left, right in runs for gap in differences(left, right)]:
-                gaps[a, b] = max(found)
-    return gaps
+def compare(row: Row, records: dict[str, Record], found: dict[str, Measured]) -> None:
+    """Write into ``found`` how far the tracks are apart on a line, where it ran equally often in two of them."""
+    ran = {track: records[row[track].id] for track in TRACKS if track in row and row[track].id in records}
+    for a, b in itertools.combinations(ran, 2):
+        if len(ran[a].values) != len(ran[b].values):
+            continue
+        runs = [list(differences(*both)) for both in zip(ran[a].values, ran[b].values, strict=True)]
+        if not any(runs):
+            continue
+        beyond = next((k for k, gaps in enumerate(runs) if any(not gap <= TOLERANCE for gap in gaps)), None)
+        for track in ran:  # the third track's line, too, stands where the tracks differ
+            line = found[row[track].id]
+            line.gaps[a, b] = max(itertools.chain.from_iterable(runs))
+            if beyond is not None and beyond < len(ran[track].orders):
+                when = ran[track].orders[beyond]
+                line.differs = when if line.differs is None else min(when, line.differs)
 
 
 def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> Iterator[float]:
@@ -158,7 +164,7 @@ def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> Iterator[
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """‖a - b‖/‖b‖, with axes of length 1 left out and the channels last; infinity where the shapes do not fit."""
+    """‖a - b‖/‖b‖, with axes of length 1 left out and the channels last; infinity where the shapes differ."""
     a, b = np.squeeze(a), np.squeeze(b)
     layouts = [b, np.moveaxis(b, 1, -1), np.moveaxis(b, -1, 1)] if b.ndim > 2 else [b]
     return min((distance(a, each)[1] for each in layouts if each.shape == a.shape), default=math.inf)
