@@ -31,7 +31,7 @@ Words = Callable[[Statement], dict[str, float]]
 
 @dataclass
 class Aligned:
-    """An aligned view: the rows of each block, and what each statement shares with the others."""
+    """An aligned view: the rows of each block, and the twins of each statement."""
 
     rows: dict[str, list[Row]]
     rest: list[Row] = field(default_factory=list)  # twins of which one stands in another definition
@@ -41,7 +41,8 @@ class Aligned:
         """Make these statements, and the twins that each has, twins of one another."""
         together = {*group, *(twin for each in group for twin in self.twins.get(each.id, ()))}
         for each in together:
-            self.twins.setdefault(each.id, set()).update(together - {each})
+            others = {other for other in together if other.track != each.track}
+            self.twins.setdefault(each.id, set()).update(others)
 
     def found(self, statement: Statement, track: str) -> bool:
         """Whether a statement has a twin in a track."""

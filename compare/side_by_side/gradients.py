@@ -35,7 +35,11 @@ def partners_of(forward: Statement, backward: Statement) -> Iterator[tuple[State
     back = [each for each in back if not unpacks(each)]
     names = frozenset(text for each in flat([forward]) for _, text in identifiers(each))
     alike = functools.partial(mirror_words, names=names)
-    partner = {back[j]: ahead[i] for i, j in pairs(ahead, back, alike)}
+    partner: dict[Statement, Statement] = {}
+    for _ in range(2):  # once more for what stands in the same order in both, such as two branches of an if
+        rest = [each for each in back if each not in partner]
+        free = [each for each in ahead if each not in partner.values()]
+        partner |= {rest[j]: free[i] for i, j in pairs(free, rest, alike)}
     partner |= {later: partner[line] for later, line in filing.items() if line in partner}
     yield from ((ahead, back) for back, ahead in partner.items())
     returns = [each for each in flat(forward.body) if each.kind == "Return"]

@@ -116,7 +116,7 @@ def arrays(names: Sequence[str], value: Any) -> Iterator[tuple[str, np.ndarray]]
     if names == ["return"] and isinstance(value, tuple) and value:
         value = value[0]
     if hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__array__"):
-        yield names[0], np.array(value)
+        yield names[0], np.asarray(value).copy()
 
 
 def measure(model: str, aligned: Aligned, statements: dict[str, list[Statement]]) -> dict[str, Measured]:

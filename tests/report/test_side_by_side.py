@@ -66,6 +66,11 @@ def text(line: Line) -> str:
     return " ".join(html.unescape(re.sub("<[^>]*>", "", each)) for _, _, each in line.code)
 
 
+def bent(x: Any) -> Any:
+    """An error that a norm behind it does not take away."""
+    return x + 1e-3 * x * x
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_the_statements_of_a_forward_pass_find_their_twins(model):
     view = views(model)["forward"]
@@ -123,7 +128,7 @@ def test_each_line_is_measured_and_the_tracks_agree(model):
     assert not [line.place for line in measured if line.differs]
     assert all(line.gap <= TOLERANCE for line in measured if line.gap is not None)
     frameworks = [line for line in measured if line.track != "numpy" and line.arrays]
-    assert not [line.place for line in frameworks if line.gap is None and not text(line).strip() == "return x"]
+    assert not [line.place for line in frameworks if line.gap is None and text(line).strip() != "return x"]
     assert len(frameworks) >= 6
     assert all("float64" in line.arrays for line in frameworks)
 
@@ -141,14 +146,14 @@ def test_a_planted_difference_is_marked_where_it_begins(monkeypatch, model, modu
 
     def wrong(*arguments: Any, **options: Any) -> Any:
         answer = right(*arguments, **options)
-        return (answer[0] * 1.00001, *answer[1:]) if isinstance(answer, tuple) else answer * 1.00001
+        return (bent(answer[0]), *answer[1:]) if isinstance(answer, tuple) else bent(answer)
 
     monkeypatch.setattr(f"{module}.{operation}", wrong)
     found = forward_lines(model)
     first = [line for line in found if line.first]
     assert sorted(line.track for line in first) == ["jax", "numpy", "torch"]
     assert all(f"{marked}" in text(line) for line in first), [text(line) for line in first]
-    assert all(line.differs and line.gap == pytest.approx(1e-5, rel=0.01) for line in first if model != "cnn")
+    assert all(line.differs and 1e-5 < line.gap < 1e-1 for line in first)
     assert sum(line.differs for line in found) > 3  # what follows from it differs, too
 
 
@@ -169,7 +174,8 @@ def test_the_command_writes_a_page_that_needs_no_other_file(tmp_path, monkeypatc
     assert capsys.readouterr().out == "build/side-by-side.html\n"
     written = (tmp_path / "build/side-by-side.html").read_text("utf-8")
     assert not re.search(r"""(src|href)=["']?(?!["']?#)|url\(""", written)
-    assert command.main(["nonsense"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["nonsense"])
     assert set(TOPICS) == {*MODELS, *FILES}
 
 
@@ -184,7 +190,7 @@ def test_a_line_lights_its_twins_and_a_planted_difference_is_seen(tmp_path, monk
     import torch_nn.models.cnn
 
     right = torch_nn.models.cnn.max_pool
-    monkeypatch.setattr("torch_nn.models.cnn.max_pool", lambda x, window: right(x, window) * 1.001)
+    monkeypatch.setattr("torch_nn.models.cnn.max_pool", lambda x, window: bent(right(x, window)))
     path = Path(tmp_path, "page.html")
     path.write_text(page(["cnn", "norm"]), "utf-8")
     with sync_playwright() as playwright:
@@ -218,12 +224,14 @@ def test_a_line_lights_its_twins_and_a_planted_difference_is_seen(tmp_path, monk
         tab.locator(".line:visible", has_text="linear_backward(dh, hidden_cache)").focus()
         assert "linear_forward(h, **params" in tab.locator("#detail").inner_text()
         assert texts(".line.partner") == []  # its forward line is in the other view
-        tab.goto(f"{path.as_uri()}#norm")
+        tab.goto(f"{path.as_uri()}#norm/forward")
+        tab.wait_for_selector("#norm [data-view=forward]")
         assert tab.get_by_role("radio", name="update").is_disabled()
-        assert texts('[data-view="forward"] .line')[0].startswith("class Frozen") is False
+        assert any(each.startswith("def batch_norm_forward(") for each in texts(".line"))
 
         tab.set_viewport_size({"width": 390, "height": 780})
         tab.goto(f"{path.as_uri()}#cnn/forward")
+        tab.wait_for_selector("#cnn [data-view=forward]")
         assert tab.evaluate("document.documentElement.scrollWidth") == 390
         tab.get_by_role("radio", name="PyTorch").check()
         assert "x = conv(x)" in texts(".line")
