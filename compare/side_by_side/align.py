@@ -22,6 +22,7 @@ SAME = {
     **dict.fromkeys(["flatten", "unflatten", "view"], "reshape"),
     **dict.fromkeys(["swapaxes", "permute"], "transpose"),
     **dict.fromkeys(["cat", "concat"], "concatenate"),
+    **dict.fromkeys(["optim", "optimizer"], "opt"),
     "logit": "output",
 }
 UNPAIRED = {"ClassDef", "FunctionDef", "Doc", "Return"}  # not outside of the definition that they belong to
@@ -162,8 +163,8 @@ def align(view: View) -> Aligned:
     aligned = Aligned({})
     for name, block in view.blocks.items():
         rows: list[Row] = []
-        for track in ("jax", "torch", "numpy"):  # the two most similar first
-            rows = merge(rows, block.get(track, []))
+        for track in by_likeness(block):
+            rows = merge(rows, block[track])
         aligned.rows[name] = rows
         for row in rows:
             aligned.link(*row.values())
@@ -171,6 +172,13 @@ def align(view: View) -> Aligned:
             join_return(aligned, block, statement)
     align_rest(view, aligned)
     return aligned
+
+
+def by_likeness(block: dict[str, Block]) -> list[str]:
+    """The tracks of a block, the two that have most in common first; JAX and PyTorch where it makes no difference."""
+    together = [each for each in (("jax", "torch"), ("numpy", "torch"), ("numpy", "jax")) if {*each} <= block.keys()]
+    first = max(together, key=lambda each: len(pairs(block[each[0]], block[each[1]])), default=())
+    return [*first, *(track for track in block if track not in first)]
 
 
 def align_rest(view: View, aligned: Aligned) -> None:

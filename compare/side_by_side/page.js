@@ -16,8 +16,10 @@
     all(".lit, .partner").forEach((each) => each.classList.remove("lit", "partner"));
     detail.hidden = !line;
     if (!line) return;
-    [line.dataset.id, ...ids(line, "twins")].flatMap(named).forEach((each) => each.classList.add("lit"));
-    partners(line).flatMap(named).forEach((each) => each.classList.add("partner"));
+    const own = [line.dataset.id, ...ids(line, "twins")];
+    const others = partners(line).flatMap((id) => [id, ...ids(named(id)[0], "twins")]);
+    others.filter((id) => !own.includes(id)).flatMap(named).forEach((each) => each.classList.add("partner"));
+    own.flatMap(named).forEach((each) => each.classList.add("lit"));
     tell(line);
   };
 

@@ -30,12 +30,11 @@ DIFFERENTIATE: dict[str, Excerpt] = {
     "jax": ("train", "init_state", ("value_and_grad",)),
     "torch": ("train", "train_steps", ("train_forward", "state.loss(", "loss.backward")),
 }
-TORCH_UPDATE = ("def ", "schedule", "lr_scale", "param_groups", "clip_norm", "optimizer.step", "average")
 UPDATE: list[dict[str, Excerpt]] = [
     {
         "numpy": ("train", "update", ()),
-        "jax": ("train", "make_step", ("def ", "params =", "grads", "updates", "ema", "return")),
-        "torch": ("train", "train_steps", TORCH_UPDATE),
+        "jax": ("train", "make_step", ("def step(", "tx.update", "apply_updates", "ema is", "incremental_update")),
+        "torch": ("train", "train_steps", ("def ", "schedule", "lr_scale", "clip_norm", "optimizer.step", "average")),
     },
     {"numpy": ("optim", "update", ()), "jax": ("optim", "make", ()), "torch": ("optim", "make", ())},
     {"numpy": ("optim", "momentum", ()), "jax": ("optim", "_momentum", ()), "torch": ("optim", "_momentum", ())},

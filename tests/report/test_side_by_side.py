@@ -223,7 +223,7 @@ def test_a_line_lights_its_twins_and_a_planted_difference_is_seen(tmp_path, monk
         tab.get_by_role("radio", name="backward").check()
         tab.locator(".line:visible", has_text="linear_backward(dh, hidden_cache)").focus()
         assert "linear_forward(h, **params" in tab.locator("#detail").inner_text()
-        assert texts(".line.partner") == []  # its forward line is in the other view
+        assert texts(".line.partner") == pair  # in JAX and PyTorch, which differentiate by themselves
         tab.goto(f"{path.as_uri()}#norm/forward")
         tab.wait_for_selector("#norm [data-view=forward]")
         assert tab.get_by_role("radio", name="update").is_disabled()
