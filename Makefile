@@ -32,6 +32,7 @@ notebooks: $(READY) ## run every cell and every solution of notebooks/   ARGS="-
 docs: $(VENV)/.docs ## build the site into build/site: open its index.html; a broken link is an error
 	@$(RUN) docs.collect
 	@$(RUN) zensical build --clean --strict
+	@$(RUN) compare.side_by_side --out build/site/side-by-side.html
 
 lint: $(READY) ## ruff, formatting and mypy over the whole project: the hooks of commit and push
 	@$(RUN) pre_commit run --all-files

@@ -24,7 +24,7 @@ GROUPS = {
         "export",
         "shipped",
     ),
-    "Try and learn": ("predict", "play", "bugs"),
+    "Try and learn": ("predict", "play", "side_by_side", "bugs"),
 }
 FOLDER = Path(__file__).resolve().parent
 

@@ -1,0 +1,63 @@
+"""The forward pass of a model in each track, in float64, without compilation, as a function of no arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from flax import nnx
+
+import jax_nn.models
+import numpy_nn.models
+import torch_nn.models
+from compare.data.idx import load_mnist
+from compare.side_by_side.trace import BATCH, INPUT, randomized
+from jax_nn import interop as jax_interop
+from numpy_nn.norm import TRAIN
+from numpy_nn.tree import Tree
+from torch_nn import interop as torch_interop
+
+# Arguments with which more lines run, or the same lines fewer times.
+ARGUMENTS: dict[str, dict[str, Any]] = {"cnn": {"batch_norm": True}, "resnet": {"stages": (1, 1, 1)}}
+
+
+def arguments(model: str) -> dict[str, Any]:
+    """The arguments of the model that runs."""
+    return {"input_shape": INPUT, **ARGUMENTS.get(model, {})}
+
+
+def forwards(model: str) -> dict[str, tuple[str, Callable[[], Any]]]:
+    """By track: the folder that its package stands in, and its forward pass of a few MNIST images in training mode."""
+    network = numpy_nn.models.MODELS[model](**arguments(model))
+    snapshot = randomized(network.init(np.random.default_rng(0)), np.random.default_rng(1))
+    images = load_mnist().test_x[:BATCH] / 255
+    calls = {
+        "numpy": lambda: network.forward(snapshot["params"], snapshot["stats"], images, TRAIN),
+        "jax": lambda: in_jax(model, snapshot, images),
+        "torch": lambda: in_torch(model, snapshot, images),
+    }
+    packages = {"numpy": numpy_nn, "jax": jax_nn, "torch": torch_nn}
+    return {track: (str(Path(*packages[track].__path__).parent), call) for track, call in calls.items()}
+
+
+def in_jax(model: str, snapshot: Tree, images: np.ndarray) -> Any:
+    """The logits of the JAX track."""
+    with jax.enable_x64(True), jax.default_matmul_precision("highest"), jax.disable_jit():
+        network = jax_nn.models.MODELS[model](**arguments(model), rngs=nnx.Rngs(0))
+        nnx.update(network, jax_interop.to_jax(snapshot["params"], "float64"))
+        if snapshot["stats"]:
+            nnx.update(network, jax_interop.to_jax(snapshot["stats"], "float64"))
+        return network(jax.numpy.asarray(images))
+
+
+def in_torch(model: str, snapshot: Tree, images: np.ndarray) -> Any:
+    """The logits of the PyTorch track."""
+    with torch.no_grad():
+        network = torch_nn.models.MODELS[model](**arguments(model)).double().to(memory_format=torch.channels_last)
+        torch_interop.params_from_tree(network, snapshot["params"])
+        torch_interop.stats_from_tree(network, snapshot["stats"])
+        return network(torch.from_numpy(images).permute(0, 3, 1, 2))
