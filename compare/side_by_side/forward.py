@@ -15,12 +15,13 @@ import jax_nn.models
 import numpy_nn.models
 import torch_nn.models
 from compare.data.idx import load_mnist
-from compare.side_by_side.trace import BATCH, INPUT, randomized
 from jax_nn import interop as jax_interop
 from numpy_nn.norm import TRAIN
-from numpy_nn.tree import Tree
+from numpy_nn.tree import Tree, leaves
 from torch_nn import interop as torch_interop
 
+BATCH = 4
+INPUT = (28, 28, 1)  # MNIST, which is part of the project
 # Arguments with which more lines run, or the same lines fewer times.
 ARGUMENTS: dict[str, dict[str, Any]] = {"cnn": {"batch_norm": True}, "resnet": {"stages": (1, 1, 1)}}
 
@@ -61,3 +62,10 @@ def in_torch(model: str, snapshot: Tree, images: np.ndarray) -> Any:
         torch_interop.params_from_tree(network, snapshot["params"])
         torch_interop.stats_from_tree(network, snapshot["stats"])
         return network(torch.from_numpy(images).permute(0, 3, 1, 2))
+
+
+def randomized(snapshot: Tree, rng: np.random.Generator) -> Tree:
+    """The same snapshot with every parameter changed a little, so that no bias is zero and no scale is one."""
+    for leaf in leaves(snapshot["params"]).values():
+        leaf += 0.05 * rng.standard_normal(leaf.shape)
+    return snapshot

@@ -179,7 +179,7 @@ def page(topics: Sequence[str]) -> str:
         models=MODELS,
         views=VIEWS,
         names=NAMES,
-        tolerance=f"{TOLERANCE:.0e}",
+        tolerance=f"{TOLERANCE:g}".replace("e-0", "e-"),
         style=(REPORT / "style.css").read_text("utf-8") + (FOLDER / "page.css").read_text("utf-8"),
         colours=colours(),
         script=(FOLDER / "page.js").read_text("utf-8"),

@@ -18,11 +18,8 @@ from compare.parity.check import distance
 from compare.side_by_side.align import Aligned, Row
 from compare.side_by_side.statements import Statement
 from compare.tracks import TRACKS
-from numpy_nn.tree import Tree, leaves
 
 TOLERANCE = 1e-6  # largest relative difference between two tracks in float64 that is not marked
-BATCH = 4
-INPUT = (28, 28, 1)  # MNIST, which is part of the project
 
 
 @dataclass
@@ -179,10 +176,3 @@ def described(values: Sequence[dict[str, np.ndarray]]) -> str:
         shown = shapes[0] if len(shapes) == 1 else f"{shapes[0]} … {shapes[-1]}"
         words.append(f"{'' if name == 'return' else name + ' '}{found[0].dtype} {shown}")
     return ", ".join(words)
-
-
-def randomized(snapshot: Tree, rng: np.random.Generator) -> Tree:
-    """The same snapshot with every parameter changed a little, so that no bias is zero and no scale is one."""
-    for leaf in leaves(snapshot["params"]).values():
-        leaf += 0.05 * rng.standard_normal(leaf.shape)
-    return snapshot
