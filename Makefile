@@ -4,7 +4,6 @@
 
 PYTHONS := $(or $(PYTHON),python3.11 python3)
 PORT ?= 5000
-MLFLOW_TRACKING_URI ?= sqlite:///runs/mlflow.db
 ARGS ?=
 
 VENV := .venv
@@ -43,13 +42,7 @@ format: $(READY) ## mend what ruff can mend by itself
 	@$(RUN) ruff format
 
 ui: $(READY) ## open MLflow's page on the runs   PORT=5000
-	@case '$(MLFLOW_TRACKING_URI)' in \
-	http://* | https://*) echo 'The runs are on the server at $(MLFLOW_TRACKING_URI)' ;; \
-	*) mkdir -p runs && echo 'http://127.0.0.1:$(PORT)   (Ctrl-C ends it)' && \
-	   MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false \
-	   $(RUN) mlflow ui --backend-store-uri '$(MLFLOW_TRACKING_URI)' \
-	     --host 127.0.0.1 --port $(PORT) --workers 1 ;; \
-	esac
+	@$(RUN) compare.tracking ui --port $(PORT)
 
 play: $(READY) ## draw a digit in the browser and see the three tracks answer   ARGS="--port 8080"
 	@$(RUN) compare.play $(ARGS)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec
+from typing import Any, Concatenate, NoReturn, ParamSpec
 from urllib.parse import unquote
 
 from compare import cli
@@ -41,6 +41,7 @@ ENVIRONMENT = {  # with a server that is down, fail after seconds instead of the
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+KIND = ("mlflow.experimentKind", "custom_model_development")  # opens in the model-training view, not the GenAI one
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "not started": "KILLED"}
 
 
@@ -192,6 +193,11 @@ class Tracker:
                 self._client.log_batch(run, metrics=metrics[start : start + BATCH])
 
     def _experiment_id(self, name: str) -> str:
+        number = self._found_or_created(name)
+        self._client.set_experiment_tag(number, *KIND)
+        return number
+
+    def _found_or_created(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is None:
             local = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", self.uri)
@@ -207,7 +213,7 @@ class Tracker:
         texts = {key: str(value) for key, value in tags.items() if value is not None}
         run = self._client.create_run(self._experiment, run_name=name, tags=texts).info.run_id
         self._open.append(run)
-        entries = [Param(key, str(value)) for key, value in params.items()]
+        entries = [Param(key, str(value)) for key, value in _flat(params).items()]
         for start in range(0, len(entries), 100):
             self._client.log_batch(run, params=entries[start : start + 100])
         return run
@@ -226,6 +232,14 @@ class Tracker:
             self._client.log_artifact(run, str(path))
         self._client.set_terminated(run, STATUS[status])
         self._open.remove(run)
+
+
+def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted names, so that MLflow can search them: ``model_args.hidden``."""
+    found: dict[str, Any] = {}
+    for name, value in params.items():
+        found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return found
 
 
 def _client(uri: str) -> Any:
@@ -281,14 +295,39 @@ def log(directory: Path, *, experiment: str = "compare", uri: str | None = None,
     return parent
 
 
+def ui(port: int) -> NoReturn:
+    """Serve MLflow's page on this machine, and print the address of the experiment's runs."""
+    store = Path("runs").absolute()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or cli.sqlite_url(store / "mlflow.db")
+    remote = uri.startswith(("http://", "https://"))
+    if not remote:
+        store.mkdir(exist_ok=True)
+    tracker = Tracker(results_dir=store, warn=lambda text: None, uri=uri)
+    try:
+        tracker._client = _client(uri)
+        number = tracker._experiment_id("compare")
+    except Exception as error:  # MLflow and its database raise what they like
+        raise UserError(f"{_without_password(uri)} cannot be opened ({_reason(error)})") from error
+    address = f"{uri.rstrip('/') if remote else f'http://127.0.0.1:{port}'}/#/experiments/{number}/runs"
+    print(address if remote else f"{address}   (Ctrl-C ends it)", flush=True)
+    if remote:
+        sys.exit(0)
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    os.environ |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execv(command[0], [*command, "--port", str(port), "--workers", "1"])
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    options = cli.parser("tracking", "Log the results of comparisons to MLflow, where that was off at the time.")
+    options = cli.parser("tracking", "Open MLflow on the runs, or log comparisons for which tracking was off.")
     commands = options.add_subparsers(dest="command", required=True)
     text = "log an existing results.json with its report and curves"
     to_log = commands.add_parser("log", help=text, description=text)
     to_log.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a results.json")
     to_log.add_argument("--experiment", default="compare", metavar="NAME", help="MLflow experiment (default: compare)")
+    text = "serve MLflow's page on this machine, and print the address of the runs"
+    to_open = commands.add_parser("ui", help=text, description=text)
+    to_open.add_argument("--port", type=int, default=5000, help="port to listen on (default: 5000)")
     return options
 
 
@@ -296,6 +335,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str] | None = None) -> int:
     """Return 0 if all was logged, 2 for invalid arguments or a store that does not work."""
     options = parser().parse_args(arguments)
+    if options.command == "ui":
+        ui(options.port)
     for directory in options.directories:
         print(f"{directory}: logged as run {log(directory, experiment=options.experiment)}")
     return 0
