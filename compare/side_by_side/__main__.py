@@ -41,7 +41,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from compare.side_by_side.page import page
 
     out = options.out or cli.output("build/side-by-side.html")
-    out.parent.mkdir(parents=True, exist_ok=True)
     print(cli.shown(write_atomically(out, page(list(dict.fromkeys(options.topics)) or TOPICS).encode())))
     return 0
 

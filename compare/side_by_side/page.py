@@ -32,7 +32,6 @@ class Line:
     track: str
     place: str  # file and line
     code: list[tuple[int, int, str]]  # number, indentation, highlighted text
-    kind: str
     twins: list[str] = field(default_factory=list)  # ids, in the other tracks
     partners: list[str] = field(default_factory=list)  # ids, in the other pass of NumPy
     arrays: str = ""
@@ -91,16 +90,13 @@ def counts(view: View, aligned: Aligned) -> Iterator[str]:
         yield f"{NAMES[track]} {paired} of {len(statements)}"
 
 
+@dataclass
 class Lines:
-    """Makes the lines of one topic."""
+    """Makes the lines of one topic; what is known of a statement is found by its id."""
 
-    def __init__(
-        self,
-        twins: dict[str, set[Statement]],
-        other: dict[str, list[Statement]],
-        measured: dict[str, Measured],
-    ):
-        self.twins, self.other, self.measured = twins, other, measured
+    twins: dict[str, set[Statement]]
+    other: dict[str, list[Statement]]  # in the other pass of NumPy
+    measured: dict[str, Measured]
 
     def line(self, statement: Statement, *, derived: bool = False) -> Line:
         """A statement with all that is known of it."""
@@ -115,7 +111,6 @@ class Lines:
                 for number in range(statement.shown, statement.last + 1)
                 for indent, text in [highlighted(statement.path)[number - 1]]
             ],
-            kind=statement.kind,
             twins=sorted(each.id for each in self.twins.get(statement.id, ())),
             partners=list(dict.fromkeys(each.id for each in self.other.get(statement.id, ()))),
             arrays=found.arrays if found else "",
@@ -131,13 +126,15 @@ class Lines:
         """Rows of a NumPy backward pass, each with the lines of JAX and PyTorch whose gradient it computes."""
         made, seen = [], set()
         for row in rows:
-            lines_ = {track: self.line(each) for track, each in in_order(row).items()}
+            found = {track: self.line(each) for track, each in in_order(row).items()}
             for partner in self.other.get(row["numpy"].id, []) if list(row) == ["numpy"] else []:
-                for twin in () if partner.kind == "Return" else forward.twins.get(partner.id, ()):
-                    if twin.id not in seen and twin.track not in lines_:
+                if partner.kind == "Return":
+                    continue
+                for twin in sorted(forward.twins.get(partner.id, ()), key=lambda each: each.first):
+                    if twin.id not in seen and twin.track not in found:
                         seen.add(twin.id)
-                        lines_[twin.track] = self.line(twin, derived=True)
-            made.append(lines_)
+                        found[twin.track] = self.line(twin, derived=True)
+            made.append(found)
         return made
 
 
