@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -105,9 +106,12 @@ def spread(step_ms: Sequence[float]) -> float | None:
     return round(high / low, 2) if low > 0 else None
 
 
-def swing(before: float | None, after: float | None) -> float | None:
-    """How much the speed of a matmul changed from before to after, as a factor of at least 1."""
-    return round(max(before / after, after / before), 2) if before and after else None
+def swing(before: Sequence[float], after: Sequence[float]) -> float | None:
+    """How much the median speed of a matmul changed from before to after, as a factor of at least 1."""
+    if not before or not after:
+        return None
+    ratio = statistics.median(before) / statistics.median(after)
+    return round(max(ratio, 1 / ratio), 2)
 
 
 SENTENCES = {
@@ -135,12 +139,15 @@ def is_quiet(seconds: float = SHORTEST) -> bool:
     return reason(between(before, counters())) is None
 
 
-def wait_until_quiet(limit: float) -> float:
-    """Return as soon as the machine is quiet, after ``limit`` seconds at the latest; returns the seconds waited."""
+def wait_until_quiet(limit: float, *, stop: Callable[[], bool] = lambda: False) -> bool:
+    """True as soon as the machine is quiet; False if it is not after ``limit`` seconds, or once ``stop()`` says so."""
     start = time.monotonic()
-    while time.monotonic() - start < limit and not is_quiet():
-        pass
-    return time.monotonic() - start
+    while not stop():
+        if is_quiet():
+            return True
+        if time.monotonic() - start >= limit:
+            break
+    return False
 
 
 def _busy_ticks(stat: Path, allowed: set[int]) -> Iterator[int]:

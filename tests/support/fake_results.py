@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 
 from compare import presets as known_presets
+from compare.machine.disturbance import Disturbance
 from compare.results.arrays import pack
 from compare.results.schema import DriftRow, ErrorAnalysis, Evaluation, ParityRow, Results, RunResult, new_run
 from numpy_nn.optim import schedule
@@ -127,6 +128,8 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> RunResult:
         "hardware": "cpu",
         "matmul_precision": "float32",
         "resumed": [],
+        "disturbance": dict.fromkeys(Disturbance.__annotations__, None)
+        | {"others": 0.01, "step_spread": 1.25, "matmul_swing": 1.02},
         "error_analysis": fake_error_analysis(preset, best, own),
     }
 
