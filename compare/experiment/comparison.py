@@ -111,12 +111,15 @@ class Comparison:
                 continue
             configs = [parity_config(config, precision) for config in first_seed.values()]
             names = tracks.that_have(precision, self.track_names)
-            self.progress.note(f"Parity check in {precision}: {', '.join(first_seed)} ({', '.join(names)})")
+            label = f"Parity check in {precision}"
+            self.progress.note(f"{label}: {', '.join(first_seed)} ({', '.join(names)})")
+            hear = self.progress.stage(label, len(configs) * len(names))
             try:
                 rows = process.call(
                     *("compare.parity", "--json", json.dumps([config.to_json() for config in configs])),
                     *("--tracks", *self.track_names),
                     variables=tracks.device_variables(configs[0]),
+                    hear=hear,
                 )
             except (RuntimeError, UserError) as error:
                 if not self.stopping:

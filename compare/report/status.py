@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import NamedTuple
 
 from compare.report.style import name_of
@@ -18,7 +19,7 @@ from compare.results.runs import (
     target_accuracy,
     tested,
 )
-from compare.results.schema import Results
+from compare.results.schema import Results, RunResult
 
 GOOD, BAD, UNKNOWN = "✓", "✗", "–"
 NAMED = 3  # disturbed runs are named one by one, the others are counted
@@ -81,7 +82,7 @@ def _accuracy(results: Results) -> Check:
 def _timing(results: Results) -> Check:
     runs, ranking = tested(results["runs"]), speeds_in_short(results)
     marked = [run for run in runs if run["disturbed"]]
-    judged = [run for run in runs if (run.get("disturbance") or {}).get("others") is not None]
+    judged = [run for run in runs if (seen := run.get("disturbance")) and seen["others"] is not None]
     if marked:
         mark, text = WARNING, f"{len(marked)} of {len(runs)} runs disturbed: {marked[0]['disturbed']}"
     elif len(judged) < len(runs) or not runs:
@@ -93,25 +94,24 @@ def _timing(results: Results) -> Check:
 
 def _card(results: Results, preset: str, tracks: Tracks) -> Card:
     target = target_accuracy(tracks)
-    until = f"cold s to {100 * target:.1f} %" if target else "cold s to accuracy"
-    headers = ["framework", "test accuracy", "images/s", "step ms", until, "peak MB"]
-    rows = []
-    for track, runs in tracks.items():
-        done, withheld = tested(runs), speed_withheld(results, runs)
-        mark = f" {WARNING}" if disturbed(runs) else ""
-        speed = withheld or f"{spread(numbers(done, 'images_per_second'), ',.0f')}{mark}"
-        if remark := speed_remark(results):
-            speed += f" ({remark})"
-        median = [] if withheld else numbers(done, "step_ms", "median")
-        cold = [seconds for run in done if target and (seconds := cold_seconds(run, target)) is not None]
-        rows.append(
-            [
-                name_of(track),
-                spread([100 * value for value in numbers(done, "test_accuracy")], unit="%"),
-                speed,
-                f"{spread(median, '.2f' if max(median, default=0) < 10 else '.1f')}{mark}" if median else "-",
-                f"{spread(cold, '.1f')}{mark}" if cold else "-",
-                spread(numbers(done, "peak_rss_mb"), ",.0f"),
-            ]
-        )
-    return Card(preset, headers, rows)
+    until = f"cold start to {100 * target:.1f} %, s" if target else "cold start to accuracy, s"
+    headers = ["framework", "test accuracy, %", "images/s", "step ms", until, "peak MB"]
+    return Card(preset, headers, [[name_of(track), *_cells(results, runs, target)] for track, runs in tracks.items()])
+
+
+def _cells(results: Results, runs: list[RunResult], target: float | None) -> list[str]:
+    """A line of the table: means over the seeds; accuracy and speed with their deviation."""
+    done, withheld = tested(runs), speed_withheld(results, runs)
+    mark = f" {WARNING}" if disturbed(runs) else ""
+    median = [] if withheld else numbers(done, "step_ms", "median")
+    cold = [seconds for run in done if target and (seconds := cold_seconds(run, target)) is not None]
+    speed = withheld or f"{spread(numbers(done, 'images_per_second'), ',.0f')}{mark}"
+    if remark := speed_remark(results):
+        speed += f" ({remark})"
+    return [
+        spread([100 * value for value in numbers(done, "test_accuracy")]),
+        speed,
+        f"{fmean(median):.2f}{mark}" if median else "-",
+        f"{fmean(cold):.1f}{mark}" if cold else "-",
+        f"{fmean(memory):,.0f}" if (memory := numbers(done, "peak_rss_mb")) else "-",
+    ]

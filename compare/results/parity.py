@@ -9,7 +9,6 @@ from typing import Any
 from compare.results.runs import tested
 from compare.results.schema import DriftRow, ParityCheck, ParityRow, Results, RunResult
 
-
 NOT_CHECKED = "parity not checked"
 
 

@@ -63,7 +63,9 @@ def _speed(results: Results, preset: str, tracks: Tracks, styles: dict[str, Styl
         "hovermode": "closest",
     }
     about = f"Training speed on {preset} in images per second: {', '.join(words)}."
-    return Plot(preset, about, "runs[].images_per_second", drawn, layout, ("track", "images/s, each seed"), rows)
+    return Plot(
+        "Training speed", about, "runs[].images_per_second", drawn, layout, ("track", "images/s, each seed"), rows
+    )
 
 
 def _cold(preset: str, tracks: Tracks) -> Plot:
