@@ -118,7 +118,7 @@ SENTENCES = {
     "others": "other programs took {:.0%} of the cores",
     "throttled": "a CPU quota stopped the run for {:.0%} of its time",
     "step_spread": "the slowest tenth of the steps took {:.1f} times as long as the fastest",
-    "matmul_swing": "a large matmul ran {:.1f} times as fast before or after the run as on the other side of it",
+    "matmul_swing": "the speed of a large matmul changed by a factor of {:.1f} during the run",
 }
 
 
@@ -132,11 +132,16 @@ def reason(found: Disturbance) -> str | None:
     return "; ".join(exceeded) or None
 
 
-def is_quiet(seconds: float = SHORTEST) -> bool:
-    """Watch the machine for a moment while this process sleeps: is it free of other programs?"""
+def watch(seconds: float = SHORTEST) -> Disturbance:
+    """What other programs do for a moment, while this process sleeps."""
     before = counters()
     time.sleep(seconds + 0.05)
-    return reason(between(before, counters())) is None
+    return between(before, counters())
+
+
+def is_quiet() -> bool:
+    """Whether other programs leave the machine alone, watched for a moment."""
+    return reason(watch()) is None
 
 
 def wait_until_quiet(limit: float, *, stop: Callable[[], bool] = lambda: False) -> bool:

@@ -53,12 +53,14 @@ def cards(results: Results) -> list[Card]:
 
 
 def amber(results: Results) -> str:
-    """One line that names the disturbed runs with the reason; "" if there are none."""
-    reasons = results["environment"]["disturbed"]
-    if not reasons:
+    """One line that names the disturbed runs; "" if there are none."""
+    names = [
+        f"{run['preset']} {run['track']} seed {run['seed']}" for run in tested(results["runs"]) if run["disturbed"]
+    ]
+    if not names:
         return ""
-    more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
-    return f"{WARNING} Disturbed times are in no ratio and no ranking. {'; '.join(reasons[:NAMED])}{more}."
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{WARNING} The times of disturbed runs are in no ratio and no ranking: {', '.join(names[:NAMED])}{more}."
 
 
 def _parity(results: Results) -> Check:
@@ -84,7 +86,8 @@ def _timing(results: Results) -> Check:
     marked = [run for run in runs if run["disturbed"]]
     judged = [run for run in runs if (seen := run.get("disturbance")) and seen["others"] is not None]
     if marked:
-        mark, text = WARNING, f"{len(marked)} of {len(runs)} runs disturbed: {marked[0]['disturbed']}"
+        first = (marked[0]["disturbed"] or "").partition(";")[0]
+        mark, text = WARNING, f"{len(marked)} of {len(runs)} runs disturbed: {first}"
     elif len(judged) < len(runs) or not runs:
         mark, text = UNKNOWN, f"{len(runs) - len(judged)} of {len(runs)} runs not judged"
     else:

@@ -38,7 +38,7 @@ def test_the_reason_names_every_figure_beyond_its_limit():
     quiet = between(moment(0, 0, 0), moment(10, 20, 20))
     assert reason(quiet) is None
     assert "3.0 times as long" in (reason(quiet | {"step_spread": 3.0}) or "")
-    assert "2.0 times as fast" in (reason(quiet | {"matmul_swing": 2.0}) or "")
+    assert "changed by a factor of 2.0" in (reason(quiet | {"matmul_swing": 2.0}) or "")
 
 
 def test_too_short_a_time_is_not_judged():

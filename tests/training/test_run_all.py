@@ -266,7 +266,7 @@ def test_disturbed_run_is_marked_and_the_wait_for_a_quiet_machine_ends(tmp_path,
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     (entry,) = results["runs"]
     assert entry["disturbance"]["matmul_swing"] == 2.5
-    assert "2.5 times as fast" in entry["disturbed"]
+    assert "changed by a factor of 2.5" in entry["disturbed"]
     busy, marked = results["environment"]["disturbed"]
     assert busy == "other programs kept the machine busy for 0.01 s before the first run"
     assert marked == f"mlp-mnist numpy seed 0: {entry['disturbed']}"
