@@ -9,6 +9,9 @@
 
 A run is disturbed if ``others``, ``throttled``, ``step_spread`` or ``matmul_swing`` exceeds its limit. Preemptions are
 recorded and have no limit: a program with more threads than cores preempts itself.
+
+Observed on two cores: at a load of 5 to 6, six of six runs of ``mlp-mnist`` (one epoch, all tracks) were marked, their
+``others`` between 0.50 and 0.76. How often the limits mark a run on a quiet machine has not been measured.
 """
 
 from __future__ import annotations
