@@ -11,6 +11,7 @@ import numpy as np
 
 from compare import machine
 from compare.report import status
+from compare.report.configuration import configurations
 from compare.report.style import order
 from compare.report.summary import summary, title
 from compare.results.parity import difference, drift_from_numpy, speed_remark, speed_withheld
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 TITLES = {  # of the sections, in their order, by the name of their block in the template
     "summary": "Summary",
     "results": "Accuracy and speed",
+    "configuration": "Configuration",
     "curves": "Training curves",
     "time": "Time per phase",
     "memory": "Memory",
@@ -107,6 +109,7 @@ def _context(results: Results) -> dict[str, Any]:
     return {
         "summary": summary(results),
         "results_table": markdown(COLUMNS, [row(results, *each) for each in _each(results)]),
+        "configuration_table": markdown(*configurations(results)),
         "gemm_peak": _gemm_peak(results),
         "parity_table": _parity_table(results),
         "parity_steps": " or ".join(str(steps) for steps in sorted({pair["steps"] for pair in results["parity"]})),

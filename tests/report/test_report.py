@@ -16,6 +16,7 @@ from PIL import Image
 from rich.console import Console
 from support.fake_results import fail_parity, fake_results, stop_run
 
+from compare import presets as known_presets
 from compare.errors import UserError
 from compare.report import __main__ as report
 from compare.report import status, write
@@ -248,6 +249,16 @@ def test_a_single_track_shows_its_speed_without_parity():
     assert card.rows == [["JAX", card.rows[0][1], "36,000 (parity not checked)", "3.56", card.rows[0][4], "640"]]
     assert "36,000" in section(document(results), "Summary")
     assert "36,000 (parity not checked)" in page([("alone", results)])
+
+
+def test_the_configuration_of_every_network():
+    text = section(document(fake_results(seeds=(0, 2))), "Configuration")
+    assert "| setting | mlp-mnist | cnn-mnist |" in text
+    assert "| parameters | 669,706 | 669,706 |" in text
+    assert "| seeds | 0, 2 | 0, 2 |" in text
+    mlp = known_presets.get("mlp-mnist")
+    assert f"| {mlp.batch_size:,} |" in text
+    assert f"| learning rate | {mlp.lr:g} |" in text
 
 
 def test_unfinished_runs_are_listed():
