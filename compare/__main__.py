@@ -13,7 +13,7 @@ from compare.errors import look_up
 
 GROUPS = {
     "Train and compare": ("run_all", "parity", "ports", "report", "checkpoint", "tracking"),
-    "Measure": ("benchmark", "benchmark.report", "loaders", "loaders.report"),
+    "Measure": ("doctor", "benchmark", "benchmark.report", "loaders", "loaders.report"),
     "Find and reuse networks": (
         "search",
         "search.report",

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import functools
 import io
+import math
 import os
 import re
 import signal
@@ -249,6 +250,17 @@ def add_seeds(options: argparse.ArgumentParser, *, default: Sequence[int] | None
         metavar="N",
         help=f"{what} (default: {' '.join(map(str, default or [0]))})",
     )
+
+
+def seconds(text: str) -> float:
+    """``"5s"`` or ``"5"``; argparse names the flag if it is neither."""
+    try:
+        value = float(text.removesuffix("s"))
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"invalid time {text!r}: expected seconds, like 5s")
+    return value
 
 
 def add_saving(options: argparse.ArgumentParser) -> None:

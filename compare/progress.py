@@ -8,7 +8,9 @@ with Progress() as progress:
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
@@ -80,6 +82,23 @@ class Progress:
         """Replace the bar of a run by one permanent line."""
         self._drop_bar()
         self.note(f"{label}: {text}")
+
+    def stage(self, label: str, total: int) -> Callable[[str], None]:
+        """Show a stage before training as a bar, or a line for each of its parts; returns what is told of each part."""
+        parts = itertools.count()
+        if self._bars:
+            self._drop_bar()
+            self._bars.add_task(escape(label), total=total, status="starting")
+
+        def began(part: str) -> None:
+            done = min(next(parts), total)  # a part may be repeated
+            if not self._bars:
+                self.note(f"  {part}")
+                return
+            for task in self._bars.task_ids:
+                self._bars.update(task, completed=done, status=part)
+
+        return began
 
     def note(self, text: str) -> None:
         """Print a line above the bar."""

@@ -43,6 +43,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="any other setting, as compare.search finds it: optimizer=adamw model_args.hidden=[256]",
     )
+    training.add_argument(
+        "--wait", type=cli.seconds, default=30.0, metavar="30s",
+        help="wait so long for a quiet machine before the first run; 0s: do not (default: 30s)",
+    )  # fmt: skip
     cli.add_saving(options)
     saving = cli.group(options, "saving and resuming")
     saving.add_argument("--resume", type=cli.path, metavar="DIR", help="finish every unfinished run of a comparison")
@@ -144,7 +148,7 @@ def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     with Progress() as progress:
         if options.steps and (warning := short_chunks(options.steps)):
             progress.note(warning)
-        return Comparison(results, directory, progress).run()
+        return Comparison(results, directory, progress, wait=options.wait).run()
 
 
 def resume(directory: Path, arguments: Sequence[str]) -> int:

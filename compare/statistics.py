@@ -31,10 +31,11 @@ class ConfidenceInterval(NamedTuple):
 
     @property
     def outcome(self) -> Outcome:
-        """What may be claimed: a difference only if the interval excludes 1."""
+        """What may be claimed: a difference only if the interval, as it is written to two digits, excludes 1."""
         if min(self.counts) < 2:
             return "not ranked"
-        return "faster" if self.low > 1 else "slower" if self.high < 1 else "no significant difference"
+        low, high = round(self.low, 2), round(self.high, 2)
+        return "faster" if low > 1 else "slower" if high < 1 else "no significant difference"
 
     @property
     def significant(self) -> bool:

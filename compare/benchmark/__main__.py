@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import math
 import shlex
 import sys
 import time
@@ -50,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     )
     length.add_argument("--quick", action="store_true", help="one repeat of the fewest steps; speeds are not ranked")
     measured.add_argument(
-        "--min-time", type=seconds, default=5.0, metavar="5s", help="steps to time in each process (default: 5s)"
+        "--min-time", type=cli.seconds, default=5.0, metavar="5s", help="steps to time in each process (default: 5s)"
     )
     measured.add_argument(
         "--threads", type=cli.one_of("number of threads", ("1", "all")), default="all", metavar="1|all",
@@ -66,17 +65,6 @@ def parser() -> argparse.ArgumentParser:
     measured.add_argument("--against", type=cli.path, metavar="OLD", help="an earlier benchmark.json to compare with")
     cli.add_output(options, default="benchmark-")
     return options
-
-
-def seconds(text: str) -> float:
-    """``"5s"`` or ``"5"``; argparse names the flag if it is neither."""
-    try:
-        value = float(text.removesuffix("s"))
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"invalid time {text!r}: expected seconds, like 5s")
-    return value
 
 
 def run(options: argparse.Namespace, configs: list[Config], command: str) -> Benchmark:

@@ -97,7 +97,9 @@ def _images(axes: Axes, results: Benchmark, preset: str, found: list[Row]) -> No
         axes.barh(place, value, height=0.66, color="white" if baseline else color, edgecolor=color, linewidth=1.5)
         axes.plot(values, [place] * len(values), "o", color=INK, ms=4, mec="white", mew=0.7)
         share = row.gemm_share(plan["batch_size"] * plan["flops_per_image"])
-        words = f"  {value:,.0f}" + ("" if share is None else f"   {share:.0%}")
+        words = f"  {value:,.0f}{' (disturbed)' if row.disturbed else ''}" + (
+            "" if share is None else f"   {share:.0%}"
+        )
         axes.text(max(values), place, words, va="center", size=11)
     axes.set_xlim(0, 1.03 * farthest)
     axes.set_title(f"{preset}:  images/s, % of GEMM peak", weight="bold")

@@ -12,7 +12,7 @@ from typing import Any
 
 from compare import cli, machine
 from compare.benchmark import tables
-from compare.benchmark.results import COMPARED, COMPARED_KINKED, Benchmark, read, rows
+from compare.benchmark.results import COMPARED, COMPARED_KINKED, EXTRA, Benchmark, read, rows
 from compare.benchmark.tables import table
 from compare.cli import command_line
 from compare.files import write_atomically
@@ -42,8 +42,8 @@ def against(results: Benchmark, before: Benchmark) -> list[tuple[str, bool]]:
         return [(f"Not compared with the earlier benchmark, which ran on another machine: {different}.", False)]
     peaks = [found["environment"]["gemm_gflops"] for found in (before, results)]
     said = [(f"GEMM peak: {tables.number(peaks[0])} GFLOP/s before, {tables.number(peaks[1])} now.", False)]
-    old = {row.key: row for row in tables.shown(before)}
-    for preset, found in tables.by_preset(row for row in tables.shown(results) if row.key in old):
+    old = {row.key: row for row in tables.ranked(before)}
+    for preset, found in tables.by_preset(row for row in tables.ranked(results) if row.key in old):
         if _work(results, preset) != _work(before, preset):
             said.append((f"{preset}: not compared, since the network, the batch or the device has changed.", False))
             continue
@@ -115,6 +115,7 @@ def _figures(results: Benchmark, before: Benchmark | None) -> dict[str, Any]:
         **results,
         "verdict": verdict(results, before),
         "processes": tables.processes(results),
+        "extra": EXTRA,
         "single": results["repeats"] < 2,
         "cores": f"{environment['threads']} core{'s' if environment['threads'] > 1 else ''}",
         "accelerators": "".join(f", {track} on {name}" for track, name in hardware.items() if not machine.on_cpu(name)),

@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 import numpy as np
 
 from compare.files import read_json, require_kind
+from compare.machine.disturbance import Disturbance
 from compare.results import parity
 from compare.results.schema import ParityRow
 
@@ -19,6 +20,7 @@ PARTS = ("input", "forward", "backward", "update")
 CLOCKS = ("import", "data", "compile", "train", "eval")
 COMPARED = 5  # first losses by which rows are held to be the same model; later ones may diverge at a kink of a ReLU
 COMPARED_KINKED = 3  # of them where the parity check met kinks in every batch: each step grows a rounding tenfold
+EXTRA = 2  # disturbed trials of a variant that are repeated, at most
 TOLERANCE = 1e-4  # of them, ‖a - b‖/‖b‖, unless parity allows more; observed in float32: up to 2e-6
 
 
@@ -62,6 +64,8 @@ class Trial(TypedDict):
     hardware: NotRequired[str]
     matmul_precision: NotRequired[str]
     gemm_gflops: NotRequired[float | None]  # median of large matmuls just before and after
+    disturbance: NotRequired[Disturbance]  # what other programs did during the timed steps
+    disturbed: NotRequired[str | None]  # why the figures are in no ratio, if so
 
 
 class Layer(TypedDict):
@@ -125,13 +129,22 @@ Key = tuple[str, str, str]  # preset, track, variant
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A (preset, track, variant), its trials that finished, and why its speed may not be shown, if so."""
+    """A (preset, track, variant), its trials that finished, and why its speed may not be shown, if so.
+
+    The figures are those of undisturbed trials. Where every trial was disturbed, they are marked and in no ratio.
+    """
 
     preset: str
     track: str
     variant: str
     trials: list[Trial]
     problem: str | None
+    left_out: int = 0  # disturbed trials that are in no figure
+
+    @property
+    def disturbed(self) -> str | None:
+        """Why the figures are in no ratio and no verdict, if so."""
+        return next((reason for trial in self.trials if (reason := trial.get("disturbed"))), None)
 
     @property
     def label(self) -> str:
@@ -206,11 +219,13 @@ def rows(results: Benchmark, kind: Literal["trials", "cold"] = "trials") -> list
     found: dict[Key, list[Trial]] = {}
     for trial in results[kind]:
         found.setdefault((trial["preset"], trial["track"], trial["variant"]), []).append(trial)
-    gaps = loss_gaps(results)
-    return [
-        Row(*key, [t for t in trials if "error" not in t], problem(results, key, trials, gaps))
-        for key, trials in found.items()
-    ]
+    gaps, made = loss_gaps(results), []
+    for key, trials in found.items():
+        finished = [trial for trial in trials if "error" not in trial]
+        quiet = [trial for trial in finished if not trial.get("disturbed")]
+        used = quiet or finished
+        made.append(Row(*key, used, problem(results, key, trials, gaps), len(finished) - len(used)))
+    return made
 
 
 def problem(results: Benchmark, key: Key, trials: list[Trial], gaps: dict[Key, float]) -> str | None:

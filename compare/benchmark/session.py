@@ -10,13 +10,24 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from compare import machine, tracks
 from compare.benchmark import sweep, variants
-from compare.benchmark.results import KIND, SCHEMA, TENSORFLOW, Benchmark, Plan, Trial, cold_seconds, parity_problem
+from compare.benchmark.results import (
+    EXTRA,
+    KIND,
+    SCHEMA,
+    TENSORFLOW,
+    Benchmark,
+    Plan,
+    Trial,
+    cold_seconds,
+    parity_problem,
+)
 from compare.config import Config
 from compare.files import write_json
+from compare.machine import disturbance
 from compare.workers import process
 
 CHUNKS = 10  # of a trial at least: one warms up, nine are timed
@@ -36,6 +47,7 @@ class Session:
     note: Callable[[str], None]
     results: Benchmark
     matmul_gflops: list[float] = dataclasses.field(default_factory=list)  # of large ones, since the last trial
+    extra: dict[tuple[str, ...], int] = dataclasses.field(default_factory=dict)  # disturbed trials of each variant
 
     def save(self) -> None:
         """Write benchmark.json as far as it has come."""
@@ -52,6 +64,7 @@ class Session:
             self.results["parity"] += process.call(
                 *("compare.parity", "--json", json.dumps([config.to_json() for config in wanted]), "--tracks", *names),
                 variables=tracks.device_variables(wanted[0]),
+                hear=lambda text: self.note(f"  {text}"),
             )
         for config, track in itertools.product(self.configs, self.tracks):
             problem = parity_problem(self.results, config.preset, track)
@@ -85,7 +98,19 @@ class Session:
     def trial(
         self, config: Config, variant: variants.Variant, number: int, kind: Literal["trials", "cold"], **how: Any
     ) -> None:
-        """One fresh process between two measurements of the matmul; its result is saved and shown in a line."""
+        """One trial, repeated while other programs disturb it, up to ``EXTRA`` times for all repeats of a variant."""
+        key = config.preset, variant.track, variant.name, kind
+        while reason := self.attempt(config, variant, number, kind, **how):
+            self.extra[key] = self.extra.get(key, 0) + 1
+            if self.extra[key] > EXTRA:
+                self.note(f"⚠ {config.preset} {variant.label} was disturbed and is marked: {reason}")
+                return
+            self.note(f"⚠ {config.preset} {variant.label} was disturbed and is repeated: {reason}")
+
+    def attempt(
+        self, config: Config, variant: variants.Variant, number: int, kind: Literal["trials", "cold"], **how: Any
+    ) -> str | None:
+        """One fresh process between two measurements of the matmul; saved, shown in a line; why it was disturbed."""
         before = self.matmul_gflops or machine.products(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
         self.matmul_gflops = machine.products(threads=self.threads)
@@ -93,10 +118,15 @@ class Session:
         if not machine.on_cpu(answer.get("hardware")):
             gflops = machine.accelerator_gflops(config.device, config.precision)
         trial: Any = {"repeat": number, **answer, "gemm_gflops": gflops}
+        if seen := trial.get("disturbance"):
+            on_cpu = machine.on_cpu(answer.get("hardware"))
+            seen["matmul_swing"] = disturbance.swing(before, self.matmul_gflops) if on_cpu else None
+            trial["disturbed"] = disturbance.reason(seen)
         self.results[kind].append(trial)
         self.note(f"{number + 1}/{self.results['repeats']}  {config.preset}  {variant.label:<16}  {describe(trial)}")
         self.results["environment"]["load"].append(machine.load())
         self.save()
+        return cast(str | None, trial.get("disturbed"))
 
     def layers(self) -> None:
         """Every layer by itself on one core, and the limits of that core."""

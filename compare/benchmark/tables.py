@@ -20,6 +20,7 @@ from compare.benchmark.results import (
     rows,
 )
 from compare.results.parity import describe, worst_check
+from compare.results.runs import WARNING
 from compare.statistics import ConfidenceInterval, exponent, ratio_of_medians, steps_to_pay_off
 
 Table = tuple[tuple[str, ...], list[list[str]]]
@@ -30,6 +31,11 @@ MORE = "--repeats 5"  # what a benchmark of single runs is told to add
 def shown(results: Benchmark) -> list[Row]:
     """The rows whose speed may be shown."""
     return [row for row in rows(results) if row.problem is None]
+
+
+def ranked(results: Benchmark) -> list[Row]:
+    """The rows that may be in a ratio: those that are shown and whose figures no other program disturbed."""
+    return [row for row in shown(results) if row.disturbed is None]
 
 
 def by_preset(found: Iterable[Row]) -> Iterator[tuple[str, list[Row]]]:
@@ -86,7 +92,7 @@ def speed(results: Benchmark) -> Table:
         "preset", "variant", "images/s", "step ms", "p10–p90 ms", "GFLOP/s", "% of GEMM peak", "× baseline",
         "test accuracy",
     )  # fmt: skip
-    baselines = {row.preset: row for row in shown(results) if row.label == BASELINE}
+    baselines = {row.preset: row for row in ranked(results) if row.label == BASELINE}
     body = []
     for row in rows(results):
         if row.problem:
@@ -96,11 +102,11 @@ def speed(results: Benchmark) -> Table:
         images, flops = plan["batch_size"], plan["batch_size"] * plan["flops_per_image"]
         laps = sorted(lap for trial in row.trials for lap in trial["step_ms"])
         p10, p90 = (laps[round(share * (len(laps) - 1))] for share in (0.1, 0.9))
-        form = digits(row.step_ms)
+        form, mark = digits(row.step_ms), f" {WARNING}" if row.disturbed else ""
         body.append(
             [
                 row.preset,
-                row.label,
+                row.label + mark,
                 with_range(row.images_per_second(plan), [1000 * images / ms for ms in row.times], ",.0f"),
                 with_range(row.step_ms, row.times, form),
                 f"{p10:{form}}–{p90:{form}}",
@@ -114,7 +120,9 @@ def speed(results: Benchmark) -> Table:
 
 
 def _against_baseline(row: Row, baseline: Row | None) -> str:
-    if baseline is None or row is baseline:
+    if row.disturbed:
+        return "disturbed"
+    if baseline is None or row.key == baseline.key:
         return "1" if baseline else "-"
     ratio = speedup(row, baseline)
     return "not ranked" if ratio.outcome == "not ranked" else f"{ratio.value:.2f} ({ratio.bounds})"
@@ -166,7 +174,7 @@ def parts(results: Benchmark) -> Table:
 
 def ratios(results: Benchmark, preset: str) -> Table:
     """How many times as fast the variant of a line is as that of a column; (…) if the difference is not significant."""
-    found = [row for row in shown(results) if row.preset == preset]
+    found = [row for row in ranked(results) if row.preset == preset]
     body = []
     for row in found:
         cells = []
@@ -182,7 +190,7 @@ def verdicts(results: Benchmark) -> list[str]:
     """The best variant of each track against the others and the baselines; which rows are not shown, and why."""
     sentences = []
     for preset, found in by_preset(rows(results)):
-        good = [row for row in found if row.problem is None]
+        good = [row for row in found if row.problem is None and row.disturbed is None]
         tracks = dict.fromkeys(row.track for row in good)
         best = [
             min((row for row in good if row.track == track and row.label != BASELINE), key=lambda row: row.step_ms)
@@ -196,6 +204,16 @@ def verdicts(results: Benchmark) -> list[str]:
         ]
         sentences += [f"{preset}: {sentence}." for sentence in dict.fromkeys(pairs)]
         sentences += [f"{preset}: {row.label} is not shown: {row.problem}." for row in found if row.problem]
+        sentences += [
+            f"{WARNING} {preset}: {row.label} is in no ratio: every trial was disturbed: {row.disturbed}."
+            for row in found
+            if row.problem is None and row.disturbed
+        ]
+        sentences += [
+            f"{preset}: {row.label}: {row.left_out} disturbed trial{'s' if row.left_out > 1 else ''} left out."
+            for row in found
+            if row.left_out
+        ]
     return sentences
 
 
@@ -215,7 +233,7 @@ def disagreements(results: Benchmark) -> list[str]:
 def compilations(results: Benchmark) -> list[str]:
     """After how many steps a compiled variant, which takes longer to start, is ahead of the other."""
     sentences = []
-    for preset, found in by_preset(shown(results)):
+    for preset, found in by_preset(ranked(results)):
         for a, b in (("jax jit", "jax scan"), ("torch eager", "torch compiled")):
             pair = {row.label: row for row in found if row.label in (a, b)}
             if len(pair) < 2:

@@ -80,6 +80,7 @@ def run(
         "step_ms": [1000 * lap / training.schedule.chunk for lap in timings.chunks.steady],
         "breakdown_ms": parts(training) if breakdown else None,
         "input_share": figures["input_share"],
+        "disturbance": figures["disturbance"],
         "losses": training.step_loss[:COMPARED],
         "chunk": training.schedule.chunk,
         "steps": training.step,

@@ -21,6 +21,7 @@ from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.experiment import plan
 from compare.files import write_json
+from compare.machine import disturbance
 from compare.parity.check import parity_config
 from compare.progress import Progress
 from compare.report.write import show, write
@@ -38,6 +39,7 @@ class Comparison:
     results: Results  # of plan.plan or plan.resumed: every run that is not finished will be trained
     directory: Path
     progress: Progress
+    wait: float = 30.0  # seconds to wait for a quiet machine before the first run
     stopping: bool = False
     worker: Worker | None = None
     matmuls: list[float] = dataclasses.field(default_factory=list)  # GFLOP/s, measured since the last run ended
@@ -63,6 +65,7 @@ class Comparison:
             tracker.start("compare", self.directory.name, params={"command": self.results["command"]}, tags=tags)
             if settings["parity"]:
                 self.check_parity()
+            self.wait_until_quiet()
             try:
                 for run in self.results["runs"]:
                     if run["status"] == "finished":  # before this comparison was resumed
@@ -108,12 +111,15 @@ class Comparison:
                 continue
             configs = [parity_config(config, precision) for config in first_seed.values()]
             names = tracks.that_have(precision, self.track_names)
-            self.progress.note(f"Parity check in {precision}: {', '.join(first_seed)} ({', '.join(names)})")
+            label = f"Parity check in {precision}"
+            self.progress.note(f"{label}: {', '.join(first_seed)} ({', '.join(names)})")
+            hear = self.progress.stage(label, len(configs) * len(names))
             try:
                 rows = process.call(
                     *("compare.parity", "--json", json.dumps([config.to_json() for config in configs])),
                     *("--tracks", *self.track_names),
                     variables=tracks.device_variables(configs[0]),
+                    hear=hear,
                 )
             except (RuntimeError, UserError) as error:
                 if not self.stopping:
@@ -123,6 +129,16 @@ class Comparison:
             for row in rows:
                 if not row["passed"]:
                     self.progress.note(f"PARITY CHECK FAILED: {row['preset']}, {row['a']} and {row['b']}, {precision}")
+
+    def wait_until_quiet(self) -> None:
+        """Wait until no other program is busy, ``wait`` seconds at most; note it if the machine stays busy."""
+        if self.stopping or not self.wait:
+            return
+        self.progress.note(f"Waiting up to {self.wait:g} s for a quiet machine")
+        if not disturbance.wait_until_quiet(self.wait, stop=lambda: self.stopping) and not self.stopping:
+            busy = f"other programs kept the machine busy for {self.wait:g} s before the first run"
+            self.results["environment"]["disturbed"].append(busy)
+            self.progress.note(f"⚠ {busy[0].upper()}{busy[1:]}: disturbed runs will be marked and not ranked")
 
     def train(self, run: RunResult, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
         """Train one run in a worker process and enter what it reports into the results."""
@@ -160,7 +176,7 @@ class Comparison:
                 elif kind == "end":
                     self.end(run, event, config, label)
         self.worker = None
-        self.measure_matmul(run)
+        self.measure_matmul(run, label)
         tracker.finish_child(child, run["status"], metrics=final_metrics(run))
 
     def job(self, run: RunResult, config: Config) -> Job:
@@ -196,19 +212,28 @@ class Comparison:
         else:
             self.progress.end(label, f"{run['status'].upper()}: {run['message']}")
 
-    def measure_matmul(self, run: RunResult) -> None:
+    def measure_matmul(self, run: RunResult, label: str) -> None:
         """Set a run's ``gemm_gflops``: the matmul speed just before and after it, because a machine's speed varies.
+
+        How much it varied is the last figure that tells whether other programs disturbed the run.
 
         The speed of a run on an accelerator is compared with that accelerator's matmul speed.
         """
         environment, before, config = cast(dict[str, Any], self.results["environment"]), self.matmuls, run["config"]
         self.matmuls = [] if self.stopping else machine.products(threads=environment["threads"])
         pace = machine.around(environment, before, self.matmuls)
-        if not machine.on_cpu(run["hardware"]):
+        on_cpu = machine.on_cpu(run["hardware"])
+        if not on_cpu:
             each = machine.accelerator_gflops(config["device"], config["precision"])
             pace = each and each * config["devices"]
         run["gemm_gflops"] = pace
         run["gemm_share"] = run["gflops"] / pace if run["gflops"] and pace else None
+        if seen := run["disturbance"]:
+            seen["matmul_swing"] = disturbance.swing(before, self.matmuls) if on_cpu else None
+            run["disturbed"] = disturbance.reason(seen)
+        if run["disturbed"]:
+            self.results["environment"]["disturbed"].append(f"{label}: {run['disturbed']}")
+            self.progress.note(f"⚠ {label} was disturbed and is not ranked: {run['disturbed']}")
 
     def finish(self, tracker: tracking.Tracker) -> None:
         """Measure the drift, write the results and the report, end the MLflow run."""
@@ -222,9 +247,10 @@ class Comparison:
         self.results["status"] = "interrupted" if self.stopping else "finished"
         written = [self.write(), *write(self.results, self.directory)]
         tracker.finish(self.results["status"], artifacts=written)
-        show(self.results, self.progress.console)
         for path in written:
             self.progress.note(str(path))
+        show(self.results, self.progress.console)
+        self.progress.note((self.directory.absolute() / "report.html").as_uri())
         if any(run["status"] != "finished" for run in self.results["runs"]):
             self.progress.note(f"Resume with: python -m compare.run_all --resume {shlex.quote(str(self.directory))}")
 

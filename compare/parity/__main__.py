@@ -21,6 +21,7 @@ from compare.files import finite
 from compare.parity.check import EXAMPLES, TOLERANCES, Details, check_parity
 from compare.results.schema import ParityRow
 from compare.tracks import that_have
+from compare.workers import process
 
 
 def show(row: ParityRow, details: Details) -> None:
@@ -78,7 +79,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.json is not None:
         configs = [Config.from_json(config) for config in json.loads(options.json)]
-        rows = [row for config in configs for row, _ in check_parity(config, options.tracks, steps=options.steps)]
+        rows = [
+            row
+            for config in configs
+            for row, _ in check_parity(config, options.tracks, steps=options.steps, say=process.tell)
+        ]
         print(json.dumps(finite(rows)))
         return 0
     for model in options.models:

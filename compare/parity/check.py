@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,8 +134,12 @@ def random_batches(config: Config, rng: np.random.Generator, *, steps: int) -> t
     return x, y
 
 
-def check_parity(config: Config, names: Sequence[str], *, steps: int = 10) -> list[tuple[ParityRow, Details]]:
+def check_parity(
+    config: Config, names: Sequence[str], *, steps: int = 10, say: Callable[[str], object] = lambda text: None
+) -> list[tuple[ParityRow, Details]]:
     """Compare every pair of tracks; NumPy is left out in bfloat16, which it does not have.
+
+    ``say`` is told what is computed next: ``mlp-mnist jax``.
 
     A relu or a max pool has a kink, and where float32 rounds a value to its other
     side, the tracks rightly follow different branches: the distance jumps from
@@ -153,7 +157,10 @@ def check_parity(config: Config, names: Sequence[str], *, steps: int = 10) -> li
     rows = []
     for attempt in range(1, 1 + (1 if config.precision == "float64" else ATTEMPTS)):
         with exact_jax(config.precision):
-            computed = {name: compute(config, name, steps=steps, attempt=attempt) for name in names}
+            computed = {}
+            for name in names:
+                say(f"{config.preset} {name}")
+                computed[name] = compute(config, name, steps=steps, attempt=attempt)
         rows = compare_all(config, computed, steps=steps, attempt=attempt)
         if config.precision == "float32" and not agree(rows):
             change = sensitivity(config, steps=steps, attempt=attempt)

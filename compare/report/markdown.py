@@ -10,10 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compare import machine
+from compare.report import status
+from compare.report.configuration import configurations
 from compare.report.style import order
 from compare.report.summary import summary, title
-from compare.results.parity import difference, drift_from_numpy, speed_withheld
-from compare.results.runs import Tracks, cold_seconds, confusions, groups, numbers, spread, target_accuracy, tested
+from compare.results.parity import difference, drift_from_numpy, speed_remark, speed_withheld
+from compare.results.runs import (
+    WARNING,
+    Tracks,
+    cold_seconds,
+    confusions,
+    disturbed,
+    groups,
+    numbers,
+    spread,
+    target_accuracy,
+    tested,
+)
 from compare.results.schema import Results, RunResult
 
 if TYPE_CHECKING:
@@ -22,14 +35,15 @@ if TYPE_CHECKING:
 TITLES = {  # of the sections, in their order, by the name of their block in the template
     "summary": "Summary",
     "results": "Accuracy and speed",
+    "configuration": "Configuration",
     "curves": "Training curves",
-    "parity": "Parity check",
-    "drift": "Drift at the end of training",
     "time": "Time per phase",
     "memory": "Memory",
     "roofline": "Roofline",
     "errors": "Error analysis",
     "filters": "First-layer filters",
+    "parity": "Parity check",
+    "drift": "Drift at the end of training",
     "limitations": "Limitations",
     "unfinished": "Unfinished runs",
     "machine": "Hardware and software",
@@ -55,7 +69,16 @@ def document(results: Results) -> str:
     found = {name: text for name, text in sections(results).items() if text and name not in FIGURES_ONLY}
     found["curves"] += "\n\n![Training loss, validation accuracy, loss gap and speed](curves.png)"
     body = "\n\n".join(f"## {TITLES[name]}\n\n{text}" for name, text in found.items())
-    return f"# {title(results)}\n\n{body}\n"
+    return f"# {title(results)}\n\n{_first_screen(results)}\n\n{body}\n"
+
+
+def _first_screen(results: Results) -> str:
+    """The status strip, the line about disturbed runs, and the small table of each network."""
+    parts = [" · ".join(f"**{check.name}** {check.mark} {check.text}" for check in status.strip(results))]
+    if line := status.amber(results):
+        parts.append(f"> {line}")
+    parts += [f"**{card.preset}**\n\n{markdown(card.headers, card.rows)}" for card in status.cards(results)]
+    return "\n\n".join(parts)
 
 
 def sections(results: Results) -> dict[str, str]:
@@ -86,6 +109,7 @@ def _context(results: Results) -> dict[str, Any]:
     return {
         "summary": summary(results),
         "results_table": markdown(COLUMNS, [row(results, *each) for each in _each(results)]),
+        "configuration_table": markdown(*configurations(results)),
         "gemm_peak": _gemm_peak(results),
         "parity_table": _parity_table(results),
         "parity_steps": " or ".join(str(steps) for steps in sorted({pair["steps"] for pair in results["parity"]})),
@@ -93,6 +117,8 @@ def _context(results: Results) -> dict[str, Any]:
         "drift_table": _drift_table(results),
         "time_table": _time_table(results),
         "errors_table": _errors_table(results),
+        "alone": speed_remark(results) is not None,
+        "disturbed": disturbed(runs) is not None,
         "seeds": len({run["seed"] for run in runs}),
         "chunk": max((run["chunk"] or 0 for run in runs), default=0),
         "load": ", ".join(f"{load[when]:.1f} {when}" for when in ("before", "after") if load[when] is not None),
@@ -142,7 +168,11 @@ def _speed(results: Results, runs: list[RunResult]) -> tuple[str, str, str]:
     median, low, high = (numbers(runs, "step_ms", name) for name in ("median", "p10", "p90"))
     form = ".2f" if max(median, default=0) < 10 else ".1f"
     step = spread(median, form) + (f"\n[{min(low):{form}} {max(high):{form}}]" if low and high else "")
-    return spread(numbers(runs, "images_per_second"), ",.0f"), share, step
+    speed = spread(numbers(runs, "images_per_second"), ",.0f")
+    if remark := speed_remark(results):
+        speed += f"\n{remark}"
+    mark = f" {WARNING}" if disturbed(runs) else ""
+    return f"{speed}{mark}", f"{share}{mark}", f"{step}{mark}"
 
 
 def _parity_table(results: Results) -> str:

@@ -6,8 +6,8 @@ import math
 import statistics
 
 from compare.report.style import NAMES, name_of, order
-from compare.results.parity import closeness, describe, speed_withheld
-from compare.results.runs import Tracks, groups, numbers, tested
+from compare.results.parity import closeness, describe, speed_remark, speed_withheld
+from compare.results.runs import WARNING, Tracks, disturbed, groups, numbers, tested
 from compare.results.schema import Results
 from compare.statistics import ratio_of_medians
 
@@ -41,12 +41,7 @@ def summary(results: Results) -> str:
 def headline(results: Results) -> str:
     """The summary in one sentence, with its uncertainty."""
     presets = groups(results)
-    parts = [_parity_in_short(results), _accuracy_in_short(presets)]
-    for preset, tracks in presets.items():
-        shown, ranked = _ranking(results, tracks)
-        if len(ranked) > 1:
-            ratio = ratio_of_medians(shown[ranked[0]], shown[ranked[1]])
-            parts.append(f"training speed on {preset}: {ratio.sentence(name_of(ranked[0]), name_of(ranked[1]))}")
+    parts = [parity_in_short(results), accuracy_in_short(presets), speeds_in_short(results)]
     unfinished = "" if results["status"] == "finished" else f"{results['status'].capitalize()}: "
     return f"{unfinished}{'; '.join(filter(None, parts))}."
 
@@ -58,7 +53,8 @@ def _listed(names: list[str]) -> str:
 # --- parity -----------------------------------------------------------------------------------------------------------
 
 
-def _parity_in_short(results: Results) -> str:
+def parity_in_short(results: Results) -> str:
+    """Whether the tracks passed the parity check."""
     pairs = results["parity"]
     if not pairs:
         return "Parity was not checked"
@@ -76,7 +72,8 @@ def _parity(results: Results) -> str:
     pairs = results["parity"]
     checks = [(closeness(check), pair, check) for pair in pairs for check in pair["checks"]]
     if not checks:
-        return "**Parity:** not checked, so no speed is shown."
+        shown = "its speed is that of one track alone" if speed_remark(results) else "so no speed is shown"
+        return f"**Parity:** not checked, {shown}."
     share, pair, check = max(checks, key=lambda entry: entry[0])
     where = f"{pair['preset']}, {name_of(pair['a'])} and {name_of(pair['b'])}: {describe(check)}"
     unchecked = [preset for preset in groups(results) if preset not in {pair["preset"] for pair in pairs}]
@@ -94,26 +91,55 @@ def _parity(results: Results) -> str:
 # --- speed ------------------------------------------------------------------------------------------------------------
 
 
+def speeds_in_short(results: Results) -> str:
+    """The fastest track of each preset against the second, if no run of the two was disturbed."""
+    parts = []
+    for preset, tracks in groups(results).items():
+        shown, ranked = _ranking(results, tracks)
+        marked = [name_of(track) for track in shown if disturbed(tracks[track])]
+        found = [f"{_listed(marked)} not ranked (disturbed)"] if marked else []
+        if len(ranked) > 1:
+            ratio = ratio_of_medians(shown[ranked[0]], shown[ranked[1]])
+            found.insert(0, ratio.sentence(name_of(ranked[0]), name_of(ranked[1])))
+        if found:
+            parts.append(f"training speed on {preset}: {', '.join(found)}")
+    return "; ".join(parts)
+
+
 def _speed(results: Results, preset: str, tracks: Tracks) -> str:
     shown, ranked = _ranking(results, tracks)
+    marked = {track: reason for track in shown if (reason := disturbed(tracks[track]))}
+    if not ranked and marked:
+        return f"**Speed, {preset}:** not ranked. {_marked(shown, marked)}"
     if not ranked:
         return f"**Speed, {preset}:** not shown; the table gives the reason."
     speeds = ", ".join(f"{name_of(track)} {statistics.median(shown[track]):,.0f}" for track in ranked)
     ratios = [(track, ratio_of_medians(shown[ranked[0]], shown[track])) for track in ranked[1:]]
     found = dict.fromkeys(ratio.sentence(name_of(ranked[0]), name_of(track)) for track, ratio in ratios)
-    missing = [name_of(track) for track in tracks if track not in ranked]
+    missing = [name_of(track) for track in tracks if track not in ranked and track not in marked]
     text = "; ".join([f"**Speed, {preset}:** {speeds} images/s", *found])
-    return f"{text}." + (f" Not ranked: {', '.join(missing)}." if missing else "")
+    text += f". Not ranked: {', '.join(missing)}" if missing else ""
+    return f"{text}. {_marked(shown, marked)}" if marked else f"{text}."
+
+
+def _marked(shown: dict[str, list[float]], marked: dict[str, str]) -> str:
+    """The speeds of disturbed tracks, each with the reason why it is in no ratio."""
+    return " ".join(
+        f"{WARNING} {name_of(track)} {statistics.median(shown[track]):,.0f} images/s is not ranked: {reason}."
+        for track, reason in marked.items()
+    )
 
 
 def _ranking(results: Results, tracks: Tracks) -> tuple[dict[str, list[float]], list[str]]:
-    """Images per second of the tracks whose speed may be shown, and their names, the highest median first."""
-    shown = {
+    """Images per second of the tracks whose speed may be shown; those of undisturbed runs alone, the fastest first."""
+    speeds = {
         track: numbers(tested(runs), "images_per_second")
         for track, runs in tracks.items()
         if not speed_withheld(results, runs)
     }
-    return shown, sorted((t for t in shown if shown[t]), key=lambda t: -statistics.median(shown[t]))
+    shown = {track: values for track, values in speeds.items() if values}
+    ranked = [track for track in shown if not disturbed(tracks[track])]
+    return shown, sorted(ranked, key=lambda track: -statistics.median(shown[track]))
 
 
 # --- accuracy ---------------------------------------------------------------------------------------------------------
@@ -133,7 +159,7 @@ def _accuracy_gap(tracks: Tracks) -> tuple[dict[str, float], float, float, int] 
     return means, max(means.values()) - min(means.values()), 1.96 * math.sqrt(2 * p * (1 - p) / n), n
 
 
-def _accuracy_in_short(presets: dict[str, Tracks]) -> str:
+def accuracy_in_short(presets: dict[str, Tracks]) -> str:
     """Whether the test accuracies of each preset differ by more than chance."""
     found = {preset: known for preset, tracks in presets.items() if (known := _accuracy_gap(tracks))}
     if not found:

@@ -14,10 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from compare.files import write_atomically
+from compare.report import status
 from compare.report.markdown import COLUMNS, document, row
-from compare.results.runs import groups
+from compare.results.runs import WARNING, groups
 from compare.results.schema import Results
 
+COLORS = {status.GOOD: "green", status.BAD: "red", WARNING: "yellow", status.UNKNOWN: ""}
 WIDTH = 110  # of the table where no terminal says otherwise
 
 
@@ -39,11 +41,16 @@ def table(results: Results) -> Table:
 
 
 def show(results: Results, console: Console | None = None) -> None:
-    """Print the table; a file or a pipe is as wide as it needs."""
+    """Print the table and the verdict in three lines; a file or a pipe is as wide as it needs."""
     console = console or Console()
     if not console.is_terminal:
         console = Console(file=console.file, width=max(console.width, WIDTH))
     console.print(table(results))
+    lines = [(f"{mark} {name}: {sentence}", mark) for name, mark, _, sentence in status.strip(results)]
+    if amber := status.amber(results):
+        lines.append((amber, WARNING))
+    for line, mark in lines:
+        console.print(Text(line, style=COLORS[mark]), soft_wrap=not console.is_terminal)
 
 
 def write(results: Results, out_dir: Path | str) -> list[Path]:

@@ -9,6 +9,8 @@ from typing import Any
 from compare.results.runs import tested
 from compare.results.schema import DriftRow, ParityCheck, ParityRow, Results, RunResult
 
+NOT_CHECKED = "parity not checked"
+
 
 def worst_check(row: ParityRow) -> ParityCheck | None:
     """The check of a pair that is nearest to its tolerance, or farthest beyond it."""
@@ -37,7 +39,7 @@ def parity_problem(rows: Iterable[ParityRow], run: Mapping[str, Any]) -> str | N
     pairs = parity_rows(rows, run["preset"], run["precision"])
     own = [pair for pair in pairs if run["track"] in (pair["a"], pair["b"])]
     if not own:
-        return "parity not checked"
+        return NOT_CHECKED
     agreeing = {track for pair in pairs if pair["passed"] for track in (pair["a"], pair["b"])}
     blamed = [pair for pair in own if not pair["passed"]]
     if run["track"] in agreeing:
@@ -50,10 +52,21 @@ def parity_problem(rows: Iterable[ParityRow], run: Mapping[str, Any]) -> str | N
 
 
 def speed_withheld(results: Results, runs: Sequence[RunResult]) -> str | None:
-    """Why no speed is shown for the runs of one track: no test accuracy, or no passed parity check."""
+    """Why no speed is shown for the runs of one track: no test accuracy, or no passed parity check.
+
+    A comparison of a single track has no other to be compared with, and shows its speed with :func:`speed_remark`.
+    """
     if not tested(runs):
         return "no test accuracy"
+    if speed_remark(results):
+        return None
     return next((problem for run in tested(runs) if (problem := parity_problem(results["parity"], run))), None)
+
+
+def speed_remark(results: Results) -> str | None:
+    """What stands beside the speeds of a single track, whose parity nothing was checked against."""
+    alone = len({run["track"] for run in results["runs"]}) == 1 and not results["parity"]
+    return NOT_CHECKED if alone else None
 
 
 def describe(check: ParityCheck) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from compare.report.style import order
 from compare.results.schema import Results, RunResult
 
+WARNING = "⚠"  # marks every figure of a disturbed run
 Tracks = dict[str, list[RunResult]]  # the runs of a preset: for each track, one per seed
 
 
@@ -37,6 +38,11 @@ def numbers(rows: Iterable[Mapping[str, Any]], *path: str) -> list[float]:
 def tested(runs: Iterable[RunResult]) -> list[RunResult]:
     """The runs that finished and were evaluated on the test set: only their figures are shown."""
     return [run for run in runs if run["status"] == "finished" and run["test_accuracy"] is not None]
+
+
+def disturbed(runs: Iterable[RunResult]) -> str | None:
+    """Why the times of these runs are in no ratio and no ranking: the first run that other programs disturbed."""
+    return next((reason for run in tested(runs) if (reason := run["disturbed"])), None)
 
 
 def spread(values: list[float], form: str = ".2f", *, unit: str = "") -> str:

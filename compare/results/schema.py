@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypedDict, cast
 
 from compare.config import Config
+from compare.machine.disturbance import Disturbance
 
 SCHEMA = 2
 Status = Literal["not started", "interrupted", "failed", "finished"]
@@ -115,6 +116,7 @@ class Measured(TypedDict):
     step_loss: list[float | None]
     error_analysis: ErrorAnalysis | None
     disturbed: str | None
+    disturbance: Disturbance | None
 
 
 class RunResult(Measured):

@@ -20,6 +20,8 @@ from compare.data import Data, eval_batches
 from compare.data.loaders import BatchIterator
 from compare.data.stream import IndexSampler
 from compare.errors import UserError
+from compare.machine import disturbance
+from compare.machine.disturbance import Disturbance
 from compare.training.checks import require_finite
 from compare.training.clocks import Stopwatch, Timings
 from compare.training.steps import Plan
@@ -63,6 +65,7 @@ class Training:
     memory: Event = dataclasses.field(default_factory=dict)
     saved_step: int = -1  # step of this run's newest checkpoint
     resumed: list[Event] = dataclasses.field(default_factory=list)  # at which step, from which checkpoint
+    disturbance: Disturbance | None = None  # what other programs did while this process trained
 
     @property
     def stopped_early(self) -> bool:
@@ -193,6 +196,7 @@ class Training:
             "steps": self.step,
             "best_step": None if kept is None else row["step"],
             "resumed": self.resumed,
+            "disturbance": self.disturbance,
             "epochs": self.epoch,
             "chunk": self.schedule.chunk,
             "test_count": len(self.data.test_y) if row else None,
@@ -237,6 +241,7 @@ def train(
     """
     with training.timings.clock("data"):
         batches = training.batches
+    before = disturbance.counters()  # in the process that trains: what it and its children use is no disturbance
     with batches:
         while not training.finished and not stop():
             chunk = training.chunk()
@@ -244,6 +249,8 @@ def train(
             if training.step in training.schedule.evaluations:
                 emit(training.evaluation(chunk))
             save()
+    training.disturbance = disturbance.between(before, disturbance.counters())
+    training.disturbance["step_spread"] = disturbance.spread(training.timings.chunks.steady)
 
 
 def evaluate(track: tracks.Track, state: Any, data: Data, *, batch_size: int, watch: Stopwatch) -> Event:

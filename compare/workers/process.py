@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,25 +94,49 @@ def _last_line(text: str) -> str:
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "none")
 
 
-def call(module: str, *arguments: str, variables: Mapping[str, str] | None = None) -> Any:
+TOLD = "progress: "
+
+
+def tell(text: str) -> None:
+    """Report progress to the process that runs this one with :func:`call`."""
+    print(f"{TOLD}{text}", file=sys.stderr, flush=True)
+
+
+def call(
+    module: str,
+    *arguments: str,
+    variables: Mapping[str, str] | None = None,
+    hear: Callable[[str], object] = lambda text: None,
+) -> Any:
     """Run ``python -m module arguments`` and return its standard output, parsed as JSON.
 
+    ``hear`` gets each text that the process tells (:func:`tell`) as soon as it does.
     Raises the UserError that ended it, and RuntimeError with its last line if it failed otherwise.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | dict(variables or {}),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    last = _last_line(done.stderr)
-    if done.returncode == 2 and last.startswith("error: "):
+    lines = []
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as output:  # a full pipe would block what writes to it
+        with subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            env=os.environ | {"JAX_PLATFORMS": "cpu"} | dict(variables or {}),
+            cwd=ROOT,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as running:
+            assert running.stderr
+            for line in running.stderr:
+                if line.startswith(TOLD):
+                    hear(line.removeprefix(TOLD).strip())
+                else:
+                    lines.append(line)
+        output.seek(0)
+        found = output.read()
+    last = _last_line("".join(lines))
+    if running.returncode == 2 and last.startswith("error: "):
         raise UserError(last.removeprefix("error: "))
-    if not done.stdout.strip():
-        raise RuntimeError(f"python -m {module} ended with exit code {done.returncode}: {last}")
-    return json.loads(done.stdout)
+    if not found.strip():
+        raise RuntimeError(f"python -m {module} ended with exit code {running.returncode}: {last}")
+    return json.loads(found)
 
 
 Answer = dict[str, Any]

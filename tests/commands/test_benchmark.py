@@ -20,6 +20,7 @@ from compare.benchmark import __main__ as benchmark
 from compare.benchmark import plots, report, roofline, session, sweep, tables, trial, variants
 from compare.benchmark.results import PARTS, read, rows
 from compare.errors import UserError
+from compare.machine import disturbance
 from compare.training.flops import training_flops
 from compare.workers import process
 from compare.workers.protocol import Job
@@ -233,10 +234,50 @@ def test_plots_and_tables_of_every_section(tmp_path: Path) -> None:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
+def test_disturbed_trials_are_repeated_twice_at_most_and_then_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = {"preset": "mlp-mnist", "a": "numpy", "b": "torch", "passed": True, "checks": [], "precision": "float32"}
+    busy = {"numpy plain": iter([0.5, 0.0, 0.0, 0.0]), "numpy processes": iter([0.5] * 9)}
+
+    def one(config: Any, variant: Any, **_: Any) -> dict[str, Any]:
+        found = invented({variant.label: [8.0]})["trials"][0] | {"reached": None}
+        return found | {"disturbance": dict.fromkeys(disturbance.LIMITS) | {"others": next(busy[variant.label])}}
+
+    monkeypatch.setattr(process, "call", lambda *_, **__: [pair])
+    monkeypatch.setattr(variants, "measure", one)
+    monkeypatch.setattr(variants, "VARIANTS", variants.VARIANTS[:2])
+    monkeypatch.setattr(machine, "cores", lambda: 2)
+    monkeypatch.setattr(machine, "products", lambda **_: [200.0])
+    options = ["mlp-mnist", "--repeats", "3", "--no-layers", "--out", str(tmp_path)]
+    assert benchmark.main(options) == 0
+    plain, processes = rows(read(tmp_path))
+    assert (len(plain.trials), plain.left_out, plain.disturbed) == (3, 1, None)
+    assert (len(processes.trials), processes.left_out) == (3 + 2, 0)
+    printed = capsys.readouterr().out
+    assert printed.count("was disturbed and is repeated: other programs took 50% of the cores") == 3
+    assert printed.count("was disturbed and is marked: other programs") == 3
+    assert "mlp-mnist: numpy plain: 1 disturbed trial left out." in printed
+    assert "numpy processes is in no ratio: every trial was disturbed: other programs took 50% of the cores." in printed
+
+
+def test_a_disturbed_row_is_marked_and_in_no_ratio_and_no_regression() -> None:
+    before = invented({"numpy plain": [8.0, 8.1, 8.2], "torch eager": [4.0, 4.1, 4.2]})
+    now = invented({"numpy plain": [16.0, 16.1, 16.2], "torch eager": [4.0, 4.1, 4.2]})
+    for each in now["trials"][:3]:
+        each["disturbed"] = "other programs took 50% of the cores"
+    text = report.document(now)
+    assert "numpy plain ⚠" in text
+    assert "as fast as" not in text
+    assert report.status(now, before) == report.status(before, now) == 0
+    now["trials"][0]["disturbed"] = None  # what is left is one quiet trial
+    assert [len(row.trials) for row in rows(now)] == [1, 3]
+
+
 def test_they_take_turns_and_a_track_without_parity_is_not_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def parity(*arguments: str, variables: Any) -> list[dict[str, Any]]:
+    def parity(*arguments: str, **_: Any) -> list[dict[str, Any]]:
         pairs = [("numpy", "jax", True), ("numpy", "torch", False), ("jax", "torch", False)]
         facts = {"preset": "mlp-mnist", "checks": []}
         return [facts | {"a": a, "b": b, "passed": p, "precision": "float32"} for a, b, p in pairs]
@@ -305,7 +346,7 @@ def test_a_plan_lasts_for_the_minimum_time_at_the_gemm_peak(seconds: float, chun
 
 
 def test_an_accelerator_is_compared_with_its_own_matmuls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def parity(*_: str, variables: Any) -> list[dict[str, Any]]:
+    def parity(*_: str, **__: Any) -> list[dict[str, Any]]:
         pair = {"preset": "mlp-mnist", "a": "jax", "b": "torch", "passed": True, "checks": []}
         return [pair | {"precision": "float64"}, pair | {"precision": "bfloat16"}]
 

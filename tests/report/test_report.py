@@ -16,11 +16,12 @@ from PIL import Image
 from rich.console import Console
 from support.fake_results import fail_parity, fake_results, stop_run
 
+from compare import presets as known_presets
 from compare.errors import UserError
 from compare.report import __main__ as report
-from compare.report import write
+from compare.report import status, write
 from compare.report.figure import DPI, HEAD, ROW, WIDTH, figure
-from compare.report.html.content import page
+from compare.report.html.content import page, side_by_side
 from compare.report.markdown import COLUMNS, document, row
 from compare.report.series import loss_gap, smooth
 from compare.report.summary import headline
@@ -194,6 +195,70 @@ def test_a_difference_is_significant_only_if_the_interval_excludes_1():
     undecided = "no significant difference between PyTorch and JAX (1.01×, 95 % CI"
     assert undecided in section(document(results), "Summary")
     assert undecided in headline(results)
+
+
+def disturb(run: dict[str, Any]) -> None:
+    run["disturbed"] = "other programs took 50% of the cores"
+
+
+def test_a_disturbed_run_is_marked_and_in_no_ratio():
+    results = fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2))
+    disturb(groups(results)["mlp-mnist"]["torch"][1])  # the fastest
+    text = document(results)
+    summary = section(text, "Summary")
+    assert "JAX is 1.80× as fast as NumPy" in summary
+    assert "⚠ PyTorch 40,400 images/s is not ranked: other programs took 50% of the cores." in summary
+    assert "PyTorch is" not in text
+    assert "PyTorch not ranked (disturbed)" in headline(results)
+    assert cells(results, "mlp-mnist", "torch")["images/s"] == "40,400 ± 400 ⚠"
+    assert cells(results, "mlp-mnist", "jax")["images/s"] == "36,360 ± 360"
+    assert "**Timing quality** ⚠ 1 of 9 runs disturbed: other programs took 50% of the cores" in text
+    assert "> ⚠ The times of disturbed runs are in no ratio and no ranking: mlp-mnist torch seed 1.\n" in text
+    assert "⚠ Timing quality: 1 of 9 runs disturbed" in " ".join(shown(results).split())
+    found = side_by_side([("quiet", fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2))), ("busy", results)])
+    assert next(line for line in found.splitlines() if "PyTorch" in line).endswith("| 40,400 ⚠ |")
+    for run in results["runs"]:
+        disturb(run)
+    assert "**Speed, mlp-mnist:** not ranked. ⚠ " in document(results)
+
+
+def test_the_status_strip():
+    results = fake_results()
+    assert [check[:3] for check in status.strip(results)] == [
+        ("Parity", "✓", "passed"),
+        ("Accuracy", "✓", "tie"),
+        ("Timing quality", "✓", "undisturbed"),
+    ]
+    fail_parity(results, "cnn-mnist", "torch")
+    results["runs"][1]["test_accuracy"] = 0.9
+    results["runs"][2]["disturbance"]["others"] = None
+    assert [check[:3] for check in status.strip(results)] == [
+        ("Parity", "✗", "failed for 2 of 6 pairs"),
+        ("Accuracy", "✗", "differs"),
+        ("Timing quality", "–", "1 of 6 runs not judged"),
+    ]
+    results["parity"] = []
+    assert [check.mark for check in status.strip(results)] == ["–", "✗", "–"]
+    assert status.strip(fake_results(presets=()))[2].mark == "–"
+
+
+def test_a_single_track_shows_its_speed_without_parity():
+    results = fake_results(presets=("mlp-mnist",), tracks=("jax",))
+    assert cells(results, "mlp-mnist", "jax")["images/s"] == "36,000 parity not checked"
+    (card,) = status.cards(results)
+    assert card.rows == [["JAX", card.rows[0][1], "36,000 (parity not checked)", "3.56", card.rows[0][4], "640"]]
+    assert "36,000" in section(document(results), "Summary")
+    assert "36,000 (parity not checked)" in page([("alone", results)])
+
+
+def test_the_configuration_of_every_network():
+    text = section(document(fake_results(seeds=(0, 2))), "Configuration")
+    assert "| setting | mlp-mnist | cnn-mnist |" in text
+    assert "| parameters | 669,706 | 669,706 |" in text
+    assert "| seeds | 0, 2 | 0, 2 |" in text
+    mlp = known_presets.get("mlp-mnist")
+    assert f"| {mlp.batch_size:,} |" in text
+    assert f"| learning rate | {mlp.lr:g} |" in text
 
 
 def test_unfinished_runs_are_listed():

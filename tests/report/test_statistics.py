@@ -114,3 +114,9 @@ def test_steps_after_which_a_compilation_pays_off(cold: Any, step_ms: Any, steps
 
 def test_exponent_of_a_power_law():
     assert exponent([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
+
+
+def test_nobody_is_the_winner_by_1_00_times():
+    interval = ratio_of_medians([1.002, 1.003, 1.002], [1.0, 1.0, 1.0])
+    assert 1 < interval.low < interval.high < 1.005
+    assert interval.sentence("JAX", "NumPy").startswith("no significant difference between JAX and NumPy (1.00×")

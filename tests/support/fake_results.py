@@ -8,6 +8,7 @@ import itertools
 import numpy as np
 
 from compare import presets as known_presets
+from compare.machine.disturbance import Disturbance
 from compare.results.arrays import pack
 from compare.results.schema import DriftRow, ErrorAnalysis, Evaluation, ParityRow, Results, RunResult, new_run
 from numpy_nn.optim import schedule
@@ -15,6 +16,7 @@ from numpy_nn.optim import schedule
 SPEED = {"numpy": 0.5, "jax": 0.9, "torch": 1.0}
 PRESETS = {"mlp-mnist": (40_000.0, 10, 0.983), "cnn-mnist": (2_900.0, 8, 0.9925)}
 WINDOWS = {"mlp-mnist": (28, 28), "cnn-mnist": (5, 5)}
+QUIET = Disturbance(others=0.01, throttled=0.0, preemptions=3.0, step_spread=1.25, matmul_swing=1.02, load=0.5)
 LEAVES = {"mlp-mnist": "layers/1/kernel", "cnn-mnist": "convs/0/kernel"}
 
 
@@ -127,6 +129,7 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> RunResult:
         "hardware": "cpu",
         "matmul_precision": "float32",
         "resumed": [],
+        "disturbance": QUIET.copy(),
         "error_analysis": fake_error_analysis(preset, best, own),
     }
 

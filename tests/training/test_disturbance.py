@@ -38,7 +38,7 @@ def test_the_reason_names_every_figure_beyond_its_limit():
     quiet = between(moment(0, 0, 0), moment(10, 20, 20))
     assert reason(quiet) is None
     assert "3.0 times as long" in (reason(quiet | {"step_spread": 3.0}) or "")
-    assert "2.0 times as fast" in (reason(quiet | {"matmul_swing": 2.0}) or "")
+    assert "changed by a factor of 2.0" in (reason(quiet | {"matmul_swing": 2.0}) or "")
 
 
 def test_too_short_a_time_is_not_judged():
@@ -52,8 +52,8 @@ def test_spread_and_swing():
     assert spread([4.0] * 9 + [400.0]) == 1.0  # one slow step in ten is not the slowest tenth
     assert spread([4.0] * 8 + [12.0] * 2) == 3.0
     assert spread([4.0] * 4) is None
-    assert swing(100.0, 150.0) == swing(150.0, 100.0) == 1.5
-    assert swing(None, 100.0) is None
+    assert swing([100.0], [150.0, 10.0, 160.0]) == swing([150.0], [100.0]) == 1.5
+    assert swing([], [100.0]) is None
 
 
 def test_the_counters_are_read_from_a_machine_of_four_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -80,6 +80,15 @@ def test_the_counters_are_read_from_a_machine_of_four_cores(tmp_path: Path, monk
     assert (found.cores, found.busy, found.own) == (2, 3.63, 0.6)
     assert (found.throttled, found.preemptions) == (0.25, 17)
     assert disturbance.counters(tmp_path / "absent", tmp_path) is None
+
+
+def test_the_wait_ends_with_a_quiet_machine_its_time_or_a_stop(monkeypatch: pytest.MonkeyPatch):
+    busy = iter([False, False, True])
+    monkeypatch.setattr(disturbance, "is_quiet", lambda: next(busy))
+    assert disturbance.wait_until_quiet(60)
+    monkeypatch.setattr(disturbance, "is_quiet", lambda: False)
+    assert not disturbance.wait_until_quiet(0.01)
+    assert not disturbance.wait_until_quiet(60, stop=lambda: True)
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system has no /proc/stat")

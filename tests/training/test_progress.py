@@ -72,3 +72,20 @@ def test_resumed_run_counts_only_its_own_steps():
         progress.update(90, accuracy=0.5)
     assert "mlp jax: 10 steps" in file.getvalue()
     assert "left" not in file.getvalue()
+
+
+def test_a_stage_names_its_parts():
+    screen, file = console(terminal=False)
+    with Progress(screen) as progress:
+        hear = progress.stage("Parity check", 2)
+        hear("mlp numpy")
+    assert file.getvalue().splitlines() == ["  mlp numpy"]
+    screen, file = console(terminal=True)
+    with Progress(screen) as progress:
+        hear = progress.stage("Parity check", 2)
+        for part in ("mlp numpy", "mlp jax", "mlp jax again"):
+            hear(part)
+        assert progress._bars is not None
+        progress._bars.refresh()
+        assert "2/2" in file.getvalue()
+        assert "mlp jax again" in file.getvalue()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from support import typed_json
 from support.paths import ROOT
 
 from compare import machine, run_all
+from compare.machine import disturbance
 from compare.progress import Progress
 from compare.results.schema import Results
 
@@ -58,6 +60,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     """The same in this process, which has loaded everything already; only the trainers have processes of their own."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(machine, "products", lambda *, threads: [100.0])
+    monkeypatch.setattr(disturbance, "is_quiet", lambda: True)
     note = Progress.note
 
     def run_here(*arguments: object, uri: str = "", at: str = "", then: Callable[[], Any] = int) -> tuple[int, str]:
@@ -85,7 +88,20 @@ def compared(tmp_path_factory):
     """A small comparison of all tracks, once for several tests."""
     store, out = tmp_path_factory.mktemp("store"), tmp_path_factory.mktemp("out") / "new"
     code, printed = run(
-        "mlp-mnist", "--steps", 20, "--batch-size", 64, "--lr", 0.1, "--seeds", 4, "--out", out, store=store
+        "mlp-mnist",
+        "--steps",
+        20,
+        "--batch-size",
+        64,
+        "--lr",
+        0.1,
+        "--seeds",
+        4,
+        "--wait",
+        "0s",
+        "--out",
+        out,
+        store=store,
     )
     assert code == 0, printed
     return json.loads((out / "results.json").read_text()), printed, out, store
@@ -99,7 +115,7 @@ def test_results_follow_the_schema(compared):
     assert [entry["track"] for entry in results["runs"]] == ["numpy", "jax", "torch"]
     for entry in results["runs"]:
         unknown = {name for name, value in entry.items() if value is None}
-        assert unknown == {"message", "best_step", "peak_device_mb", "disturbed"}
+        assert unknown - {"disturbed"} == {"message", "best_step", "peak_device_mb"}
         assert (entry["status"], entry["seed"], entry["steps"], entry["batch_size"]) == ("finished", 4, 20, 64)
         assert (entry["test_count"], entry["val_count"]) == (10_000, 5_000)
         assert entry["parameters"] == 784 * 512 + 512 + 512 * 512 + 512 + 512 * 10 + 10
@@ -235,6 +251,26 @@ def test_diverged_run_does_not_stop_the_others(tmp_path, run_here):
     assert printed.count("MLflow tracking is off") == 1
     assert "python -m compare.tracking log" in printed
     assert (out / "report.md").exists()
+
+
+def test_disturbed_run_is_marked_and_the_wait_for_a_quiet_machine_ends(tmp_path, run_here, monkeypatch):
+    speeds = itertools.cycle([100.0, 40.0])
+    monkeypatch.setattr(machine, "products", lambda *, threads: [next(speeds)])
+    monkeypatch.setattr(disturbance, "is_quiet", lambda: False)
+    code, printed = run_here(
+        *("mlp-mnist", "--tracks", "numpy", "--steps", 5, "--batch-size", 64, "--wait", "0.01s"),
+        "--out",
+        tmp_path / "out",
+    )
+    assert code == 0, printed
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    (entry,) = results["runs"]
+    assert entry["disturbance"]["matmul_swing"] == 2.5
+    assert "changed by a factor of 2.5" in entry["disturbed"]
+    busy, marked = results["environment"]["disturbed"]
+    assert busy == "other programs kept the machine busy for 0.01 s before the first run"
+    assert marked == f"mlp-mnist numpy seed 0: {entry['disturbed']}"
+    assert f"⚠ {marked.partition(':')[0]} was disturbed and is not ranked" in printed
 
 
 def test_non_finite_weights_after_the_last_update_fail_the_run(tmp_path, run_here):

@@ -9,7 +9,7 @@ from typing import Any
 from compare.report.html.plots import Plot, Trace, rounded
 from compare.report.style import INK, Style, name_of, track_styles
 from compare.results.parity import speed_withheld
-from compare.results.runs import Tracks, cold_seconds, groups, numbers, target_accuracy, tested
+from compare.results.runs import WARNING, Tracks, cold_seconds, disturbed, groups, numbers, target_accuracy, tested
 from compare.results.schema import Results, RunResult
 
 PHASES = {"import": "#7a869a", "data": "#b9c3d0", "compile": "#009E73", "train": "#56B4E9", "eval": "#d9c76a"}
@@ -43,22 +43,29 @@ def _speed(results: Results, preset: str, tracks: Tracks, styles: dict[str, Styl
         words.append(f"{name} {statistics.fmean(values):,.0f}" if values else f"{name} {rows[-1][1]}")
         mean = statistics.fmean(values) if values else 0
         bar = {"type": "bar", "orientation": "h", "y": [name], "x": rounded([mean]), "name": name, "width": 0.62}
+        marked = f" {WARNING}" if disturbed(runs) else ""
+        label = f"{mean:,.0f}{marked}" if values else rows[-1][1]
+        notes.append(
+            {"x": max(values, default=0), "y": name, "text": label, "xanchor": "left", "xshift": 8, "showarrow": False}
+        )
         drawn.append(bar | {"marker": {"color": styles[track].color}, "tracks": [track], "hovertemplate": "%{x:,.0f}"})
-        if not values:
-            notes.append({"x": 0, "y": name, "text": rows[-1][1], "xanchor": "left", "showarrow": False})
         if len(values) > 1:
             dots = {"type": "scatter", "mode": "markers", "y": [name] * len(values), "x": rounded(values)}
             marker = {"color": INK, "size": 7, "line": {"color": "#ffffff", "width": 1}}
             drawn.append(dots | {"name": name, "tracks": [track], "marker": marker, "hovertemplate": "%{x:,.0f}"})
+    longest = max((value for bar in drawn for value in bar["x"] if value), default=1)
     layout = {
-        "xaxis": {"title": {"text": "training images/s"}, "rangemode": "tozero", "tickformat": ",.0f"}
-        | {"showticklabels": len(notes) < len(tracks)},  # nothing measured, no scale
+        "xaxis": {"title": {"text": "training images/s"}, "tickformat": ",.0f"}
+        | {"range": [0, 1.3 * longest], "nticks": 5}  # room for the labels
+        | {"showticklabels": longest > 1},  # nothing measured, no scale
         "yaxis": {"autorange": "reversed"},
         "annotations": notes,
         "hovermode": "closest",
     }
     about = f"Training speed on {preset} in images per second: {', '.join(words)}."
-    return Plot(preset, about, "runs[].images_per_second", drawn, layout, ("track", "images/s, each seed"), rows)
+    return Plot(
+        "Training speed", about, "runs[].images_per_second", drawn, layout, ("track", "images/s, each seed"), rows
+    )
 
 
 def _cold(preset: str, tracks: Tracks) -> Plot:

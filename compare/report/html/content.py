@@ -16,13 +16,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 
+from compare.report import status
 from compare.report.html import bars, grids, pictures, plots, roof
 from compare.report.html.plots import Plot
 from compare.report.markdown import FIGURES_ONLY, TITLES, markdown, sections
 from compare.report.style import name_of, track_styles
 from compare.report.summary import headline, machine_facts, title
 from compare.results.parity import speed_withheld
-from compare.results.runs import groups, numbers, spread, tested
+from compare.results.runs import WARNING, disturbed, groups, numbers, spread, tested
 from compare.results.schema import Results
 from compare.statistics import ratio_of_medians
 
@@ -42,7 +43,6 @@ class Part:
 
 
 PARTS = {
-    "results": Part((bars.speeds,), together=True),
     "curves": Part((plots.learning,), control="clock"),
     "parity": Part((grids.parity,)),
     "time": Part((bars.cold_times,), control="cold", together=True),
@@ -77,8 +77,9 @@ def page(comparisons: Sequence[Comparison]) -> str:
     """The whole of report.html, self-contained."""
     count = itertools.count()
     texts = [sections(results) for _, results in comparisons]
+    networks = [_networks(results, count) for _, results in comparisons]
     found = [_section(name, comparisons, [text[name] for text in texts], count) for name in TITLES]
-    drawn = [
+    drawn = [plot for cards in networks for _, plot in cards] + [
         figure for section in found for block in section.blocks for each in block.presets.values() for figure in each
     ]
     styles = track_styles(
@@ -90,6 +91,10 @@ def page(comparisons: Sequence[Comparison]) -> str:
         .render(
             title=title(comparisons[0][1]) if len(comparisons) == 1 else f"{len(comparisons)} comparisons side by side",
             comparisons=[(name, results, headline(results), machine_facts(results)) for name, results in comparisons],
+            first_screens=[
+                (status.strip(results), status.amber(results), cards)
+                for (_, results), cards in zip(comparisons, networks, strict=True)
+            ],
             overview=_rendered(side_by_side(comparisons), "Side by side") if len(comparisons) > 1 else "",
             sections=[section for section in found if section.blocks],
             tracks=[(track, name_of(track), style, plots.dash(style)) for track, style in styles.items()],
@@ -100,6 +105,14 @@ def page(comparisons: Sequence[Comparison]) -> str:
             plotly=_file("plotly-basic.min.js"),
         )
     )
+
+
+def _networks(results: Results, count: Iterator[int]) -> list[tuple[status.Card, Plot]]:
+    """The small table of each network, and the bar chart of its speeds beside it."""
+    charts = bars.speeds(results)
+    return [
+        (card, dataclasses.replace(charts[card.preset][0], id=f"plot-{next(count)}")) for card in status.cards(results)
+    ]
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> str:
@@ -114,9 +127,13 @@ def side_by_side(comparisons: Sequence[Comparison]) -> str:
             runs = groups(results).get(preset, {}).get(track, [])
             accuracy = spread([100 * value for value in numbers(tested(runs), "test_accuracy")], unit="%")
             speed = [] if not runs or speed_withheld(results, runs) else numbers(tested(runs), "images_per_second")
-            against = f"; {ratio_of_medians(speed, first).describe()}" if speed and first else ""
-            first = first or speed
-            cells += [accuracy, f"{statistics.median(speed):,.0f}{against}" if speed else "-"]
+            marked = speed and disturbed(runs)
+            against = f"; {ratio_of_medians(speed, first).describe()}" if speed and first and not marked else ""
+            first = first or (None if marked else speed)
+            cells += [
+                accuracy,
+                f"{statistics.median(speed):,.0f}{f' {WARNING}' if marked else against}" if speed else "-",
+            ]
         rows.append(cells)
     headers = ["preset", "track", *(f"{name}: {what}" for name, _ in comparisons for what in ("accuracy", "images/s"))]
     return markdown(headers, rows)
