@@ -308,7 +308,7 @@ def ui(port: int) -> NoReturn:
         number = tracker._experiment_id("compare")
     except Exception as error:  # MLflow and its database raise what they like
         raise UserError(f"{_without_password(uri)} cannot be opened ({_reason(error)})") from error
-    address = f"{uri.rstrip('/') if remote else f'http://127.0.0.1:{port}'}/#/experiments/{number}/runs"
+    address = f"{uri.rstrip('/') if remote else f'http://127.0.0.1:{port}'}/#/experiments/{number}/runs?workflowType=machine_learning"
     print(address if remote else f"{address}   (Ctrl-C ends it)", flush=True)
     if remote:
         sys.exit(0)
