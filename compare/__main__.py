@@ -1,4 +1,4 @@
-"""List the commands of this project, or run one: ``python -m compare run_all --help``."""
+"""List the commands of this project, or run one: ``python -m compare run_all --help``, or ``nn3 train --help``."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ GROUPS = {
     ),
     "Try and learn": ("predict", "play", "side_by_side", "bugs"),
 }
+ALIASES = {"train": ["run_all"], "bench": ["benchmark"], "import": ["pretrained", "import"]}
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -47,10 +48,13 @@ def listing() -> str:
     """Every command with a line of what it does, in groups."""
     known = commands()
     width = max(map(len, known))
-    lines = ["python -m compare COMMAND ...   runs one of these; COMMAND --help says what it takes"]
+    lines = [
+        "python -m compare COMMAND ...   runs one of these, as does nn3 COMMAND; COMMAND --help says what it takes"
+    ]
     for title, names in GROUPS.items():
         lines += ["", f"{title}:", *(f"  {name:<{width}}  {known[name]}" for name in names)]
-    return "\n".join(lines)
+    short = (f"{alias} = {' '.join(words)}" for alias, words in ALIASES.items())
+    return "\n".join([*lines, "", f"Aliases: {', '.join(short)}"])
 
 
 @command_line
@@ -60,9 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given or given[0] in ("-h", "--help"):
         print(listing())
         return 0
-    look_up("command", given[0], commands())
-    sys.argv[1:] = given[1:]
-    runpy.run_module(f"compare.{given[0]}", run_name="__main__", alter_sys=True)
+    name, *rest = [*ALIASES.get(given[0], given[:1]), *given[1:]]
+    look_up("command", name, commands())
+    sys.argv[1:] = rest
+    runpy.run_module(f"compare.{name}", run_name="__main__", alter_sys=True)
     return 0
 
 

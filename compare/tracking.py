@@ -7,6 +7,8 @@ tracking off with one warning. `results.json` is on disk, and `python -m compare
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import functools
 import logging
 import math
@@ -15,7 +17,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, NoReturn, ParamSpec
@@ -110,10 +112,10 @@ class Tracker:
 
         ``parent`` is the id of an earlier parent run to continue, if it is in this store.
         """
-        if self.uri == cli.sqlite_url(self._store / "mlflow.db"):
-            self._store.mkdir(parents=True, exist_ok=True)
-        self._client = _client(self.uri)
-        self._experiment = self._experiment_id(experiment)
+        local = self.uri == cli.sqlite_url(self._store / "mlflow.db")
+        with _one_at_a_time(self._store) if local else contextlib.nullcontext():
+            self._client = _client(self.uri)
+            self._experiment = self._experiment_id(experiment)
         self._parent = self._again(parent) or self._run(name, params or {}, tags or {})
         return self._parent
 
@@ -240,6 +242,15 @@ def _flat(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in params.items():
         found |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
     return found
+
+
+@contextlib.contextmanager
+def _one_at_a_time(store: Path) -> Iterator[None]:
+    """Let one process create or migrate the SQLite database of `store`; others wait. The folder is made if missing."""
+    store.mkdir(parents=True, exist_ok=True)
+    with (store / "mlflow.db.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _client(uri: str) -> Any:

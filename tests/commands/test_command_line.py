@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from PIL import Image
 from support.paths import ROOT
 
 from compare import cli, predict, run_all
-from compare.__main__ import GROUPS, commands, listing
+from compare.__main__ import ALIASES, GROUPS, commands, listing
 from compare.cli import command_line
 from compare.config import SETTINGS
 from compare.tracking import Tracker
@@ -84,6 +85,17 @@ def test_a_command_is_run_by_its_name_and_an_unknown_one_is_answered(tmp_path):
     done = run_python("-m", "compare", "runall", cwd=tmp_path)
     assert "error: unknown command 'runall'. Did you mean run_all? Known: " in done.stderr
     assert done.returncode == 2
+
+
+def test_nn3_runs_the_commands_and_their_aliases(tmp_path):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    module, _, function = project["scripts"]["nn3"].partition(":")
+    assert set(ALIASES).isdisjoint(commands())
+    for alias, words in {**ALIASES, "parity": ["parity"]}.items():
+        nn3 = f"import sys; from {module} import {function}; sys.exit({function}())"
+        done = run_python("-c", nn3, alias, "--help", cwd=tmp_path)
+        assert done.stdout.startswith(f"usage: python -m compare.{' '.join(words)} ")
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_compare_holds_at_most_twenty_files():

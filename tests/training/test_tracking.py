@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.fake_results import fake_results, stop_run
+from support.paths import ROOT
 
 from compare import tracking
 from compare.results.runs import final_metrics, trajectory
@@ -138,6 +141,25 @@ def test_deleted_experiment_is_restored(store: Path):
     stored.delete_experiment(stored.get_experiment_by_name("compare").experiment_id)
     with tracker(store) as mlflow:
         assert mlflow.start("compare", "second")
+
+
+TOGETHER = """
+import sys
+from pathlib import Path
+from compare.tracking import Tracker
+store = Path(sys.argv[1])
+with Tracker(results_dir=store, warn=sys.exit, store=store) as tracker:
+    tracker.start("compare", "main")
+"""
+
+
+def test_processes_that_start_together_make_one_database(tmp_path: Path):
+    command = [sys.executable, "-c", TOGETHER, str(tmp_path / "runs")]
+    started = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [process.communicate()[1] for process in started] == [""] * 3
+    stored = client(tmp_path / "runs")
+    experiment = stored.get_experiment_by_name("compare")
+    assert [run.info.status for run in stored.search_runs([experiment.experiment_id])] == ["FINISHED"] * 3
 
 
 @pytest.mark.timeout(20)  # MLflow's own retries take four minutes
