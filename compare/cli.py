@@ -263,6 +263,14 @@ def seconds(text: str) -> float:
     return value
 
 
+def wait_for_quiet() -> float:
+    """Seconds to wait for a quiet machine before anything is timed: NN_WAIT, or 30."""
+    try:
+        return seconds(os.environ.get("NN_WAIT", "30s"))
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"NN_WAIT: {error}") from error
+
+
 def add_saving(options: argparse.ArgumentParser) -> None:
     """How often a training saves itself, and how many of its checkpoints stay."""
     saving = group(options, "saving and resuming")

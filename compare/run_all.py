@@ -44,8 +44,8 @@ def parser() -> argparse.ArgumentParser:
         help="any other setting, as compare.search finds it: optimizer=adamw model_args.hidden=[256]",
     )
     training.add_argument(
-        "--wait", type=cli.seconds, default=30.0, metavar="30s",
-        help="wait so long for a quiet machine before the first run; 0s: do not (default: 30s)",
+        "--wait", type=cli.seconds, default=cli.wait_for_quiet(), metavar="30s",
+        help="wait so long for a quiet machine before the first run; 0s: do not (default: NN_WAIT, else 30s)",
     )  # fmt: skip
     cli.add_saving(options)
     saving = cli.group(options, "saving and resuming")

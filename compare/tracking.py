@@ -43,7 +43,7 @@ ENVIRONMENT = {  # with a server that is down, fail after seconds instead of the
     "MLFLOW_LOGGING_LEVEL": "ERROR",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-KIND = ("mlflow.experimentKind", "custom_model_development")  # opens in the model-training view, not the GenAI one
+KIND = ("mlflow.experimentKind", "custom_model_development")  # shown in the experiment list; the address names the view
 STATUS = {"finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED", "not started": "KILLED"}
 
 

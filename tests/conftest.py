@@ -29,6 +29,8 @@ os.environ.update(
     # No window, no telemetry, and nobody's own tracking server.
     MPLBACKEND="Agg",
     MLFLOW_DISABLE_TELEMETRY="true",
+    # Other tests keep the machine busy: nobody waits for a quiet one.
+    NN_WAIT="0s",
 )
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 if "NN_GPU" not in os.environ:

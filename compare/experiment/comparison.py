@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from compare import machine, tracking, tracks
+from compare import cli, machine, tracking, tracks
 from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.experiment import plan
@@ -39,7 +39,7 @@ class Comparison:
     results: Results  # of plan.plan or plan.resumed: every run that is not finished will be trained
     directory: Path
     progress: Progress
-    wait: float = 30.0  # seconds to wait for a quiet machine before the first run
+    wait: float = dataclasses.field(default_factory=cli.wait_for_quiet)  # seconds, before the first run
     stopping: bool = False
     worker: Worker | None = None
     matmuls: list[float] = dataclasses.field(default_factory=list)  # GFLOP/s, measured since the last run ended
