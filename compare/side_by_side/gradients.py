@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from compare.side_by_side.align import assigned, identifiers, pairs, read, words
 from compare.side_by_side.statements import Statement, flat
-from compare.side_by_side.topics import View
+from compare.side_by_side.topics import Block, View
 
 CACHE = 3.0  # weight of the name of a cache, which is written forward and read backward
 
@@ -21,14 +21,34 @@ def partners(forward: View, backward: View) -> dict[str, list[Statement]]:
     for name, block in forward.blocks.items():
         ahead, back = block.get("numpy", []), backward.blocks.get(name, {}).get("numpy", [])
         if ahead and back:
-            for one, other in partners_of(ahead[0], back[0]):
+            for one, other in partners_of(function(ahead, "forward"), function(back, "backward")):
                 found.setdefault(one.id, []).append(other)
                 found.setdefault(other.id, []).append(one)
     return found
 
 
+def function(block: Block, direction: str) -> Statement:
+    """The function of a block whose name ends with the direction, beside helpers; else the first statement."""
+    named = (each for each in block if each.kind == "FunctionDef" and each.node.name.endswith(direction))
+    return next(named, block[0])
+
+
 def partners_of(forward: Statement, backward: Statement) -> Iterator[tuple[Statement, Statement]]:
-    """Align a forward function with its backward function, whose lines are in reverse order."""
+    """The pairs of a forward function and its backward function: headers, docstrings, what is cached, and lines.
+
+    Only a function made of other forward functions has a line in backward for each line in forward. In an elementary
+    one, such as a norm, a gradient depends on several lines, and the function as a whole is the pair.
+    """
+    yield forward, backward
+    for kind, takes in (("Doc", is_doc), ("Return", unpacks)):
+        ends = [each for each in flat(forward.body) if each.kind == kind][-1:]
+        yield from ((end, each) for end in ends for each in flat(backward.body) if takes(each))
+    if any(text.endswith("_forward") for each in flat(forward.body) for _, text in identifiers(each)):
+        yield from mirror_pairs(forward, backward)
+
+
+def mirror_pairs(forward: Statement, backward: Statement) -> Iterator[tuple[Statement, Statement]]:
+    """Align the lines of a forward function with those of its backward function, which are in reverse order."""
     filing = {later: line for line, later in itertools.pairwise(flat(backward.body)) if files(later, line)}
     ahead = [each for each in flat(forward.body) if each.kind not in ("Doc", "Return")]
     back = [each for each in mirrored(backward.body) if each.kind not in ("Doc", "Return") and each not in filing]
@@ -42,8 +62,11 @@ def partners_of(forward: Statement, backward: Statement) -> Iterator[tuple[State
         partner |= {rest[j]: free[i] for i, j in pairs(free, rest, alike)}
     partner |= {later: partner[line] for later, line in filing.items() if line in partner}
     yield from ((ahead, back) for back, ahead in partner.items())
-    returns = [each for each in flat(forward.body) if each.kind == "Return"]
-    yield from ((returns[-1], each) for each in flat(backward.body) if returns and unpacks(each))
+
+
+def is_doc(statement: Statement) -> bool:
+    """Whether a statement is a docstring."""
+    return statement.kind == "Doc"
 
 
 def files(statement: Statement, line: Statement) -> bool:

@@ -128,7 +128,7 @@ class Lines:
         for row in rows:
             found = {track: self.line(each) for track, each in in_order(row).items()}
             for partner in self.other.get(row["numpy"].id, []) if list(row) == ["numpy"] else []:
-                if partner.kind == "Return":
+                if partner.kind in ("FunctionDef", "Doc", "Return"):
                     continue
                 for twin in sorted(forward.twins.get(partner.id, ()), key=lambda each: each.first):
                     if twin.id not in seen and twin.track not in found:

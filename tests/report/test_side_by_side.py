@@ -122,6 +122,24 @@ def test_each_call_of_a_backward_pass_finds_its_forward_line(model):
     assert calls >= 2
 
 
+@pytest.mark.parametrize(
+    ("topic", "forward", "backward"),
+    [
+        ("norm", "def batch_norm_forward", ["def batch_norm_backward"]),  # an elementary operation, as a whole
+        ("norm", "normed *= rstd", []),
+        ("conv", "def im2col_forward", ["def im2col_backward"]),
+        ("attention", "v, value_cache =", ["dx, dkernel, dbias = linear_backward(dv, value_cache)", "dvalue ="]),
+    ],
+)
+def test_operations_have_their_backward_functions(topic, forward, backward):
+    found = views(topic)
+    other = partners(found["forward"], found["backward"])
+    (line,) = (each for each in found["forward"].of("numpy") if each.code.startswith(forward))
+    pairs = [each.code for each in other.get(line.id, [])]
+    assert len(pairs) == len(backward)
+    assert all(map(str.startswith, pairs, backward)), pairs
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_each_line_is_measured_and_the_tracks_agree(model):
     measured = forward_lines(model)
