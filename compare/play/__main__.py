@@ -38,7 +38,11 @@ def parser() -> argparse.ArgumentParser:
         "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
     server.add_argument(
-        "--port", type=cli.number(int, 0, 65535), default=8000, metavar="N", help="port; 0 picks a free one (default: 8000)"
+        "--port",
+        type=cli.number(int, 0, 65535),
+        default=8000,
+        metavar="N",
+        help="port; 0 picks a free one (default: 8000)",
     )
     server.add_argument("--no-browser", action="store_true", help="only print the address")
     return options
@@ -57,7 +61,10 @@ def admitted(host: str, address: str) -> list[str]:
     """Return the host names that requests may use, which prevents DNS rebinding."""
     where = ipaddress.ip_address(address)
     if not where.is_loopback:
-        print(f"warning: anyone who can reach {host} can use the playground; --host 127.0.0.1 limits it to this machine", file=sys.stderr)
+        print(
+            f"warning: anyone who can reach {host} can use the playground; --host 127.0.0.1 limits it to this machine",
+            file=sys.stderr,
+        )
     return ["*"] if where.is_unspecified else ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
 
 

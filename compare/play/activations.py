@@ -1,7 +1,7 @@
 """The activations of each layer of a network for one image, computed by the NumPy track.
 
-While the NumPy network runs, ``compare.call_recorder`` records what the functions of ``numpy_nn`` return, so no model is
-duplicated here. A layer is shown after the activation that follows it, including a max pool, norm or shortcut in
+While the NumPy network runs, ``compare.call_recorder`` records what the functions of ``numpy_nn`` return, so no
+model is duplicated here. A layer is shown after the activation that follows it, including a max pool, norm or shortcut in
 between.
 """
 
@@ -41,7 +41,7 @@ class Layer:
 
 
 def activations(network: Network, x: np.ndarray) -> list[dict[str, Any]]:
-    """Return ``label``, ``maps`` int8 (m, h, w), number of channels ``of`` and ``largest`` for each layer but the logits.
+    """Return ``label``, ``maps`` int8 (m, h, w), channel count ``of`` and ``largest`` of each layer but the logits.
 
     x is uint8 (h, w, c). Maps are scaled so that 127 is the largest absolute value of the layer. The units of a linear
     layer are maps of one pixel; a sequence is one map with time on the vertical axis.

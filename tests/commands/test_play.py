@@ -24,7 +24,7 @@ import pytest
 from support.paths import ROOT
 
 from compare.play import __main__ as play
-from compare.play.activations import activations, observed
+from compare.play.activations import activations, recorded
 from compare.play.answers import Disturbance, Playground
 from compare.play.server import BODY_LIMIT, FILES, server
 from compare.predict import SHIPPED, load, load_image
@@ -190,7 +190,7 @@ def test_activations_of_every_network(name):
     )
     assert network.input_shape == shape
     x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.testing.assert_array_equal(observed(network, x)[-1].y, network.logits(x[None]))
+    np.testing.assert_array_equal(recorded(network, x)[-1].y, network.logits(x[None]))
     layers = activations(network, x)
     assert layers
     for layer in layers:
@@ -205,7 +205,7 @@ def test_activations_match_numpy():
     pixels = preprocess(x[None], np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32))
     y, _ = conv2d_forward(pixels, **network.params["convs"]["0"])
     pooled = y.reshape(1, 12, 2, 12, 2, 16).max((2, 4))
-    np.testing.assert_array_equal(observed(network, x)[0].y, np.maximum(pooled, 0))
+    np.testing.assert_array_equal(recorded(network, x)[0].y, np.maximum(pooled, 0))
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
