@@ -136,12 +136,11 @@ BUGS = (
         file="numpy_nn/initializers.py",
         right="return rng.normal(0.0, math.sqrt(2.0 / fan_in), shape)",
         wrong="return rng.normal(0.0, 1.0, shape)",
-        story="Kernels were drawn from a standard normal distribution, without a thought of how many numbers are "
-        "added up.",
-        symptom="The first loss is above 30 instead of near 2.30. It comes down, and the network ends less "
-        "accurate, in all three tracks alike: they start from the same values.",
-        lesson="Look at the first loss. Parity and gradient checks are silent: three times the same, and rightly "
-        "derived, can still be three times bad.",
+        story="Kernels were drawn from a standard normal distribution, without scaling by the fan-in.",
+        symptom="The first loss is above 30 instead of about 2.30. It falls, but the network ends less accurate, in "
+        "all three tracks alike, because they share the initial parameters.",
+        lesson="Check the first loss. Parity and gradient checks pass: the tracks agree and their gradients are "
+        "right, but the initialization is wrong in all three.",
         caught_by="tests/nn/test_ops.py::test_initializers_have_the_documented_mean_and_variance[he_normal-0.006666666666666667]",
     ),
 )
