@@ -1,6 +1,7 @@
 """The activations of each layer of a network for one image, computed by the NumPy track.
 
-While the NumPy network runs, ``compare.call_recorder`` records what the functions of ``numpy_nn`` return, so no
+While the NumPy network runs, ``compare.training.call_recorder`` records what the functions of ``numpy_nn``
+return, so no
 model is duplicated here. A layer is shown after the activation that follows it, including a max pool, norm or
 shortcut in between.
 """
