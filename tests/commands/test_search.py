@@ -53,7 +53,7 @@ def test_space_parses_ranges_and_choices():
         ("lr=0.1:nan", "invalid range lr=0.1:nan"),
         ("lr=1:0.1", "lr=1:0.1: 1 is not below 0.1"),
         ("lr=0:1:log", "a logarithmic range must be above 0"),
-        ("model_args.hidden=[64", "lists have [brackets]"),
+        ("model_args.hidden=[64", "put lists in [brackets]"),
         ("optimizer=sgd,,adam", "separate values by commas"),
         ("learning_rate=0.1,1", "unknown field 'learning_rate'. Known: augment, batch_size"),
         ("seed=0,1", "unknown field 'seed'"),
