@@ -2,13 +2,13 @@
 
     python -m compare.export checkpoints/shipped/cnn-mnist.npz --to onnx --out cnn.onnx
 
-``safetensors``  PyTorch's names and layouts, and in the header what network it is; reading it runs nothing
+``safetensors``  PyTorch's names and layouts; the header describes the network; reading it executes nothing
 ``torch``        the same as ``torch.save`` of a plain state dict, for ``torch.load(file, weights_only=True)``
-``onnx``         the computation too: images uint8 (n, h, w, c), as the dataset has them -> logits (n, classes)
-``npz``          our own names and layouts, for NumPy and for ``compare.predict`` without any framework
+``onnx``         with the computation: images uint8 (n, h, w, c), as in the dataset -> logits (n, classes)
+``npz``          this project's names and layouts, for NumPy and for ``compare.predict`` without any framework
 
-``python -m compare.pretrained import FILE --out DIR`` makes a checkpoint of the first two and of the last, bit for
-bit. The numbers are those that the network is used with: of averaged weights, the average.
+``python -m compare.pretrained import FILE --out DIR`` converts safetensors, torch and npz back to a checkpoint, bit
+for bit. If the network keeps averaged weights (EMA), the average is exported.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def export(checkpoint: Path, how: str, out: Path | None = None, names: str = "ou
     if how != "npz":
         return write_atomically(out, formats.FORMATS[how](network, names))
     if names != "ours":
-        raise WeightsError("npz has our own names only: leave out --names, or choose safetensors or torch")
+        raise WeightsError("npz supports only --names ours: omit --names, or choose safetensors or torch")
     write_npz(out, {"params": network.params, "stats": network.stats}, formats.description(network))
     return out
 
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", type=cli.output, metavar="FILE", help="default: the preset's name, with the suffix")
     options.add_argument(
         "--names", default="ours", type=cli.one_of("names", ["ours", "published"]), metavar="ours|published",
-        help="of the tensors; published: torchvision's (default: ours)",
+        help="names of the tensors; published: torchvision's (default: ours)",
     )  # fmt: skip
     return options
 

@@ -1,10 +1,10 @@
-"""What a search may vary, as one types it, and a Config with other values.
+"""Parses NAME=VALUES for searches and --set, and replaces values of a Config.
 
-    lr=1e-3:1:log                        a range, evenly in its logarithm; without :log evenly
-    batch_size=32:128                    whole numbers, as both ends are
-    batch_size=32,64,128                 one of these
-    optimizer=nesterov,adamw             words need no quotes
-    model_args.hidden=[256],[512,512]    lists do need brackets
+    lr=1e-3:1:log                        a range, sampled uniformly in log space; without :log linearly
+    batch_size=32:128                    a range of integers, because both ends are integers
+    batch_size=32,64,128                 choices
+    optimizer=nesterov,adamw             choices of words, without quotes
+    model_args.hidden=[256],[512,512]    lists need brackets
     optimizer_args.weight_decay=1e-5:1e-2:log
 
 A name is a field of :class:`compare.config.Config`, or one of the arguments that such a field holds.
@@ -28,7 +28,7 @@ HOLDERS = tuple(name for name, setting in SETTINGS.items() if setting.arguments 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, both included."""
+    """A range of numbers, both ends included."""
 
     name: str
     low: float
@@ -42,12 +42,12 @@ class Range:
         return suggest(self.name, self.low, self.high, log=self.log)
 
     def value(self, suggested: Any) -> Any:
-        """The value behind what Optuna knows it by: itself."""
+        """Return the value of an Optuna parameter, which is the value itself."""
         return suggested
 
     def single(self) -> Any:
-        """The only value: there are many."""
-        raise UserError(f"{self.name} takes one value, and {self.low:g} to {self.high:g} is a range")
+        """Raise UserError: a range has no single value."""
+        raise UserError(f"{self.name} takes one value, not a range ({self.low:g} to {self.high:g})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Choice:
 
     @property
     def labels(self) -> dict[Any, Any]:
-        """What Optuna knows the values by, as it can store no lists: their text."""
+        """Return the values as text, because Optuna cannot store lists."""
         return {json.dumps(each) if isinstance(each, list | dict) else each: each for each in self.values}
 
     def suggested(self, trial: Any) -> Any:
@@ -67,13 +67,13 @@ class Choice:
         return self.value(trial.suggest_categorical(self.name, list(self.labels)))
 
     def value(self, suggested: Any) -> Any:
-        """The value behind what Optuna knows it by."""
+        """Return the value of an Optuna parameter."""
         return self.labels[suggested]
 
     def single(self) -> Any:
-        """The only value; UserError if there are several."""
+        """Return the single value; UserError if there are several."""
         if len(self.values) > 1:
-            raise UserError(f"{self.name} takes one value, and {len(self.values)} are given")
+            raise UserError(f"{self.name} takes one value, not {len(self.values)}")
         return self.values[0]
 
 
@@ -81,20 +81,22 @@ Field = Range | Choice
 
 
 def parse(texts: Sequence[str]) -> dict[str, Field]:
-    """The fields that these texts name; UserError for what cannot be read."""
+    """Parse NAME=VALUES texts; UserError if one is invalid."""
     fields: dict[str, Field] = {}
     for text in texts:
         name, equals, words = text.partition("=")
         if not (name and equals and words):
-            raise UserError(f"{text!r} varies nothing: it is NAME=VALUES, like lr=1e-3:1:log or batch_size=32,64,128")
+            raise UserError(
+                f"invalid setting {text!r}: expected NAME=VALUES, like lr=1e-3:1:log or batch_size=32,64,128"
+            )
         if name in fields:
-            raise UserError(f"{name} is given twice: {text!r} is the second")
+            raise UserError(f"{name} is given twice, the second time as {text!r}")
         fields[name] = _range(name, words) or _choice(name, words)
     return fields
 
 
 def _range(name: str, words: str) -> Range | None:
-    """``LOW:HIGH``, and perhaps ``:log``; None if it is something else."""
+    """Parse ``LOW:HIGH`` or ``LOW:HIGH:log``; None for other text."""
     parts = words.split(":")
     log = parts[-1] == "log"
     ends = parts[:-1] if log else parts
@@ -103,11 +105,13 @@ def _range(name: str, words: str) -> Range | None:
     try:
         low, high = (_number(end) for end in ends)
     except ValueError as error:
-        raise UserError(f"{name}={words} is no range: it is LOW:HIGH or LOW:HIGH:log, like lr=1e-3:1:log") from error
+        raise UserError(
+            f"invalid range {name}={words}: expected LOW:HIGH or LOW:HIGH:log, like lr=1e-3:1:log"
+        ) from error
     if not low < high:
-        raise UserError(f"{name}={words}: {low:g} is not below {high:g}")
+        raise UserError(f"invalid range {name}={words}: {low:g} is not below {high:g}")
     if log and low <= 0:
-        raise UserError(f"{name}={words}: a logarithm needs numbers above 0, and {low:g} is not")
+        raise UserError(f"invalid range {name}={words}: a logarithmic range must be above 0")
     return Range(name, low, high, log)
 
 
@@ -122,14 +126,14 @@ def _number(text: str) -> int | float:
 
 
 def _choice(name: str, words: str) -> Choice:
-    """JSON values with commas between them, or else plain words."""
+    """Parse comma-separated JSON values or plain words."""
     try:
         values = json.loads(f"[{words}]")
     except json.JSONDecodeError as error:
         values = [word.strip() for word in words.split(",")]
         if set(words) & set('[]{}"') or not all(values):
             raise UserError(
-                f"{name}={words}: {error.msg}; values have commas between them, lists have [brackets]"
+                f"{name}={words}: {error.msg}; separate values by commas, and put lists in [brackets]"
             ) from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
         raise UserError(f"invalid {name} {words[:20]}...: {error}") from error

@@ -1,7 +1,7 @@
-"""Train and export the two networks that ship, and write their model cards.
+"""Train and export the two shipped networks, and write their model cards.
 
     python -m compare.shipped           # train both in PyTorch, write checkpoints/shipped/: minutes
-    python -m compare.shipped --cards   # write the model cards anew, from the networks that are there
+    python -m compare.shipped --cards   # write only the model cards, from the existing networks
 
 Every figure in a card is counted from the network beside it, on all test images, in NumPy.
 """
@@ -25,7 +25,7 @@ from compare.weights.network import Network
 from compare.weights.open import open_network
 from numpy_nn.tree import count
 
-# Rotated and moved at random while they learn: pictures from elsewhere are never centred quite as MNIST's are.
+# Random rotation and shift in training, because users' pictures are not centred exactly as MNIST's are.
 CONFIGS = {
     "mlp-mnist": replace(
         presets.get("mlp-mnist"),
@@ -155,7 +155,7 @@ def card(name: str, network: Network, x: np.ndarray, y: np.ndarray) -> str:
 
 
 def percent(right: np.ndarray) -> str:
-    """The share of what is true: bool (n,)."""
+    """Format the share of true values: bool (n,)."""
     return f"{100 * right.mean():.2f} %"
 
 
@@ -174,7 +174,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("shipped", __doc__)
     options.add_argument("--out", type=cli.output, metavar="DIR", help="folder of the training (default: runs/shipped)")
-    options.add_argument("--cards", action="store_true", help="write only the model cards anew")
+    options.add_argument("--cards", action="store_true", help="write only the model cards")
     return options
 
 

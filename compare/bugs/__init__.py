@@ -1,1 +1,1 @@
-"""The bug zoo: classic mistakes, each a small edit of this project's own source. See docs/bugs.md."""
+"""The bug zoo: classic bugs, each a small edit of this project's own source. See docs/bugs.md."""

@@ -1,11 +1,11 @@
-"""Play with the bug zoo: plant a classic bug in this project's own code, and find it.
+"""Plant a classic bug in this project's own code, and find it.
 
 python -m compare.bugs ls                 the bugs by name, and whether one is planted
-python -m compare.bugs plant              one that you do not know; plant NAME takes a certain one
-python -m compare.bugs hint               what one sees, then which file, then which test
-python -m compare.bugs solve              which it was, and the right lines back in their place
-python -m compare.bugs show NAME          trained with and without, in a copy: curve, accuracy, gradient check, proof
-python -m compare.bugs check NAME         a test of ours is green without the bug, and red with it (in a copy)
+python -m compare.bugs plant              plant a secret bug; plant NAME plants a given one
+python -m compare.bugs hint               the symptom, then the file, then a failing test
+python -m compare.bugs solve              name the bug and restore the right lines
+python -m compare.bugs show NAME          compare with and without the bug, in a copy: accuracy, gradients, parity
+python -m compare.bugs check NAME         check that a test passes without the bug and fails with it, in a copy
 """
 
 from __future__ import annotations
@@ -31,23 +31,27 @@ def parser() -> argparse.ArgumentParser:
     options = cli.parser("bugs", __doc__)
     commands = options.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="the bugs by name, and whether one is planted")
-    planting = commands.add_parser("plant", help="put a bug into the code: a secret one, or the one that is named")
-    planting.add_argument("name", nargs="?", metavar="NAME", help="default: one drawn for you, and not told")
-    planting.add_argument("--seed", type=cli.number(int, 0), metavar="N", help="draw the one of this seed")
-    commands.add_parser("hint", help="one hint more: what one sees, then the file, then a test that is red")
-    solving = commands.add_parser("solve", help="tell which it was, and take it out if it is still there")
-    solving.add_argument("--keep", action="store_true", help="leave the file as it is: mended in other words")
-    showing = commands.add_parser("show", help="train with the bug and without, in a copy, and compare (a minute)")
+    planting = commands.add_parser("plant", help="plant a bug in the code: a secret one, or the one named")
+    planting.add_argument("name", nargs="?", metavar="NAME", help="default: a random one, whose name is not shown")
+    planting.add_argument("--seed", type=cli.number(int, 0), metavar="N", help="seed of the random choice")
+    commands.add_parser("hint", help="show one more hint: the symptom, then the file, then a failing test")
+    solving = commands.add_parser("solve", help="name the bug, and remove it if it is still there")
+    solving.add_argument(
+        "--keep", action="store_true", help="leave the file as it is, if you have fixed it in another way"
+    )
+    showing = commands.add_parser("show", help="train with and without the bug, in a copy, and compare (a minute)")
     showing.add_argument("name", metavar="NAME", help="see ls")
-    checking = commands.add_parser("check", help="see a test turn red, in a copy; exit status 1 if it stays green")
+    checking = commands.add_parser(
+        "check", help="check that a test fails with the bug, in a copy; exit status 1 if it passes"
+    )
     checking.add_argument("name", nargs="?", metavar="NAME", help="see ls")
-    checking.add_argument("--all", action="store_true", help="every bug, one after the other (some minutes)")
+    checking.add_argument("--all", action="store_true", help="check every bug (some minutes)")
     return options
 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0, 1 where a check finds that a bug is not caught, 2 for what you can mend."""
+    """Return 0, 1 if a check finds that a bug is not caught, 2 for a usage error."""
     options = parser().parse_args(arguments)
     if options.command == "ls":
         return listing()
@@ -60,12 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "show":
         return shown(named(options.name))
     if bool(options.name) == options.all:
-        raise UserError("check what? Give the NAME of a bug, or --all")
+        raise UserError("nothing to check: give the NAME of a bug, or --all")
     return checked(list(BUGS.values()) if options.all else [named(options.name)])
 
 
 def named(name: str) -> Bug:
-    """Look up a bug; an unknown name is answered with the known ones."""
+    """Return a bug by name; UserError lists the known names."""
     return look_up("bug", name, BUGS)
 
 
@@ -73,35 +77,35 @@ def named(name: str) -> Bug:
 
 
 def listing() -> int:
-    """Print a line for each bug, and what is planted; a secret stays one."""
+    """Print a line for each bug, and whether one is planted; a secret name is not shown."""
     for bug in BUGS.values():
         print(f"{bug.name:<20} {bug.file}")
     game = current(ROOT)
     if game is None:
-        print("\nNone is planted.")
+        print("\nNo bug is planted.")
     else:
-        print(f"\nPlanted: {'one of them. Which?' if game.secret else game.name}")
+        print(f"\nPlanted: {'one of them (secret)' if game.secret else game.name}")
     return 0
 
 
 def planted(name: str | None, seed: int | None) -> int:
-    """Put a bug into the working tree."""
+    """Plant a bug in the working tree."""
     bug = named(name) if name else random.Random(seed).choice(list(BUGS.values()))
     plant(bug, ROOT, secret=name is None)
-    print(f"{bug.name}: {bug.story}" if name else "A bug is planted, somewhere. (git diff would tell: do not look.)")
-    print("Hunt it by curves, by tests, by `python -m compare.parity`; `hint` helps, `solve` ends it.")
+    print(f"{bug.name}: {bug.story}" if name else "A bug is planted. (To play fair, do not look at git diff.)")
+    print("Find it with curves, tests and `python -m compare.parity`. `hint` gives a hint, `solve` ends the game.")
     return 0
 
 
 def hint() -> int:
-    """Print what is known so far, and one thing more at each call."""
+    """Print the hints given so far and the next one."""
     game = current(ROOT)
     if game is None:
-        raise UserError("no bug is planted: `python -m compare.bugs plant` chooses one for you")
+        raise UserError("no bug is planted: plant one with `python -m compare.bugs plant`")
     hints = (
         game.bug.symptom,
         f"It is in {game.bug.file}.",
-        f"This test is red: python -m pytest -n 0 '{game.bug.caught_by}'",
+        f"This test fails: python -m pytest -n 0 '{game.bug.caught_by}'",
     )
     print(*hints[: game.hints + 1], sep="\n")
     remember(ROOT, dataclasses.replace(game, hints=min(game.hints + 1, len(hints) - 1)))
@@ -109,17 +113,18 @@ def hint() -> int:
 
 
 def solved(*, keep: bool) -> int:
-    """Name the bug, explain it, and see that it is gone."""
+    """Name and explain the bug, and remove it."""
     bug, stood = solve(ROOT, keep=keep)
     print(
-        f"It was {bug.name}.\n\n{difference(bug, ROOT)}\n\n{bug.story}\n\nSeen: {bug.symptom}\n\nFound: {bug.lesson}\n"
+        f"It was {bug.name}.\n\n{difference(bug, ROOT)}\n\n{bug.story}\n\nSymptom: {bug.symptom}\n\n"
+        f"How to find it: {bug.lesson}\n"
     )
     if stood == RIGHT:
-        print("The right lines stood there already: you have mended it yourself. Well done!")
+        print("You have already fixed it. Well done!")
     elif keep:
         print(f"{bug.file} was left as it is.")
     else:
-        print(f"{bug.file} has the right lines again.")
+        print(f"The right lines of {bug.file} are restored.")
     return 0
 
 
@@ -127,7 +132,7 @@ def solved(*, keep: bool) -> int:
 
 
 def shown(bug: Bug) -> int:
-    """Measure with and without the bug, and print both side by side."""
+    """Measure with and without the bug, and print a table of both."""
     from rich.console import Console
 
     from compare.bugs.showing import measured, table
@@ -139,7 +144,7 @@ def shown(bug: Bug) -> int:
 
 
 def checked(bugs: Sequence[Bug]) -> int:
-    """Print for each bug whether its test tells the broken code from the right one."""
+    """Print for each bug whether its test passes without and fails with it; return 1 if not."""
     from compare.bugs.copies import check
 
     missed = 0
@@ -147,7 +152,7 @@ def checked(bugs: Sequence[Bug]) -> int:
         without, broken = check(bug, ROOT)
         caught = without.passed and broken.failed
         missed += not caught
-        words = broken.words if without.passed else f"not green without the bug: {without.words}"
+        words = broken.words if without.passed else f"fails without the bug: {without.words}"
         print(f"{bug.name:<20} {'caught' if caught else 'MISSED'} by {bug.caught_by}\n{'':<20} {words}", flush=True)
     print(f"{len(bugs) - missed} of {len(bugs)} caught")
     return int(missed > 0)

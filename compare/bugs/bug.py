@@ -1,4 +1,4 @@
-"""What a bug of the zoo is: the lines that it changes, what one sees of it, and the test that sees it first."""
+"""A bug of the zoo: the lines that it changes, its symptom, and the test that catches it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Bug:
-    """One classic mistake. ``right`` stands exactly once in ``file``, and nowhere in ``wrong``."""
+    """One classic mistake. ``right`` occurs exactly once in ``file``, and not in ``wrong``."""
 
     name: str
-    file: str  # of the project, with forward slashes
+    file: str  # relative to the project, with forward slashes
     right: str
-    wrong: str  # what stands there instead
-    story: str  # what was done, and why it looked well
-    symptom: str  # what one sees, without a word of where
-    lesson: str  # which check finds it
-    caught_by: str  # a test that turns red, as pytest calls it: the narrowest there is
-    track: str = "numpy"  # that shows it
-    training: Mapping[str, Any] = field(default_factory=dict)  # fields of the Config that shows it
+    wrong: str  # the lines that replace ``right``
+    story: str  # what was changed, and why it looked right
+    symptom: str  # what you observe; does not name the place
+    lesson: str  # which check finds it, and why
+    caught_by: str  # pytest's id of the narrowest test that fails
+    track: str = "numpy"  # the track in which it shows
+    training: Mapping[str, Any] = field(default_factory=dict)  # Config fields with which it shows
 
 
 RIGHT, WRONG, CHANGED = "right", "wrong", "changed"
 
 
 def which(bug: Bug, text: str) -> str:
-    """Which of its lines stand in the text of its file: the ``RIGHT`` ones, the ``WRONG`` ones, or ``CHANGED`` ones."""
+    """Return which lines the file contains: the ``RIGHT`` ones, the ``WRONG`` ones, or neither (``CHANGED``)."""
     if bug.right in text:
         return RIGHT if text.count(bug.right) == 1 else CHANGED
     return WRONG if text.count(bug.wrong) == 1 else CHANGED

@@ -1,4 +1,4 @@
-"""Copies of the project, in which bugs may be let loose: the working tree never sees them."""
+"""Temporary copies of the project to plant bugs in; the working tree stays unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARTS = ("numpy_nn", "jax_nn", "torch_nn", "compare", "tests", "pyproject.toml")
 
 @contextmanager
 def copy_of(root: Path) -> Iterator[Path]:
-    """A copy of sources and tests without any bug, whatever is planted in the tree itself."""
+    """Copy sources and tests to a temporary folder, without the bug that may be planted in the working tree."""
     with tempfile.TemporaryDirectory(prefix="bugs-") as folder:
         copy = Path(folder)
         for part in PARTS:
@@ -31,7 +31,7 @@ def copy_of(root: Path) -> Iterator[Path]:
             elif (root / part).is_file():
                 shutil.copy2(root / part, copy / part)
             else:
-                raise UserError(f"{root} has no {part}: the zoo needs a clone of the whole project")
+                raise UserError(f"{root} has no {part}: the bug zoo needs a clone of the whole project")
         planted = current(root)
         if planted and which(planted.bug, read(copy, planted.bug)) == WRONG:
             swap(planted.bug, copy, WRONG)
@@ -39,7 +39,7 @@ def copy_of(root: Path) -> Iterator[Path]:
 
 
 def run(copy: Path, *module: str, question: str = "") -> subprocess.CompletedProcess[str]:
-    """``python -m module ...`` of the code in the copy, on one thread, with the question on standard input."""
+    """Run ``python -m module ...`` in the copy, on one thread, with ``question`` on standard input."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
         [sys.executable, "-m", *module],
@@ -54,7 +54,7 @@ def run(copy: Path, *module: str, question: str = "") -> subprocess.CompletedPro
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a test ended: ``passed``, ``failed``, or neither, where pytest could not run it; and its own words."""
+    """The outcome of a test: ``passed``, ``failed``, or neither if it could not run; ``words`` is its message."""
 
     passed: bool
     failed: bool
@@ -62,9 +62,9 @@ class Verdict:
 
 
 def tested(copy: Path, *tests: str) -> Verdict:
-    """Run tests of the copy; pytest ends with 1 where a test failed, with more where none was run."""
+    """Run tests in the copy; pytest's exit status is 1 if a test failed, larger if none could run."""
     if importlib.util.find_spec("pytest") is None:
-        raise UserError("pytest is not installed, which the checks need: pip install -e '.[dev]'")
+        raise UserError("the checks need pytest: pip install -e '.[dev]'")
     done = run(copy, "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", *tests)
     errors = [line.removeprefix("E").strip() for line in done.stdout.splitlines() if line.startswith("E  ")]
     words = " ".join(errors)[:200] if errors else (done.stdout + done.stderr).strip()[-500:]
@@ -72,7 +72,7 @@ def tested(copy: Path, *tests: str) -> Verdict:
 
 
 def check(bug: Bug, root: Path) -> tuple[Verdict, Verdict]:
-    """The catching test in a copy, without the bug and with it."""
+    """Run the test that catches the bug in a copy, without the bug and with it."""
     with copy_of(root) as copy:
         without = tested(copy, bug.caught_by)
         swap(bug, copy, RIGHT)

@@ -1,4 +1,4 @@
-"""Bugs in the figures: data that is not what it seems, and evaluation of something else."""
+"""Bugs in data and evaluation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ BUGS = (
         file="compare/data/stream.py",
         right="np.take(self.train_x, index, axis=0), np.take(self.train_y, index)",
         wrong="np.take(self.train_x, index, axis=0), np.take(self.train_y, index[:, ::-1])",
-        story="Images and labels were shuffled, each by itself.",
+        story="Images and labels were shuffled separately.",
         symptom="The loss stays near 2.30, whatever the learning rate. Every gradient check passes, and all tracks "
         "agree.",
-        lesson="Look at ten images as the network gets them, with their labels, behind all that is done to them. Or "
-        "learn one batch by heart, and ask again.",
+        lesson="Look at ten images as the network receives them, after all transforms, with their labels. Or overfit"
+        " one batch and check its labels.",
         caught_by="tests/data/test_data.py::test_a_chunk_holds_the_images_and_labels_of_its_indices",
     ),
     Bug(
@@ -23,10 +23,10 @@ BUGS = (
         file="compare/data/stream.py",
         right="train_x=self.train_x[train],\n            train_y=self.train_y[train],",
         wrong="train_x=self.train_x,\n            train_y=self.train_y,",
-        story="Validation images were copied out of the training set, and forgotten there.",
-        symptom="Wonderful validation accuracy, clearly above that of the test images, and better with every epoch.",
-        lesson="A test that the parts are disjoint and together complete. A validation figure that is better than "
-        "the test figure is a reason to worry, not to celebrate.",
+        story="Validation images were copied from the training set, but not removed from it.",
+        symptom="Very high validation accuracy, clearly above the test accuracy, and rising with every epoch.",
+        lesson="Test that training and validation set are disjoint and together complete. Be suspicious when "
+        "validation accuracy exceeds test accuracy.",
         caught_by="tests/data/test_data.py::test_split_is_disjoint_complete_and_a_function_of_the_seed",
     ),
     Bug(
@@ -34,11 +34,11 @@ BUGS = (
         file="compare/data/stream.py",
         right="for start in range(0, len(x), batch_size):",
         wrong="for start in range(0, len(x) - batch_size + 1, batch_size):",
-        story="The last batch is shorter than the others, which is a nuisance for a compiled evaluation. It was left "
-        "out.",
-        symptom="An accuracy of 9,984 images, or of 9,500, printed as if it were of 10,000. Here the evaluation "
-        "counts what it has seen, and stops.",
-        lesson="Count. Every evaluation says of how many images it is, and a test holds the number.",
+        story="The last batch is shorter than the others, which is inconvenient for a compiled evaluation, so it "
+        "was dropped.",
+        symptom="The accuracy of 9,984 images, or of 9,500, is reported as that of 10,000. Here the evaluation counts"
+        " its images and stops.",
+        lesson="Count. Every evaluation reports the number of images, and a test checks it.",
         caught_by="tests/data/test_data.py::test_evaluation_counts_every_image_once_in_one_shape[10-4]",
     ),
     Bug(

@@ -1,4 +1,4 @@
-"""Bugs in the maths: a derivative, a formula, first values."""
+"""Bugs in derivatives, formulas and initialization."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ BUGS = (
         file="numpy_nn/conv_tiled.py",
         right="dpadded[tile, a : a + stride * oh : stride, b : b + stride * ow : stride] +=",
         wrong="dpadded[tile, a : a + oh, b : b + ow] +=",
-        story="The way back through a convolution was written and tried with stride 1, and the stride never came in: "
-        "the gradients of windows that lie two pixels apart are put side by side.",
-        symptom="Plain networks train as ever. One that halves its images on the way learns, but less well than it "
-        "should: the layers in front of the halving are told nonsense.",
-        lesson="A gradient check with stride 2 on images that are not square. Try an operation with every argument "
+        story="The backward pass of a convolution was written and tested with stride 1, and ignores the stride: "
+        "gradients of windows two pixels apart are added one pixel apart.",
+        symptom="Plain networks train as usual. A network that downsamples learns, but less well than it should, "
+        "because the layers before the downsampling receive wrong gradients.",
+        lesson="A gradient check with stride 2 on images that are not square. Test an operation with every argument "
         "off its default.",
         caught_by=f"{DIFFERENCES}[conv2d-stride-2]",
         training=SMALL_RESNET,
@@ -41,11 +41,11 @@ BUGS = (
         right="dx = normed * tile(-all_mean(dscale / size))",
         wrong="dx = np.zeros_like(normed)",
         story="The derivative of batch norm has three terms: x acts directly, through the mean, and through the "
-        "variance. The third looked small and was left out.",
-        symptom="It learns, a little worse and less steadily than the other tracks do. Nothing is ever infinite, "
-        "nothing stops.",
-        lesson="A gradient check with random cotangents. If dx has a part along x̂, the variance was forgotten: "
-        "stretching all x together changes no output.",
+        "variance. The third was left out because it looked small.",
+        symptom="It learns, but slightly worse and less steadily than the other tracks. Nothing becomes infinite, and"
+        " nothing fails.",
+        lesson="A gradient check with random cotangents. If dx has a component along x̂, the variance term is "
+        "missing: scaling all x changes no output.",
         caught_by=f"{DIFFERENCES}[batch_norm-training]",
         training=SMALL_RESNET,
     ),
@@ -68,12 +68,12 @@ BUGS = (
         file="numpy_nn/attention.py",
         right="    # S = q kᵀ/√d\n    ds *= scale\n    dq = ds @ k\n",
         wrong="    # S = q kᵀ/√d\n    dq = ds @ k\n",
-        story="Scores are divided by √d on the way forward. On the way back the line was missing: a constant, what "
-        "harm can it do?",
-        symptom="A transformer that trains, its queries and keys at a learning rate √d times too high. With adam, "
-        "which divides the size of a gradient away, hardly anything is seen.",
-        lesson="A gradient check of the operation alone: dv is right, dq and dk are off by one and the same factor. A "
-        "factor names its culprit: 2.24 is √5, where there are 5 features.",
+        story="The forward pass divides the scores by √d. The backward pass does not, since a constant seemed "
+        "harmless.",
+        symptom="A transformer trains, but its queries and keys have a learning rate that is √d times too high. Adam,"
+        " which normalizes the size of a gradient, hides most of it.",
+        lesson="A gradient check of the operation alone: dv is right, dq and dk are off by the same factor. The "
+        "factor identifies the cause: 2.24 is √5, for 5 features.",
         caught_by=f"{DIFFERENCES}[attention]",
         training=SMALL_VIT,
     ),
@@ -96,10 +96,11 @@ BUGS = (
         file="numpy_nn/losses.py",
         right="return -(q * log_p * valid).sum() / n, (log_p, q, valid, n)",
         wrong="return -(q * log_p * valid).mean(), (log_p, q, valid, n)",
-        story="The loss is a sum over classes and a mean over images. A single mean over both axes is shorter.",
-        symptom="A first loss below 0.3, where ten classes and a network that knows nothing must give about "
-        "log 10 = 2.30. It trains well, though: its gradient was written by hand, and is right.",
-        lesson="Look at the first loss. And a gradient check: loss and gradient, both of them plausible, are not of "
+        story="The loss is a sum over classes and a mean over images. A single mean over both axes was shorter to "
+        "write.",
+        symptom="A first loss below 0.3, although an untrained network with ten classes must give about log 10 = "
+        "2.30. It still trains well, because its hand-written gradient is right.",
+        lesson="Check the first loss. A gradient check also finds it: loss and gradient are plausible, but not of "
         "the same function.",
         caught_by=f"{DIFFERENCES}[cross_entropy]",
     ),
@@ -121,11 +122,11 @@ BUGS = (
         file="jax_nn/recurrent.py",
         right="i, f, g, o = jnp.split(gates, 4, axis=1)",
         wrong="f, i, g, o = jnp.split(gates, 4, axis=1)",
-        story="Four gates lie side by side in one matrix. Which comes first is a convention, and two libraries differ.",
-        symptom="It learns, and every gradient check passes: this is an LSTM. Weights trained elsewhere give "
-        "nonsense, and the forget gate does not start open.",
-        lesson="Parity. A gradient check asks whether the derivative belongs to the function, and not which function "
-        "it is.",
+        story="The kernels of the four gates are concatenated into one matrix. Their order is a convention, and "
+        "libraries differ.",
+        symptom="It learns, and every gradient check passes, because this is a valid LSTM. Weights trained elsewhere "
+        "give nonsense, and the forget gate does not start open.",
+        lesson="Parity. A gradient check verifies the derivative of a function, not that it is the intended function.",
         caught_by="tests/nn/test_sequence_models.py::test_recurrent_layers_agree_on_every_step_and_length[LSTM-equal]",
         track="jax",
         training={"model": "lstm", "model_args": {"hidden": 16}, "optimizer": "adamw", "lr": 1e-2},
@@ -135,12 +136,11 @@ BUGS = (
         file="numpy_nn/initializers.py",
         right="return rng.normal(0.0, math.sqrt(2.0 / fan_in), shape)",
         wrong="return rng.normal(0.0, 1.0, shape)",
-        story="Kernels were drawn from a standard normal distribution, without a thought of how many numbers are "
-        "added up.",
-        symptom="The first loss is above 30 instead of near 2.30. It comes down, and the network ends less "
-        "accurate, in all three tracks alike: they start from the same values.",
-        lesson="Look at the first loss. Parity and gradient checks are silent: three times the same, and rightly "
-        "derived, can still be three times bad.",
+        story="Kernels were drawn from a standard normal distribution, without scaling by the fan-in.",
+        symptom="The first loss is above 30 instead of about 2.30. It falls, but the network ends less accurate, in "
+        "all three tracks alike, because they share the initial parameters.",
+        lesson="Check the first loss. Parity and gradient checks pass: the tracks agree and their gradients are "
+        "right, but the initialization is wrong in all three.",
         caught_by="tests/nn/test_ops.py::test_initializers_have_the_documented_mean_and_variance[he_normal-0.006666666666666667]",
     ),
 )

@@ -1,6 +1,6 @@
-"""Bugs in the working tree: one is put in, remembered, found again and taken out, and nothing else is touched.
+"""Plants a bug in the working tree and removes it; nothing else changes.
 
-Whatever is remembered lies in build/bugs.json. Should that get lost, the sources still tell.
+The state of the game is stored in build/bugs.json. If that file is lost, the planted bug is found in the sources.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from compare.bugs import figures, maths, steps
 from compare.bugs.bug import CHANGED, RIGHT, WRONG, Bug, which
 from compare.errors import UserError
 
-MEMORY = Path("build", "bugs.json")
+STATE_FILE = Path("build", "bugs.json")
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A game under way: which bug, whether its name is a secret, and how many hints were given."""
+    """The current game: the bug, whether its name is a secret, and the number of hints given."""
 
     name: str
     secret: bool = False
@@ -27,23 +27,23 @@ class Planted:
 
     @property
     def bug(self) -> Bug:
-        """Its page in the zoo."""
+        """The planted bug."""
         return BUGS[self.name]
 
 
 def read(root: Path, bug: Bug) -> str:
-    """The text of the bug's file, its line ends as they are; UserError where it cannot be had."""
+    """Return the text of the bug's file with its line endings; UserError if it cannot be read."""
     try:
         return (root / bug.file).read_bytes().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"{bug.file} cannot be read ({error}): the zoo needs a clone of the project; `git checkout -- {bug.file}` "
-            "brings the file back"
+            f"{bug.file} cannot be read ({error}): the bug zoo needs a clone of the project; "
+            f"`git checkout -- {bug.file}` restores the file"
         ) from error
 
 
 def write(root: Path, bug: Bug, text: str) -> None:
-    """Replace the bug's file as a whole, or not at all."""
+    """Replace the bug's file atomically."""
     part = root / f"{bug.file}.part"
     part.write_bytes(text.encode("utf-8"))
     part.chmod((root / bug.file).stat().st_mode)
@@ -51,15 +51,15 @@ def write(root: Path, bug: Bug, text: str) -> None:
 
 
 def remember(root: Path, planted: Planted) -> None:
-    """Note what is planted, or how many hints were given."""
-    (root / MEMORY).parent.mkdir(parents=True, exist_ok=True)
-    (root / MEMORY).write_text(json.dumps(asdict(planted)) + "\n", encoding="utf-8")
+    """Store the state of the game."""
+    (root / STATE_FILE).parent.mkdir(parents=True, exist_ok=True)
+    (root / STATE_FILE).write_text(json.dumps(asdict(planted)) + "\n", encoding="utf-8")
 
 
 def current(root: Path) -> Planted | None:
-    """The bug that is planted: as remembered, else as the sources tell."""
+    """Return the planted bug, from the stored state or else from the sources; None if there is none."""
     try:
-        planted = Planted(**json.loads((root / MEMORY).read_text(encoding="utf-8")))
+        planted = Planted(**json.loads((root / STATE_FILE).read_text(encoding="utf-8")))
         if planted.name in BUGS:
             return planted
     except (OSError, ValueError, TypeError):
@@ -69,52 +69,50 @@ def current(root: Path) -> Planted | None:
 
 
 def plant(bug: Bug, root: Path, *, secret: bool = False) -> None:
-    """Put the bug's wrong lines in the place of the right ones."""
+    """Replace the bug's right lines with the wrong ones."""
     if old := current(root):
-        name = "whose name is a secret" if old.secret else f"{old.name!r}"
-        raise UserError(
-            f"a bug is planted already, {name}: find it, or `python -m compare.bugs solve`, before the next"
-        )
+        name = "with a secret name" if old.secret else f"{old.name!r}"
+        raise UserError(f"a bug is already planted, {name}: find it, or run `python -m compare.bugs solve` first")
     swap(bug, root, RIGHT)
     remember(root, Planted(bug.name, secret))
 
 
 def swap(bug: Bug, root: Path, there: str) -> None:
-    """Exchange the lines that should be ``there``, RIGHT or WRONG, for the others; UserError if they are not."""
+    """Replace the lines ``there`` (RIGHT or WRONG) with the other ones; UserError if the file does not contain them."""
     text = read(root, bug)
     old, new = (bug.right, bug.wrong) if there == RIGHT else (bug.wrong, bug.right)
     if which(bug, text) != there:
         raise UserError(
-            f"{bug.file} has been changed where {bug.name!r} would be, and was left as it is; "
-            f"expected there, once:\n{old}"
+            f"{bug.file} has been changed at the lines of {bug.name!r}, and was not modified; "
+            f"expected exactly once:\n{old}"
         )
     write(root, bug, text.replace(old, new))
 
 
 def solve(root: Path, *, keep: bool = False) -> tuple[Bug, str]:
-    """Take the planted bug out, unless it is gone already, and forget it; the bug, and which lines it had.
+    """Remove the planted bug and end the game; return the bug, and which lines the file contained.
 
-    Only the bug's lines are replaced. Where they have become others, UserError, or with ``keep`` they stay as they are.
+    Only the bug's lines are replaced. If they have been changed, raise UserError, or with ``keep`` leave them.
     """
     planted = current(root)
     if planted is None:
-        raise UserError("no bug is planted: `python -m compare.bugs plant` chooses one for you")
+        raise UserError("no bug is planted: plant one with `python -m compare.bugs plant`")
     bug = planted.bug
     stood = which(bug, read(root, bug))
     if stood == WRONG and not keep:
         swap(bug, root, WRONG)
     elif stood != RIGHT and not keep:
         raise UserError(
-            f"it was {bug.name!r}, and its lines in {bug.file} have become others. Mended in your own words? Then "
-            "`python -m compare.bugs solve --keep` leaves them so. Otherwise put this there, and solve again:\n"
+            f"the bug was {bug.name!r}, and its lines in {bug.file} have been changed. If that is your fix, run "
+            "`python -m compare.bugs solve --keep`. Otherwise restore these lines and run solve again:\n"
             f"{bug.right}"
         )
-    (root / MEMORY).unlink(missing_ok=True)
+    (root / STATE_FILE).unlink(missing_ok=True)
     return bug, stood
 
 
 def difference(bug: Bug, root: Path) -> str:
-    """What the bug changes, as a diff: lines with - are the wrong ones, lines with + the right ones."""
+    """Return the bug as a diff from the wrong lines (-) to the right ones (+)."""
     text = read(root, bug)
     wrong, right = {
         RIGHT: (text.replace(bug.right, bug.wrong), text),

@@ -1,10 +1,10 @@
-"""Measures a track that may have a bug: ``python -m compare.bugs.probe``, JSON in, JSON out.
+"""Measure a track that may have a bug: ``python -m compare.bugs.probe``, JSON in, JSON out.
 
     curve        a small training on MNIST: loss of every step, accuracies, how many test images were counted
     gradients    central differences along a random direction against the gradient, in float64
-    proof        the worst leaf against another track, in float64
+    parity       the worst leaf of a parity check with another track, in float64
 
-A bug may stop any of them: then the answer is ``{"stopped": message}``.
+A measurement that fails because of the bug is ``{"stopped": message}``.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ CONFIG = Config(
 )
 CHUNK = 20  # steps
 PIXELS = {"mean": (0.1307,), "std": (0.3081,)}
-EPS = 1e-6  # small, so that no relu changes sides between the two points
+EPS = 1e-6  # small, so that no ReLU changes sign between the two points
 
 
 def few_digits(config: Config) -> Data:
-    """A twentieth of MNIST: 2,400 images to train on, 600 to validate, 1,100 to test, the last batch a short one."""
+    """Load a part of MNIST: 2,400 training, 600 validation and 1,100 test images, so that the last batch is short."""
     whole = load(config.dataset, val_size=0)
     few = dataclasses.replace(
         whole,
@@ -53,7 +53,7 @@ def few_digits(config: Config) -> Data:
 
 
 def arguments(config: Config, track: str) -> dict[str, Any]:
-    """The arguments of ``init_state``, the scaling of the pixels aside."""
+    """Return the arguments of ``init_state`` except the scaling of the pixels."""
     assert config.steps
     return tracks.state_arguments(config, track, steps=config.steps, threads=1)
 
@@ -61,7 +61,7 @@ def arguments(config: Config, track: str) -> dict[str, Any]:
 def curve(config: Config, track_name: str) -> dict[str, Any]:
     """Train, and evaluate at the end: ``loss`` of every step, ``step_ms``, accuracies ``val`` and ``test``.
 
-    ``stopped`` instead of what is missing says why the training or the evaluation failed.
+    If training or evaluation fails, ``stopped`` says why, and the missing figures are left out.
     """
     track, data, given = tracks.load(track_name), few_digits(config), arguments(config, track_name)
     schedule = dataclasses.replace(plan(config, len(data.train_x), evaluations=1), chunk=CHUNK)
@@ -77,9 +77,9 @@ def curve(config: Config, track_name: str) -> dict[str, Any]:
 
 
 def gradients(config: Config, track_name: str) -> float:
-    """|∂ - g·d|/(|∂| + |g·d|), where ∂ = (L(p + ε d) - L(p - ε d))/2ε along a random d of length 1, and g = ∇L(p).
+    """Return |∂ - g·d|/(|∂| + |g·d|), where ∂ = (L(p + ε d) - L(p - ε d))/2ε, d is random of length 1, and g = ∇L(p).
 
-    Both come out of one step of the track: its loss is L before the step, and momentum from rest is g after it.
+    Both come from one training step: its loss is L before the update, and its momentum, which starts at zero, is g.
     """
     track, snapshot = tracks.load(track_name), first_snapshot(config)
     rng = np.random.default_rng(1)
@@ -103,8 +103,8 @@ def gradients(config: Config, track_name: str) -> float:
     return abs(slope - product) / (abs(slope) + abs(product))
 
 
-def proof(config: Config, track: str) -> dict[str, Any]:
-    """The check that is furthest above its tolerance, or else the closest to it."""
+def parity(config: Config, track: str) -> dict[str, Any]:
+    """Return the check with the largest error relative to its tolerance."""
     pair = [track, "torch" if track == "numpy" else "numpy"]
     ((row, _),) = check.check_parity(config, pair, steps=5)
     worst = max(row["checks"], key=closeness)
@@ -116,12 +116,12 @@ def whatever_happens(measure: Callable[[Config, str], Any], config: Config, trac
     try:
         with check.exact_jax(config.precision):
             return measure(config, track)
-    except Exception as error:  # whatever a bug raises is its symptom
+    except Exception as error:  # any exception is a symptom of the bug
         return {"stopped": f"{type(error).__name__}: {error}"}
 
 
 def main() -> int:
-    """Answer the question on standard input: the track, and fields of a Config."""
+    """Measure the track and Config fields that standard input gives, and print the figures."""
     warnings.simplefilter("ignore")  # the figures show overflow in exp and the like
     question = json.load(sys.stdin)
     config = dataclasses.replace(CONFIG, **question["training"])
@@ -129,7 +129,7 @@ def main() -> int:
     answer = {
         "curve": whatever_happens(curve, config, question["track"]),
         "gradients": whatever_happens(gradients, exact, question["track"]),
-        "proof": whatever_happens(proof, exact, question["track"]),
+        "parity": whatever_happens(parity, exact, question["track"]),
     }
     print(json.dumps(answer))
     return 0

@@ -1,4 +1,4 @@
-"""Bugs in the training step: what is kept, what is cleared, how far one goes."""
+"""Bugs in the training step: state, gradients, learning rate, dtypes."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ BUGS = (
         file="torch_nn/train.py",
         right='group["lr_scale"]\n\n        state.optimizer.zero_grad()\n        for images',
         wrong='group["lr_scale"]\n\n        for images',
-        story="PyTorch adds a new gradient to the old one. The line that clears it got lost.",
-        symptom="The loss falls at first and then swings, or grows, as if the learning rate rose with every step.",
-        lesson="A few steps against another track: two losses are the same, and the third is not. One step proves "
-        "nothing about what is carried over to the next.",
+        story="PyTorch adds a new gradient to the old one. The line that clears it was lost.",
+        symptom="The loss falls at first and then oscillates or grows, as if the learning rate rose with every step.",
+        lesson="A few steps against another track: the first two losses agree, the third does not. A single step "
+        "cannot test what is carried over to the next.",
         caught_by=f"{GOES_ON}[torch-torch]",
         track="torch",
         training={"optimizer": "sgd"},
@@ -39,8 +39,8 @@ BUGS = (
         file="jax_nn/optim.py",
         right='path[-1].key in ("kernel", "embedding")',
         wrong='path[-1].key in ("kernel", "embedding", "bias")',
-        story="Weight decay was to pull on weights. Biases are weights, are they not?",
-        symptom="Nothing in the curve. The biases of this track are a little nearer to zero than those of the others.",
+        story="Weight decay applies to weights, and somebody counted biases among them.",
+        symptom="Nothing in the curve. The biases of this track are slightly closer to zero than those of the others.",
         lesson="Parity leaf by leaf: after a few steps every bias is off, and no kernel is. A comparison of losses "
         "would have let it pass.",
         caught_by="tests/nn/test_sequence_models.py::test_weight_decay_applies_to_the_same_leaves_in_every_track[mlp]",
@@ -52,11 +52,11 @@ BUGS = (
         file="torch_nn/train.py",
         right="lr = state.schedule(state.step)",
         wrong="lr = state.schedule(state.step + 1)",
-        story="Is the first step number 0 or number 1? The learning rate was asked for the step to come.",
-        symptom="Nothing: two trainings whose rates are a step apart look alike. The reported rates are off by one "
-        "row.",
-        lesson="Parity of parameters after a few steps with a schedule that moves: with a constant rate no test can "
-        "tell.",
+        story="Is the first step number 0 or number 1? The learning rate of the next step was used.",
+        symptom="Nothing visible: two trainings whose learning rates are shifted by one step look alike. The reported"
+        " rates are off by one row.",
+        lesson="Parity of parameters after a few steps with a schedule that changes: with a constant rate no test "
+        "can find it.",
         caught_by=f"{GOES_ON}[numpy-torch]",
         track="torch",
     ),
@@ -79,12 +79,12 @@ BUGS = (
         file="numpy_nn/norm.py",
         right="MOMENTUM = 0.9  #",
         wrong="MOMENTUM = 0.1  #",
-        story="A momentum of 0.9 in one library is 0.1 in another: one counts what stays, the other what comes in. "
-        "The numbers came along with code from elsewhere.",
-        symptom="The training loss is the same to the last digit. Test accuracy jumps about from one evaluation to "
-        "the next, since the statistics are those of the last few batches.",
-        lesson="Running statistics after several steps against PyTorch's. After none of them, or where all batches "
-        "are alike, both rules agree.",
+        story="A momentum of 0.9 in one library is 0.1 in another: one weights the old value, the other the new "
+        "one. The number was copied from another library.",
+        symptom="The training loss is identical to the last digit. Test accuracy fluctuates from one evaluation to "
+        "the next, because the statistics are those of the last few batches.",
+        lesson="Compare running statistics after several steps with PyTorch's. After no steps, or with identical "
+        "batches, both rules agree.",
         caught_by="tests/nn/test_ops.py::test_running_statistics_follow_those_of_pytorch",
         training=SMALL_RESNET | {"schedule": "constant", "lr": 0.05},
     ),
@@ -93,10 +93,10 @@ BUGS = (
         file="numpy_nn/train.py",
         right="pixels = x.astype(mean.dtype)",
         wrong="pixels = x.astype(float)",
-        story="Bytes have to become numbers, and Python's number is float. NumPy's float has 64 bits.",
-        symptom="The results are right, or a little better. Each step takes longer, and more memory.",
-        lesson="A test of dtypes: float32 in, float32 out, everywhere. No test of values can see it, and a benchmark "
-        "would compare two different things.",
+        story="Bytes must be converted to numbers, and Python's type is float. NumPy's float has 64 bits.",
+        symptom="The results are right, or slightly better. Each step takes longer and uses more memory.",
+        lesson="A test of dtypes: float32 in, float32 out, everywhere. No test of values can find it, and a "
+        "benchmark would compare two different things.",
         caught_by="tests/nn/test_train.py::test_float32_stays_float32[numpy]",
         training={"model_args": {"hidden": (512, 512)}},
     ),

@@ -1,4 +1,4 @@
-"""SHA-256 of a checkpoint's arrays and JSON, and the search for numbers that are not finite."""
+"""SHA-256 of a checkpoint's arrays and JSON, and a check for NaN and infinity."""
 
 from __future__ import annotations
 
@@ -37,4 +37,4 @@ def not_finite(snapshot: Tree) -> str | None:
         for name, leaf in leaves(snapshot).items()
         if np.issubdtype(leaf.dtype, np.inexact) and not math.isfinite(np.abs(leaf).sum(dtype=np.float64))
     ]
-    return f"there are numbers that are not finite in {', '.join(bad)}" if bad else None
+    return f"NaN or infinity in {', '.join(bad)}" if bad else None

@@ -59,7 +59,7 @@ def verified(path: Path) -> Checkpoint:
     meta, progress = (_part(path, name, _words) for name in ("meta", "progress"))
     if meta.get("format", FORMAT) != FORMAT:
         raise CheckpointError(
-            f"{path} has format {meta['format']} and this version reads {FORMAT}: update this project"
+            f"{path} has format {meta['format']} but this version reads {FORMAT}: update this project"
         )
     if {"format", "digest"} & meta.keys():  # the first checkpoints had neither
         found, saved = array_digests(snapshot), meta.get("arrays")
@@ -69,7 +69,7 @@ def verified(path: Path) -> Checkpoint:
         if wrong:
             raise CheckpointError(f"{path} is damaged: not what was saved (SHA-256 differs): {', '.join(wrong)}")
     if problem := not_finite(snapshot):
-        raise CheckpointError(f"{path} is useless: {problem}")
+        raise CheckpointError(f"{path} cannot be used: {problem}")
     return Checkpoint(path, snapshot, meta, progress)
 
 

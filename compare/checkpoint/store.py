@@ -5,14 +5,14 @@ Orbax writes them; they are read without it, see ``compare.checkpoint.reader``.
 A run's folder holds one folder for each checkpoint that is kept, named by its step:
 
     cnn-mnist-jax-seed0/858/snapshot/   params, stats, opt, ema, step: arrays, as numpy_nn.tree describes them
-                            meta/       what it is: format, config, track, step, metrics, digest, ... (JSON)
-                            progress/   what else a training needs to resume: history, losses, clocks (JSON)
+                            meta/       description: format, config, track, step, metrics, digest, ... (JSON)
+                            progress/   what else is needed to resume: history, losses, clocks (JSON)
 
 Each is complete or absent: Orbax writes under another name and renames at the end. It holds
-arrays and JSON and nothing else, so nothing in it can be executed.
+only arrays and JSON, so nothing in it can be executed.
 
     python -m compare.checkpoint ls DIR        every checkpoint below a folder, a line each
-    python -m compare.checkpoint show DIR      what one is
+    python -m compare.checkpoint show DIR      describe one
     python -m compare.checkpoint verify DIR    read and check every one; exit status 1 if any is damaged
 """
 
@@ -41,12 +41,12 @@ DELETED = "deleted"  # a checkpoint is moved to this folder of the run before it
 class Writer:
     """Writes the checkpoints of one run into its folder, in the background: a context manager.
 
-    The last ``keep`` stay, and the one of the highest validation accuracy, the first of
-    equals; all if ``keep`` is None.
+    Keeps the last ``keep`` checkpoints and the one with the highest validation accuracy (the earliest of
+    ties); keeps all if ``keep`` is None.
     """
 
     def __init__(self, directory: Path, *, keep: int | None = None) -> None:
-        import jax  # a second, and memory
+        import jax  # takes a second, and memory
         import orbax.checkpoint as ocp
         from orbax.checkpoint.checkpoint_managers import preservation_policy
 
@@ -89,7 +89,7 @@ class Writer:
             raise CheckpointError(f"{path} exists: remove it, or choose another folder")
         snapshot = tree_map(np.asarray, from_leaves(leaves(snapshot)))  # Orbax has no empty branches
         if problem := not_finite(snapshot):
-            raise CheckpointError(f"{path} is not saved: {problem}; try a lower learning rate")
+            raise CheckpointError(f"{path} was not saved: {problem}; try a lower learning rate")
         progress = dict(progress or {})
         meta = {**meta, "format": FORMAT, "step": step, "arrays": array_digests(snapshot)}
         meta["digest"] = digest(meta, progress)

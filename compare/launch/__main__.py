@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 2 -m compare.launch mlp-mnist --tracks torch --out DIR
     python -m compare.launch mlp-mnist --tracks jax --coordinator HOST:PORT --processes 2 --process 0 --out DIR
 
-Every process runs this same command (docs/devices.md has it for Slurm, Kubernetes and ssh), makes the same batches, and
-computes its own shard of each. Process 0 reports, saves to DIR/checkpoints, and writes the trained network to
+Every process runs this command (see docs/devices.md for Slurm, Kubernetes and ssh), generates the same batches, and
+computes its shard of each. Process 0 reports, saves to DIR/checkpoints, and writes the trained network to
 DIR/PRESET-TRACK.npz. If a process is lost, the others end and name it; the same command resumes from the last
 checkpoint. NumPy's processes share the memory of one machine: `python -m compare.run_all --devices N` starts them.
 """
@@ -42,22 +42,26 @@ def parser() -> argparse.ArgumentParser:
     cli.add_output(options, required=True)
     processes = cli.group(options, "processes")
     processes.add_argument(
-        "--timeout", type=cli.number(int), default=60, metavar="SECONDS", help="to wait for the others (default: 60)"
+        "--timeout",
+        type=cli.number(int),
+        default=60,
+        metavar="SECONDS",
+        help="time to wait for the other processes (default: 60)",
     )
-    jax = cli.group(options, "processes of JAX, where neither Slurm, MPI nor Kubernetes tells")
-    jax.add_argument("--coordinator", metavar="HOST:PORT", help="an address of process 0")
-    jax.add_argument("--processes", type=cli.number(int), metavar="N", help="how many there are")
-    jax.add_argument("--process", type=cli.number(int, 0), metavar="N", help="which of them this is, from 0")
+    jax = cli.group(options, "JAX processes, if not started by Slurm or MPI")
+    jax.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
+    jax.add_argument("--processes", type=cli.number(int), metavar="N", help="number of processes")
+    jax.add_argument("--process", type=cli.number(int, 0), metavar="N", help="rank of this process, from 0")
     return options
 
 
-REMEDY = "start all of them again by the same command: the training resumes from its last checkpoint"
+REMEDY = "start all processes again with the same command: training resumes from the last checkpoint"
 
 
 def join(options: argparse.Namespace) -> tuple[Any, int, int]:
-    """Join the other processes: the track's launch module, this process's rank, the number of all devices.
+    """Join the other processes; return the track's launch module, this process's rank and the number of devices.
 
-    Raises UserError if they do not come in time.
+    Raises UserError if they do not join before the timeout.
     """
     module = importlib.import_module(f"{options.track}_nn.launch")
     try:
@@ -70,7 +74,7 @@ def join(options: argparse.Namespace) -> tuple[Any, int, int]:
 
 
 def train(job: Job, *, process: int, all_gather: rendezvous.AllGather) -> tuple[dict[str, Any], Any]:
-    """Train to the end in every process, and save in process 0; return the figures and the snapshot they are of."""
+    """Train in every process and save in process 0; return the figures and their snapshot."""
     from compare.training import loop, worker
     from compare.training.clocks import Timings
     from compare.training.saver import Saver
@@ -100,7 +104,7 @@ def train(job: Job, *, process: int, all_gather: rendezvous.AllGather) -> tuple[
 
 
 def lost(why: str, *, status: int = 1) -> NoReturn:
-    """End at once: an orderly exit would wait for a process that is gone."""
+    """Exit at once, because a normal exit would wait for the lost process."""
     print(f"error: {why}" + (f"; {REMEDY}" if status == 1 else ""), file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()

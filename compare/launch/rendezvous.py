@@ -28,7 +28,7 @@ PATIENCE = 10.0  # seconds until a network file system shows what another machin
 
 
 def found_by_all(job: Job, note: resume.Note, *, process: int, all_gather: AllGather) -> Checkpoint | None:
-    """The checkpoint from which all processes resume, None is step 0; UserError in all of them if they disagree."""
+    """Return the checkpoint from which all processes resume, None for step 0; UserError in all if they disagree."""
     own: dict[str, Any] = {"config": lasting(job.config)}
     found, problem = None, ""
     try:
@@ -52,7 +52,7 @@ def found_by_all(job: Job, note: resume.Note, *, process: int, all_gather: AllGa
 def look_for(first: dict[str, Any], job: Job, *, whose: str) -> Checkpoint | None:
     """The checkpoint of process 0, read by another process; ``whose`` is that process's name in errors."""
     if different := differences(first["config"], lasting(job.config)):
-        raise UserError(f"{whose} was started by another command than process 0: {different}")
+        raise UserError(f"{whose} was started with other settings than process 0: {different}")
     until = time.monotonic() + PATIENCE
     while (text := read_mark(job.folder)) != first["mark"]:
         if time.monotonic() > until:
@@ -73,7 +73,7 @@ def look_for(first: dict[str, Any], job: Job, *, whose: str) -> Checkpoint | Non
 
 
 def leave_mark(folder: Path) -> str:
-    """Write this process's host, id and time into the folder, and return that text."""
+    """Write this process's host, id and time to the folder, and return that text."""
     mark = f"{socket.gethostname()} {os.getpid()} {time.time_ns()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,10 @@
 
     python -m compare.loaders                                 MNIST, all five loaders, three repeats
     python -m compare.loaders cifar10 --loaders memory torch  another dataset, fewer loaders
-    python -m compare.loaders --tracks jax --repeats 5        feed another track
+    python -m compare.loaders --tracks jax --repeats 5        train with another track
 
-Each loader delivers one epoch as fast as it can, and then feeds the training of mlp-mnist's network. No figures are
-shown for a loader whose batches differ from the others', and the exit status is then 1.
+Each loader first delivers one epoch as fast as it can, then supplies a training of mlp-mnist's network. No figures
+are shown for a loader whose batches differ from the others'; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def delivered(loader: str, options: argparse.Namespace, *, chunks: int = CHUNKS)
 
 
 def measured(loader: str, number: int, options: argparse.Namespace) -> Trial:
-    """One loader once: its delivery, and the training that it feeds, each in a fresh process."""
+    """Measure one loader once: its throughput, and a training with it, each in a fresh process."""
     from compare.benchmark import variants
 
     delivery = delivered(loader, options)
@@ -128,7 +128,7 @@ def begin(options: argparse.Namespace, command: str) -> Loaders:
 
 
 def run(options: argparse.Namespace, found: Loaders) -> None:
-    """Measure every loader once, A B C, and again; the file is written after each."""
+    """Measure the loaders in turns, A B C A B C; write the file after each measurement."""
     for loader in WRITES & set(options.loaders):
         delivered(loader, options, chunks=2)
     for number in range(options.repeats):

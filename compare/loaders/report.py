@@ -31,7 +31,7 @@ def show(results: Loaders, console: Console) -> None:
     from rich.table import Table
 
     repeats = len({trial["repeat"] for trial in results["trials"]})
-    title = f"Loaders of {results['dataset']}, feeding {results['track']}"
+    title = f"Loaders of {results['dataset']}, training with {results['track']}"
     table = Table(title=title, caption=f"medians of {repeats}" if repeats > 1 else "one run each: not ranked")
     table.add_column("loader")
     for heading in COLUMNS:

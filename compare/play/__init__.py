@@ -1,1 +1,1 @@
-"""The playground: draw a digit in the browser and see the three tracks answer."""
+"""The playground: draw a digit in the browser and see the predictions of the three tracks."""

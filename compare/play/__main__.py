@@ -1,11 +1,11 @@
-"""Open the playground: draw a digit in the browser, and see the three tracks answer while you draw.
+"""Open the playground: draw a digit in the browser and see the predictions of the three tracks.
 
     python -m compare.play
     python -m compare.play --checkpoint runs/first/checkpoints/cnn-mnist-jax-seed0 --tracks numpy torch --port 8080
 
-One process holds the networks and serves the page (``compare/play/page``), to this machine alone unless it is told
-otherwise. The tracks answer one after the other, each on one core: threads of three frameworks on the same cores would
-wait for each other, and an image of 28 x 28 takes each of them about a millisecond.
+One process holds the networks and serves the page (``compare/play/page``), by default to this machine only. The tracks
+compute one after the other on one core each, because threads of three frameworks would compete for the same cores; an
+image of 28 x 28 takes each of them about a millisecond.
 """
 
 from __future__ import annotations
@@ -30,22 +30,26 @@ def parser() -> argparse.ArgumentParser:
     options = cli.parser("play", __doc__, what="networks")
     cli.group(options, "networks").add_argument(
         "--checkpoint", type=cli.path, metavar="PATH",
-        help="checkpoint folder or exported file (default: the CNN that ships)",
+        help="checkpoint folder or exported file (default: the shipped CNN)",
     )  # fmt: skip
     cli.add_tracks(options, where="networks")
     server = cli.group(options, "server")
     server.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: 127.0.0.1, for this machine alone)"
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)"
     )
     server.add_argument(
-        "--port", type=cli.number(int, 0, 65535), default=8000, metavar="N", help="0: any that is free (default: 8000)"
+        "--port",
+        type=cli.number(int, 0, 65535),
+        default=8000,
+        metavar="N",
+        help="port; 0 picks a free one (default: 8000)",
     )
     server.add_argument("--no-browser", action="store_true", help="only print the address")
     return options
 
 
 def listening(host: str, port: int) -> socket.socket:
-    """A socket at an address that was free."""
+    """Open a listening socket; UserError if the address is in use or invalid."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
@@ -54,20 +58,23 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def admitted(host: str, address: str) -> list[str]:
-    """The names that the page may be asked for by, so that no other page can pass as this one (DNS rebinding)."""
+    """Return the host names that requests may use, which prevents DNS rebinding."""
     where = ipaddress.ip_address(address)
     if not where.is_loopback:
-        print(f"warning: whoever reaches {host} may ask; --host 127.0.0.1 is for this machine alone", file=sys.stderr)
+        print(
+            f"warning: anyone who can reach {host} can use the playground; --host 127.0.0.1 limits it to this machine",
+            file=sys.stderr,
+        )
     return ["*"] if where.is_unspecified else ["localhost", "127.0.0.1", "[::1]", f"[{host}]" if ":" in host else host]
 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve until Ctrl-C; return 2 if something is wrong with what was asked."""
+    """Serve until Ctrl-C; return 0, or 2 for invalid arguments."""
     options = parser().parse_args(arguments)
     if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
         raise UserError(f"the playground needs {' and '.join(missing)}: pip install '.[play]'")
-    # One thread each, said before the first of them is imported.
+    # One thread each; must be set before the frameworks are imported.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     from compare.play.answers import Playground
     from compare.play.server import server
@@ -77,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         address, port = door.getsockname()[:2]
         hosts = admitted(options.host, address)
         url = f"http://{f'[{options.host}]' if ':' in options.host else options.host}:{port}"
-        print(f"{url}   (Ctrl-C ends it)", flush=True)
+        print(f"{url}   (press Ctrl-C to stop)", flush=True)
         screen = sys.platform != "linux" or os.environ.keys() & {"DISPLAY", "WAYLAND_DISPLAY"}  # else: a text browser
         if screen and not options.no_browser:
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()

@@ -1,8 +1,9 @@
-"""What a network makes of one image on its way, layer by layer: seen in NumPy, whose every function can be watched.
+"""The activations of each layer of a network for one image, computed by the NumPy track.
 
-No model is written down again for it: while the hand-written network computes, the functions of ``numpy_nn`` that it
-calls are watched (``compare.training.call_recorder``), and what they return is kept. A layer is shown as it leaves the
-activation that follows it, with a max pool, a norm or a shortcut between the two, where there is one.
+While the NumPy network runs, ``compare.training.call_recorder`` records what the functions of ``numpy_nn``
+return, so no
+model is duplicated here. A layer is shown after the activation that follows it, including a max pool, norm or
+shortcut in between.
 """
 
 from __future__ import annotations
@@ -28,30 +29,30 @@ LAYERS = {
 }
 AFTER = {f"{name}_forward": "numpy_nn.layers" for name in ACTIVATIONS} | {POOL: "numpy_nn.conv"}
 
-MOST_LAYERS, MOST_MAPS, MOST_UNITS = 12, 32, 1024  # that are shown, evenly chosen
-SIDE = 64  # pixels of a map; of larger ones every second, third, ...
+MOST_LAYERS, MOST_MAPS, MOST_UNITS = 12, 32, 1024  # shown at most, evenly spaced
+SIDE = 64  # pixels per side of a map; larger maps are subsampled
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer, and what left it: y (1, ...)."""
+    """A layer's label and output y (1, ...)."""
 
     label: str
     y: np.ndarray
 
 
 def activations(network: Network, x: np.ndarray) -> list[dict[str, Any]]:
-    """For each layer but the last (the logits): ``label``, ``maps`` int8 (m, h, w) of its ``of`` channels, ``largest``.
+    """Return ``label``, ``maps`` int8 (m, h, w), channel count ``of`` and ``largest`` of each layer but the logits.
 
-    x is uint8 (h, w, c). 127 stands for the largest number of a layer; a layer without a plane has maps of one pixel,
-    a sequence is one map, with time downwards.
+    x is uint8 (h, w, c). Maps are scaled so that 127 is the largest absolute value of the layer. The units of a linear
+    layer are maps of one pixel; a sequence is one map with time on the vertical axis.
     """
-    seen = [layer for layer in observed(network, x)[:-1] if not (layer.label.startswith("linear") and layer.y.ndim > 2)]
+    seen = [layer for layer in recorded(network, x)[:-1] if not (layer.label.startswith("linear") and layer.y.ndim > 2)]
     return [described(seen[k]) for k in evenly(len(seen), MOST_LAYERS)]
 
 
-def observed(network: Network, x: np.ndarray) -> list[Layer]:
-    """All layers, in the order in which they were computed."""
+def recorded(network: Network, x: np.ndarray) -> list[Layer]:
+    """Return all layers in the order of computation."""
     found: list[Layer] = []
 
     def note(name: str, values: Mapping[str, Any], answer: Any) -> None:
@@ -79,7 +80,7 @@ def words(name: str) -> str:
 
 
 def described(layer: Layer) -> dict[str, Any]:
-    """A layer as the page draws it."""
+    """Convert a layer to the JSON that the page draws."""
     y = layer.y[0]
     if y.ndim == 3:  # (h, w, c)
         step = -(-max(y.shape[:2]) // SIDE)
@@ -99,5 +100,5 @@ def described(layer: Layer) -> dict[str, Any]:
 
 
 def evenly(count: int, most: int) -> np.ndarray:
-    """Numbers of at most so many, evenly chosen among ``count``."""
+    """Return at most ``most`` evenly spaced indices below ``count``."""
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))

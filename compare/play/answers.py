@@ -1,4 +1,4 @@
-"""What the playground knows: networks by name, and what each track says to a picture."""
+"""The playground's networks, and the predictions of each track for a picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from compare.checkpoint import store
 from compare.data import images
@@ -24,12 +24,12 @@ from compare.training.error_analysis import softmax
 from numpy_nn.tree import count
 
 RUNS = Path("runs")
-IN_MEMORY = 4  # networks, the last that were asked
+IN_MEMORY = 4  # most recently used networks
 
 
 @dataclass(frozen=True)
 class Disturbance:
-    """What is done to the image that a network sees."""
+    """Noise, shift and rotation, applied to the network's input."""
 
     noise: float = 0.0  # standard deviation, of pixels in 0 .. 1
     right: float = 0.0  # whole pixels
@@ -37,7 +37,7 @@ class Disturbance:
     turn: float = 0.0  # degrees, clockwise
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Turned about its middle, then moved, then made noisy, always by the same noise: uint8 (h, w, c)."""
+        """Rotate about the centre, shift, and add noise of a fixed seed: uint8 (h, w, c) -> uint8 (h, w, c)."""
         image = Image.fromarray(x.squeeze(axis=2) if x.shape[2] == 1 else x)
         moved = image.rotate(-self.turn, Image.Resampling.BILINEAR, translate=(round(self.right), round(self.down)))
         noise = np.random.default_rng(0).standard_normal(x.shape, np.float32)
@@ -46,41 +46,41 @@ class Disturbance:
 
 
 class Playground:
-    """Networks by name, and the tracks that answer with them: all but ``listing`` in one thread at a time."""
+    """Networks by name, and the tracks that run them; only ``listing`` is thread-safe."""
 
     def __init__(self, tracks: Sequence[str], given: Path | None = None):
         self.tracks = list(dict.fromkeys(tracks))
         self._given = given or DEFAULT
         self.predictor = functools.lru_cache(maxsize=IN_MEMORY)(self._predictor)
-        self.predictor(self.chosen)  # fails now rather than in the browser
+        self.predictor(self.chosen)  # so that a bad checkpoint fails here, not in the browser
 
     @property
     def chosen(self) -> str:
-        """The name of the network that was asked for on the command line."""
+        """The name of the network given on the command line."""
         known = {path.resolve(): name for name, path in trained().items()}
         return known.get(self._given.resolve(), f"given/{self._given.name}")
 
     def listing(self) -> dict[str, Any]:
-        """The tracks, the networks that there are by now, and the one to begin with."""
+        """Return the tracks, the networks that exist now, and the one to start with."""
         tracks = [{"id": track, "name": NAMES[track], "color": KNOWN[track].color} for track in self.tracks]
         return {"tracks": tracks, "networks": list(dict.fromkeys([self.chosen, *trained()])), "chosen": self.chosen}
 
     def _predictor(self, name: str) -> Predictor:
         path = {self.chosen: self._given, **trained()}.get(name)
         if path is None:
-            raise UserError(f"{name!r} is none of the networks here: reload the page, which lists them")
+            raise UserError(f"unknown network {name!r}: reload the page to update its list")
         predictor = load(path)
         h, w, c = predictor.network.input_shape
         if h != w or c not in (1, 3):
             raise UserError(
-                f"{name} sees images of {h} x {w} x {c}: the playground makes square ones, grey or in colour"
+                f"{name} takes images of {h} x {w} x {c}: the playground supports only square images, grey or in colour"
             )
         return predictor
 
     def warm(self, name: str, track: str) -> dict[str, Any]:
-        """Have a track compile a network; tells of the network, and the seconds that it took."""
+        """Compile a network in one track; return a description of the network and the time in seconds."""
         if track not in self.tracks:
-            raise UserError(f"{track!r} does not answer here: the tracks are {', '.join(self.tracks)}")
+            raise UserError(f"track {track!r} is not loaded: expected {', '.join(self.tracks)}")
         start = time.perf_counter()
         network = self.predictor(name).network
         network.logits(np.zeros((1, *network.input_shape), np.uint8), track)
@@ -93,11 +93,13 @@ class Playground:
         }
 
     def answer(self, name: str, content: bytes, disturbance: Disturbance) -> dict[str, Any]:
-        """What every track says to the picture in an image file, and what it looked like on its way through."""
+        """Return each track's probabilities for the picture in an image file, and the activations of every layer."""
         predictor = self.predictor(name)
         try:
             x = disturbance(predictor.prepare(images.open_image(content)))
         except images.ImageError as error:
+            if isinstance(error.__cause__, UnidentifiedImageError):
+                raise UserError("the picture is not a readable image: upload a PNG or JPEG file") from error
             raise UserError(f"the picture {error}") from error
         logits, answers = {}, {}
         for track in self.tracks:
@@ -115,14 +117,14 @@ class Playground:
 
 
 def trained() -> dict[str, Path]:
-    """The networks that ship and those of the comparisons in runs/, by the names that the page knows."""
+    """Return the shipped networks and those of the comparisons in runs/, by the name shown on the page."""
     shipped = {f"shipped/{path.stem}": path for path in sorted(SHIPPED.glob("*.npz"))}
     runs = {f"{path.parts[-3]}/{path.name}": path for path in sorted(RUNS.glob("*/checkpoints/*"))}
     return shipped | {name: path for name, path in runs.items() if store.steps(path)}
 
 
 def gap(logits: dict[str, np.ndarray]) -> dict[str, Any] | None:
-    """The largest difference between two tracks' logits (1, v): of which two, and how large logits are."""
+    """Return the largest difference between two tracks' logits (1, v), the two tracks, and the largest logit."""
     pairs = list(itertools.combinations(logits, 2))
     if not pairs:
         return None

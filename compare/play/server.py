@@ -1,10 +1,10 @@
-"""The playground's server: a page, and questions to it.
+"""The playground's server: the page and its JSON API.
 
-    GET  /networks                              the tracks, the networks that there are, the limit of a picture in bytes
-    POST /warm?network=NAME&track=jax           has a track compile a network
-    POST /answer?network=NAME&noise=0.2&...     an image file in, all that is known of it out
+    GET  /networks                              the tracks, the networks, the largest picture in bytes
+    POST /warm?network=NAME&track=jax           compiles a network in a track
+    POST /answer?network=NAME&noise=0.2&...     an image file in, predictions and activations out
 
-A network is called by a name from /networks, never by a path. What cannot be answered is one line: {"error": "..."}.
+Networks are addressed by a name from /networks, never by a path. An error is one line: {"error": "..."}.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HEADERS = [
 
 
 def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
-    """The routes; ``hosts`` are the names that a request may call this server by."""
+    """Build the application; ``hosts`` are the host names that requests may use."""
     worker = ThreadPoolExecutor(max_workers=1)  # the frameworks take turns, always in the same thread
     first = playground.chosen
     begun = {(first, track): worker.submit(playground.warm, first, track) for track in playground.tracks}
@@ -71,7 +71,7 @@ def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
     async def answer(request: Request) -> Response:
         kind = request.headers.get("content-type", "application/octet-stream")
         if not kind.startswith("image/"):
-            raise HTTPException(415, f"this is {kind}, and no picture: send a PNG or JPEG file")
+            raise HTTPException(415, f"unsupported file type {kind}: upload a PNG or JPEG file")
         disturbance = Disturbance(**{name: number(request, name) for name in LIMITS})
         asked = request.query_params.get("network", ""), await request.body(), disturbance
         return JSONResponse(await asyncio.wrap_future(worker.submit(playground.answer, *asked)))
@@ -84,7 +84,7 @@ def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
             Route("/answer", answer, methods=["POST"]),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
-        exception_handlers={UserError: told, HTTPException: told},
+        exception_handlers={UserError: error_response, HTTPException: error_response},
         lifespan=living,
         max_body_size=BODY_LIMIT,
     )
@@ -96,25 +96,25 @@ def file(path: Path) -> Callable[[Request], Response]:
 
 
 def number(request: Request, name: str) -> float:
-    """A number of the question, 0 where it is not given."""
+    """Read a number from the query string; 0 if it is absent."""
     low, high = LIMITS[name]
     try:
         value = float(request.query_params.get(name, 0))
     except ValueError:
         value = math.nan
     if not low <= value <= high:
-        raise UserError(f"{name}={request.query_params[name]}: it is a number from {low} to {high}")
+        raise UserError(f"invalid {name} {request.query_params[name]}: expected a number from {low} to {high}")
     return value
 
 
-def told(request: Request, error: Exception) -> Response:
-    """What is wrong, in one line."""
+def error_response(request: Request, error: Exception) -> Response:
+    """Return an error as one line of JSON."""
     status = error.status_code if isinstance(error, HTTPException) else 400
     return JSONResponse({"error": error.detail if isinstance(error, HTTPException) else str(error)}, status)
 
 
 def server(playground: Playground, hosts: Sequence[str]) -> uvicorn.Server:
-    """What answers, once its ``run`` is given a socket."""
+    """Return the server; pass its ``run`` a listening socket."""
     config = uvicorn.Config(
         application(playground, hosts),
         log_level="warning",

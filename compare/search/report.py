@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.console import Console
 
-SHOWN = 10  # rows of the table
+TABLE_ROWS = 10
 DPI = 110
 MARKS: dict[State, tuple[str, str, str]] = {  # marker, colour, label
     "finished": ("o", KNOWN["numpy"].color, "finished"),
@@ -47,7 +47,7 @@ def show(found: Search, console: Console) -> None:
     for name in ("trial", "validation accuracy", *names, "seconds"):
         table.add_column(name, justify="right", overflow="fold")
     ranked = sorted((trial for trial in found["trials"] if trial["val_accuracy"] is not None), key=rank)
-    for trial in ranked[:SHOWN]:
+    for trial in ranked[:TABLE_ROWS]:
         values = (shown(trial["params"].get(name)) for name in names)
         table.add_row(str(trial["number"]), f"{trial['val_accuracy']:.2%}", *values, f"{trial['seconds']:.1f}")
     states = [trial["state"] for trial in found["trials"]]

@@ -1,4 +1,4 @@
-"""What a training requires of its settings, its data and its losses: each check raises a UserError or returns."""
+"""Checks of settings, data and losses; each raises UserError or returns None."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ NOT_FINITE = "the loss became"  # nan, or inf: how the message begins
 def require_validation(config: Config, data: Data) -> None:
     """Raise UserError where ``patience`` or ``keep_best`` is set and there are no validation images."""
     if (config.patience is not None or config.keep_best) and not len(data.val_y):
-        raise UserError(
-            "patience and keep_best choose by validation images, and there are none: choose a larger val_size"
-        )
+        raise UserError("patience and keep_best need validation images, and there are none: increase val_size")
 
 
 def require_images(config: Config, data: Data) -> None:
@@ -30,8 +28,8 @@ def require_images(config: Config, data: Data) -> None:
     if (shape, classes) != (there, len(data.classes)):
         takes, given = ("x".join(map(str, sides)) for sides in (shape, there))
         raise UserError(
-            f"{config.preset} takes images of {takes} in {classes} classes; those of {data.name} are {given}, "
-            f"in {len(data.classes)}: choose another preset or dataset"
+            f"{config.preset} takes images of {takes} in {classes} classes; {data.name} has images of {given} "
+            f"in {len(data.classes)} classes: choose another preset or dataset"
         )
 
 

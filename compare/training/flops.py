@@ -1,4 +1,4 @@
-"""Floating-point operations and bytes of a training step, counted on the hand-written network.
+"""Floating-point operations and bytes of a training step, counted for the NumPy network.
 
 Multiplying (m, k) by (k, n) takes 2·m·k·n FLOPs, and only the matmuls of layers are counted: the rest of a network
 (biases, activations, pooling, updates) is some per cent of it. The NumPy network runs forward once, and each layer is
@@ -27,7 +27,7 @@ from numpy_nn.models import MODELS
 from numpy_nn.norm import TRAIN
 from numpy_nn.tree import cast, leaves
 
-# The hand-written functions that multiply matrices, and the modules that they stand in.
+# The NumPy functions with matmuls, and their modules.
 MULTIPLYING = {
     "linear_forward": "numpy_nn.layers",
     "conv2d_forward": "numpy_nn.conv",

@@ -42,7 +42,7 @@ def require_fit(found: Checkpoint, job: Job, data: Data, *, steps: int) -> None:
     """Raise UserError unless the training can continue from this checkpoint, with this data, to so many steps."""
     if "step_loss" not in found.progress:
         raise UserError(
-            f"{found.path} holds a network and no training to resume: predict with it, or learn something new "
+            f"{found.path} holds a network without a training state: predict with it, or transfer it "
             "from it with python -m compare.transfer"
         )
     then, now = found.meta["data"]["digest"], data.digest
@@ -52,7 +52,7 @@ def require_fit(found: Checkpoint, job: Job, data: Data, *, steps: int) -> None:
             "now; restore the data, or train from the start"
         )
     if found.step >= steps and not is_same_run(found, job):
-        raise UserError(f"{found.path} is after {found.step:,} steps and {steps:,} are wanted: give more with --steps")
+        raise UserError(f"{found.path} is already at step {found.step:,} of {steps:,}: increase --steps")
 
 
 def restore(training: Training, found: Checkpoint, job: Job, note: Note) -> None:
@@ -67,7 +67,7 @@ def restore(training: Training, found: Checkpoint, job: Job, note: Note) -> None
     if job.config.keep_best and training.best:
         training.best_state = best_state(training.best["step"], found)
         if training.best_state is None:
-            note(f"the best state, of step {training.best['step']:,}, is not beside {found.path}: chosen anew")
+            note(f"the best state, of step {training.best['step']:,}, is not next to {found.path}: selecting a new one")
             training.best, training.waited = {}, 0
 
 
@@ -83,7 +83,7 @@ def schedule_change(found: Checkpoint, config: Config, *, train_size: int, steps
     if not found.step or rate(config, steps, found.step - 1) == last:
         return ""
     return (
-        f"the schedule is now of {steps:,} steps, of {before:,} before: the learning rate goes from {last:.3g} to "
+        f"the schedule has {steps:,} steps instead of {before:,}: the learning rate changes from {last:.3g} to "
         f"{rate(config, steps, found.step):.3g}; --set schedule=constant --lr {last:.3g} would keep it"
     )
 

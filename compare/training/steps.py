@@ -1,4 +1,4 @@
-"""How many steps a run takes, in chunks of how many, and after which of them it is evaluated."""
+"""Plans a run: number of steps, chunk length, and the steps after which it is evaluated."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from compare.errors import UserError
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The steps after which a run is evaluated: where a chunk ends after the end of an epoch, and at last.
+    """The steps after which a run is evaluated: the first end of a chunk after each epoch, and the last step.
 
-    A set of numbers that takes no memory for each: chunks of ``chunk`` steps begin at ``start``, epochs have
+    A set computed on demand: chunks of ``chunk`` steps begin at ``start``, epochs have
     ``per_epoch`` steps, and the last step is ``stop``.
     """
 
@@ -39,7 +39,7 @@ class Evaluations:
 
 @dataclass(frozen=True)
 class Plan:
-    """How many steps a run takes, in chunks of how many, and after which steps it is evaluated."""
+    """Number of steps of a run, chunk length, and the steps after which it is evaluated."""
 
     steps: int
     chunk: int
@@ -60,15 +60,14 @@ def plan(config: Config, train_size: int, *, first: int = 0, evaluations: int | 
     """
     if config.batch_size % config.accumulate:
         raise UserError(
-            f"invalid accumulate {config.accumulate}: it is the number of equal micro-batches of a batch, "
-            f"expected a divisor of the batch size {config.batch_size:,}"
+            f"invalid accumulate {config.accumulate}: expected a divisor of the batch size {config.batch_size:,}"
         )
     if evaluations:
         return _with_evaluations(config.steps or 0, evaluations)
     per_epoch = max(train_size // config.batch_size, 1)
     total = config.steps or max(round(config.epochs * per_epoch), 1)
     if total > MAX_STEPS:
-        raise UserError(f"{config.epochs:g} epochs are {total:,} steps, and a run has at most {MAX_STEPS:,}")
+        raise UserError(f"{config.epochs:g} epochs are {total:,} steps, and at most {MAX_STEPS:,} are supported")
     longest = longest_chunk(total)
     chunk, planned = _cut(total, longest, exactly=bool(config.steps))
     start = 0
@@ -80,7 +79,7 @@ def plan(config: Config, train_size: int, *, first: int = 0, evaluations: int | 
 
 
 def _with_evaluations(steps: int, evaluations: int) -> Plan:
-    """So many evaluations at equal distances, and chunks that divide the distance."""
+    """Plan equally spaced evaluations, and chunks that divide the interval."""
     if steps < 1 or steps % evaluations:
         raise UserError(f"{steps} steps cannot be divided into {evaluations} equal parts: choose a multiple")
     distance = steps // evaluations
@@ -89,12 +88,12 @@ def _with_evaluations(steps: int, evaluations: int) -> Plan:
 
 
 def longest_chunk(total: int) -> int:
-    """Steps of a chunk at most; there are five chunks at least, as the first is warm-up and the others are timed."""
+    """Return the longest chunk that gives at least five chunks: the first is a warm-up, the others are timed."""
     return min(max(total // 5, 1), CHUNK)
 
 
 def _cut(steps: int, longest: int, *, exactly: bool) -> tuple[int, int]:
-    """Length of the chunks, and how many steps they are together."""
+    """Return the chunk length and the total number of steps."""
     if exactly:
         chunk = max(k for k in range(1, longest + 1) if steps % k == 0)
     else:
@@ -103,13 +102,13 @@ def _cut(steps: int, longest: int, *, exactly: bool) -> tuple[int, int]:
 
 
 def short_chunks(steps: int) -> str:
-    """A warning where a number of steps has no divisor that is a good length of a chunk; empty where it has one."""
+    """Return a warning if the number of steps forces short chunks, else an empty text."""
     longest = longest_chunk(steps)
     chunk, _ = _cut(steps, longest, exactly=True)
     if chunk > longest // 4:
         return ""
     better = round(steps / longest) * longest
     return (
-        f"{steps:,} steps can be cut into equal chunks of {chunk} only, and each has a cost of its own; "
-        f"--steps {better} makes chunks of {longest}"
+        f"{steps:,} steps can only be divided into chunks of {chunk}, which adds overhead per chunk; "
+        f"--steps {better} gives chunks of {longest}"
     )

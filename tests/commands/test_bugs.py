@@ -1,4 +1,4 @@
-"""The bug zoo: bugs go in and out without a trace, and each of them turns a test red."""
+"""The bug zoo: planting and removing a bug restores the sources, and each bug makes a test fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from compare.bugs import __main__ as bugs
 from compare.bugs import copies, planting, probe
 from compare.bugs.bug import CHANGED, RIGHT, WRONG, Bug, which
 from compare.bugs.copies import Verdict
-from compare.bugs.planting import BUGS, MEMORY, Planted, current, difference, plant, solve, swap
+from compare.bugs.planting import BUGS, STATE_FILE, Planted, current, difference, plant, solve, swap
 from compare.bugs.showing import measured, sparkline, table
 from compare.errors import UserError
 from compare.tracks import TRACKS
@@ -93,7 +93,7 @@ def test_solving_a_planted_bug_restores_the_tree(bug: Bug, tree: Path):
     before = bytes_of(tree)
     plant(bug, tree)
     changed = {path for path, content in bytes_of(tree).items() if before.get(path) != content}
-    assert changed == {bug.file, MEMORY.as_posix()}
+    assert changed == {bug.file, STATE_FILE.as_posix()}
     assert solve(tree) == (bug, WRONG)
     assert bytes_of(tree) == before
 
@@ -111,9 +111,9 @@ def test_solving_restores_only_the_lines_of_the_bug(tree: Path):
 @pytest.mark.parametrize("memory", [None, "", "{", "[1]", '{"name": "moth"}', '{"moth": 1}'])
 def test_bug_without_its_record_is_found_in_the_sources(memory: str | None, tree: Path):
     plant(BUGS["zero-grad"], tree)
-    (tree / MEMORY).unlink() if memory is None else (tree / MEMORY).write_text(memory)
+    (tree / STATE_FILE).unlink() if memory is None else (tree / STATE_FILE).write_text(memory)
     assert current(tree) == Planted("zero-grad", secret=True)
-    with pytest.raises(UserError, match="a bug is planted already, whose name is a secret"):
+    with pytest.raises(UserError, match="a bug is already planted, with a secret name"):
         plant(BUGS["adam-bias"], tree)
     assert solve(tree) == (BUGS["zero-grad"], WRONG)
     assert current(tree) is None
@@ -123,7 +123,7 @@ def test_fix_by_hand_is_recognised(at: Path, capsys: pytest.CaptureFixture):
     plant(BUGS["norm-variance"], at)
     swap(BUGS["norm-variance"], at, WRONG)
     assert bugs.main(["solve"]) == 0
-    assert "you have mended it yourself. Well done!" in capsys.readouterr().out
+    assert "You have already fixed it. Well done!" in capsys.readouterr().out
     assert current(at) is None
 
 
@@ -150,17 +150,17 @@ def test_changed_file_gets_no_bug(at: Path, capsys: pytest.CaptureFixture):
     planting.write(at, bug, planting.read(at, bug).replace(bug.right, "i, f, g, o = four"))
     before = bytes_of(at)
     assert bugs.main(["plant", bug.name]) == 2
-    assert "jax_nn/recurrent.py has been changed where 'lstm-gates' would be" in capsys.readouterr().err
+    assert "jax_nn/recurrent.py has been changed at the lines of 'lstm-gates'" in capsys.readouterr().err
     assert bytes_of(at) == before
 
 
 def test_errors_name_their_remedy(at: Path, capsys: pytest.CaptureFixture):
     for command, words in {
         "plant zero-gard": "unknown bug 'zero-gard'. Did you mean zero-grad? Known: conv-stride, norm-variance",
-        "solve": "no bug is planted: `python -m compare.bugs plant`",
+        "solve": "no bug is planted: plant one with `python -m compare.bugs plant`",
         "hint": "no bug is planted",
-        "check": "Give the NAME of a bug, or --all",
-        "check zero-grad --all": "Give the NAME of a bug, or --all",
+        "check": "give the NAME of a bug, or --all",
+        "check zero-grad --all": "give the NAME of a bug, or --all",
         "show moth": "unknown bug 'moth'. Known",
     }.items():
         assert bugs.main(command.split()) == 2
@@ -168,7 +168,8 @@ def test_errors_name_their_remedy(at: Path, capsys: pytest.CaptureFixture):
     assert bugs.main(["plant", "zero-grad"]) == 0
     assert bugs.main(["plant", "adam-bias"]) == 2
     assert (
-        "a bug is planted already, 'zero-grad': find it, or `python -m compare.bugs solve`" in capsys.readouterr().err
+        "a bug is already planted, 'zero-grad': find it, or run `python -m compare.bugs solve`"
+        in capsys.readouterr().err
     )
     (at / "numpy_nn/conv.py").unlink()
     solve(at)
@@ -180,9 +181,9 @@ def test_secret_bug_is_revealed_only_on_request(at: Path, capsys: pytest.Capture
     assert bugs.main(["plant", "--seed", "5"]) == 0
     assert bugs.main(["ls"]) == 0
     told = capsys.readouterr().out
-    bug = BUGS[json.loads((at / MEMORY).read_text())["name"]]
-    assert "A bug is planted, somewhere." in told
-    assert "Planted: one of them. Which?" in told
+    bug = BUGS[json.loads((at / STATE_FILE).read_text())["name"]]
+    assert "A bug is planted." in told
+    assert "Planted: one of them (secret)" in told
     assert bug.story not in told
     for words in (bug.symptom, bug.file, bug.caught_by, bug.caught_by):
         assert words not in told
@@ -192,7 +193,7 @@ def test_secret_bug_is_revealed_only_on_request(at: Path, capsys: pytest.Capture
         told = "" if words == bug.caught_by else hints
     assert bugs.main(["solve"]) == 0
     ending = capsys.readouterr().out
-    assert all(words in ending for words in (f"It was {bug.name}.", bug.story, bug.lesson, "has the right lines again"))
+    assert all(words in ending for words in (f"It was {bug.name}.", bug.story, bug.lesson, "are restored"))
     first = bug.right.strip().splitlines()[0]
     assert any(line.startswith("+") and first in line for line in ending.splitlines())
 
@@ -234,7 +235,7 @@ def test_planted_bug_fails_its_test(name: str, capsys: pytest.CaptureFixture):
     [
         (Verdict(True, False, ""), Verdict(True, False, "5 passed"), "5 passed"),
         (Verdict(True, False, ""), Verdict(False, False, "no such test"), "no such test"),
-        (Verdict(False, True, "assert 2 == 3"), Verdict(False, True, ""), "not green without the bug: assert 2 == 3"),
+        (Verdict(False, True, "assert 2 == 3"), Verdict(False, True, ""), "fails without the bug: assert 2 == 3"),
     ],
 )
 def test_bug_missed_by_its_test_is_reported(without: Verdict, broken: Verdict, words: str, monkeypatch, capsys):
@@ -255,7 +256,7 @@ def test_copy_is_free_of_planted_bugs(tmp_path: Path):
     assert which(BUGS["labels-apart"], planting.read(tree, BUGS["labels-apart"])) == WRONG
     shutil.rmtree(tree / "tests")
     with (
-        pytest.raises(UserError, match=r"has no tests: the zoo needs a clone of the whole project"),
+        pytest.raises(UserError, match=r"has no tests: the bug zoo needs a clone of the whole project"),
         copies.copy_of(tree),
     ):
         pass
@@ -272,7 +273,7 @@ def test_symptom_probe_passes_on_correct_code():
 
 def test_failing_probe_shows_its_error(monkeypatch: pytest.MonkeyPatch):
     right = {"curve": {"loss": [2.0], "step_ms": 1.0, "val": 0.9, "test": 0.9}, "gradients": 1e-9}
-    right["proof"] = {"what": "logits", "worst_leaf": "logits", "max_rel": 1e-15}
+    right["parity"] = {"what": "logits", "worst_leaf": "logits", "max_rel": 1e-15}
     monkeypatch.setattr(probe, "load", lambda *_, **__: 1 / 0)
     stopped = probe.whatever_happens(probe.curve, probe.CONFIG, "numpy")
     assert stopped == {"stopped": "ZeroDivisionError: division by zero"}
@@ -288,8 +289,8 @@ def test_shown_symptoms_are_measured(capsys: pytest.CaptureFixture):
     assert broken["curve"]["test"] == without["curve"]["test"] > 0.8
     assert without["gradients"] < 1e-6
     assert broken["gradients"] > 0.5
-    assert without["proof"]["max_rel"] < 1e-12
-    assert broken["proof"]["what"] == "losses"
+    assert without["parity"]["max_rel"] < 1e-12
+    assert broken["parity"]["what"] == "losses"
 
 
 def test_sparkline_accepts_any_values():

@@ -197,7 +197,7 @@ def test_resuming_another_training_is_refused(tmp_path):
     folder = tmp_path / "run"
     first, second = agreed(job(folder), job(folder, lr=0.2))
     assert first == second
-    assert "was started by another command than process 0: its lr is 0.2, not 0.1" in first
+    assert "was started with other settings than process 0: its lr is 0.2, not 0.1" in first
     saved(folder, 2, batch_size=64)
     assert agreed(job(folder))[0] == f"{folder} holds another training: its batch_size is 32, not 64; " + (
         "choose another folder with --out"
@@ -308,7 +308,7 @@ def test_killed_process_is_named_and_the_same_command_resumes(track, victim, tmp
             if process != victim:
                 assert status == 1, said
                 assert f"error: process {victim} was lost without a message: it was killed" in said
-                assert "start all of them again by the same command" in said
+                assert "start all processes again with the same command" in said
     with Group(track, out, out, out, more=[[*SAME, "--batch-size", "96"]] * 3) as three:
         ended = three.end()
     assert [status for status, _ in ended] == [0, 0, 0], ended

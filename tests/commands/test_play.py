@@ -24,7 +24,7 @@ import pytest
 from support.paths import ROOT
 
 from compare.play import __main__ as play
-from compare.play.activations import activations, observed
+from compare.play.activations import activations, recorded
 from compare.play.answers import Disturbance, Playground
 from compare.play.server import BODY_LIMIT, FILES, server
 from compare.predict import SHIPPED, load, load_image
@@ -190,7 +190,7 @@ def test_activations_of_every_network(name):
     )
     assert network.input_shape == shape
     x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.testing.assert_array_equal(observed(network, x)[-1].y, network.logits(x[None]))
+    np.testing.assert_array_equal(recorded(network, x)[-1].y, network.logits(x[None]))
     layers = activations(network, x)
     assert layers
     for layer in layers:
@@ -205,7 +205,7 @@ def test_activations_match_numpy():
     pixels = preprocess(x[None], np.asarray(network.mean, np.float32), np.asarray(network.std, np.float32))
     y, _ = conv2d_forward(pixels, **network.params["convs"]["0"])
     pooled = y.reshape(1, 12, 2, 12, 2, 16).max((2, 4))
-    np.testing.assert_array_equal(observed(network, x)[0].y, np.maximum(pooled, 0))
+    np.testing.assert_array_equal(recorded(network, x)[0].y, np.maximum(pooled, 0))
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -216,18 +216,18 @@ BLANK = png(28, 28, bytes(29 * 28))
 @pytest.mark.parametrize(
     ("body", "kind", "numbers", "status", "words"),
     [
-        (b"seven", "text/plain", {}, 415, "this is text/plain, and no picture: send a PNG or JPEG file"),
-        (b"seven", "image/png", {}, 400, "the picture is not a readable image"),
+        (b"seven", "text/plain", {}, 415, "unsupported file type text/plain: upload a PNG or JPEG file"),
+        (b"seven", "image/png", {}, 400, "the picture is not a readable image: upload a PNG or JPEG file"),
         (SEVEN.read_bytes()[:900], "image/png", {}, 400, "the picture is not a readable image"),
         (b"", "image/png", {}, 400, "the picture is not a readable image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", {}, 400, "the picture is not a readable"),
         (png(30_000, 30_000, b""), "image/png", {}, 400, "the picture"),
         (png(6_000, 6_000, b""), "image/png", {}, 400, "the picture claims 6000 x 6000 pixels"),
         (BLANK, "image/png", {}, 400, "the picture shows no digit"),
-        (BLANK, "image/png", {"network": "../cnn-mnist.npz"}, 400, "'../cnn-mnist.npz' is none of the networks here"),
-        (BLANK, "image/png", {"noise": "nan"}, 400, "noise=nan: it is a number from 0 to 1"),
-        (BLANK, "image/png", {"turn": "left"}, 400, "turn=left: it is a number from -360 to 360"),
-        (BLANK, "image/png", {"down": 1e9}, 400, "down=1000000000.0: it is a number from -64 to 64"),
+        (BLANK, "image/png", {"network": "../cnn-mnist.npz"}, 400, "unknown network '../cnn-mnist.npz'"),
+        (BLANK, "image/png", {"noise": "nan"}, 400, "invalid noise nan: expected a number from 0 to 1"),
+        (BLANK, "image/png", {"turn": "left"}, 400, "invalid turn left: expected a number from -360 to 360"),
+        (BLANK, "image/png", {"down": 1e9}, 400, "invalid down 1000000000.0: expected a number from -64 to 64"),
     ],
 )
 def test_unreadable_picture_gets_a_one_line_error(port, body, kind, numbers, status, words):
@@ -236,6 +236,7 @@ def test_unreadable_picture_gets_a_one_line_error(port, body, kind, numbers, sta
     assert said["error"].startswith(words)
     assert "\n" not in said["error"]
     assert str(ROOT) not in said["error"]
+    assert "object at 0x" not in said["error"]
 
 
 def test_large_body_is_refused_before_reading(port):
@@ -257,7 +258,7 @@ def test_foreign_hosts_are_refused(port):
     assert ask(port, "OPTIONS", "/answer", Origin="http://evil.example")[0] == 405
     assert ask(port, "GET", "/../pyproject.toml")[0] == ask(port, "GET", "/page/play.js")[0] == 404
     status, said = ask(port, "POST", f"/warm?network={CNN}&track=tensorflow")
-    assert (status, said["error"]) == (400, "'tensorflow' does not answer here: the tracks are numpy, jax, torch")
+    assert (status, said["error"]) == (400, "track 'tensorflow' is not loaded: expected numpy, jax, torch")
 
 
 def test_page_loads_nothing_from_elsewhere(port):
@@ -310,7 +311,7 @@ def test_serving_other_hosts_prints_a_warning(capsys):
     assert "*" not in play.admitted("box.example", "192.0.2.7")
     assert play.admitted("0.0.0.0", "0.0.0.0") == ["*"]
     assert capsys.readouterr().err.splitlines() == [
-        f"warning: whoever reaches {host} may ask; --host 127.0.0.1 is for this machine alone"
+        f"warning: anyone who can reach {host} can use the playground; --host 127.0.0.1 limits it to this machine"
         for host in ("box.example", "0.0.0.0")
     ]
 
@@ -360,7 +361,7 @@ def test_browser_draws_and_uploads(port, tmp_path):
         expect(tab.locator("#layers figure canvas")).to_have_count(3)
 
         drawn = tab.evaluate("document.getElementById('seen').toDataURL()")
-        tab.get_by_label("Turned").fill("180")
+        tab.get_by_label("Rotation").fill("180")
         expect(said).not_to_contain_text("say 7")
         assert tab.evaluate("document.getElementById('seen').toDataURL()") != drawn
         tab.get_by_role("button", name="Reset").click()
@@ -376,7 +377,9 @@ def test_browser_draws_and_uploads(port, tmp_path):
 
         (tmp_path / "notes.txt").write_text("seven")
         tab.get_by_label("Upload a picture").set_input_files(tmp_path / "notes.txt")
-        expect(tab.get_by_role("alert")).to_have_text(re.compile(r"^This is text/plain, and no picture: send a PNG"))
+        expect(tab.get_by_role("alert")).to_have_text(re.compile(r"^Unsupported file type text/plain: upload a PNG"))
+        expect(said).to_have_text("No prediction for this picture.")
+        expect(tab.locator("#table")).to_be_hidden()
         assert len(problems) == 1  # what Chromium itself writes of an answer with this status
         assert "415" in problems[0]
 

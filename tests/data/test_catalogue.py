@@ -93,7 +93,7 @@ def test_unusable_tfds_dataset_is_named(tmp_path: Path) -> None:
 def test_preset_refuses_images_of_another_shape(tmp_path: Path) -> None:
     config = dataclasses.replace(presets.get("mlp-mnist"), dataset="tfds:fake_pets", data_dir=str(tmp_path), steps=2)
     with pytest.raises(
-        UserError, match=r"takes images of 28x28x1 in 10 classes; those of tfds:fake_pets are 6x6x3, in 2"
+        UserError, match=r"takes images of 28x28x1 in 10 classes; tfds:fake_pets has images of 6x6x3 in 2 classes"
     ):
         trial.run(Job(config, "numpy", threads=1, folder=tmp_path))
 

@@ -343,4 +343,4 @@ def test_interrupted_training_keeps_the_last_state_for_resuming(monkeypatch, tmp
 def test_keeping_the_best_state_needs_validation_images(monkeypatch, tmp_path):
     end, _ = run(monkeypatch, tmp_path, keep_best=True, val_size=0)
     assert end["status"] == "failed"
-    assert "choose by validation images, and there are none: choose a larger val_size" in end["message"]
+    assert "patience and keep_best need validation images, and there are none: increase val_size" in end["message"]

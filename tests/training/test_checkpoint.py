@@ -220,12 +220,12 @@ def test_other_format_version_is_named(run):
 def test_nan_is_neither_saved_nor_restored(run, monkeypatch):
     snapshot = snapshot_of(30)
     snapshot["opt"]["mu"]["kernel"][1, 2] = np.nan
-    with pytest.raises(CheckpointError, match=r"30 is not saved: .* not finite in opt/mu/kernel; try a lower"):
+    with pytest.raises(CheckpointError, match=r"30 was not saved: NaN or infinity in opt/mu/kernel; try a lower"):
         store.save(run, 30, snapshot, META)
     monkeypatch.setattr(store, "not_finite", lambda snapshot: None)
     store.save(run, 30, snapshot, META)
     monkeypatch.undo()
-    with pytest.raises(CheckpointError, match=r"30 is useless: .* not finite in opt/mu/kernel; .* good .*/20$"):
+    with pytest.raises(CheckpointError, match=r"30 cannot be used: NaN or infinity in opt/mu/kernel; .* good .*/20$"):
         store.read(run)
 
 

@@ -195,12 +195,12 @@ def test_a_plan_of_very_many_steps_takes_no_time_and_no_memory():
     assert MAX_STEPS in made.evaluations
     assert tracemalloc.get_traced_memory()[1] < 100_000
     tracemalloc.stop()
-    with pytest.raises(UserError, match="10000 epochs are 550,000,000 steps, and a run has at most 100,000,000"):
+    with pytest.raises(UserError, match="10000 epochs are 550,000,000 steps, and at most 100,000,000 are supported"):
         step_plan(dataclasses.replace(config, steps=None, epochs=10_000.0, batch_size=1), 55_000)
 
 
 def test_a_number_of_steps_without_a_good_divisor_is_warned_of():
     assert short_chunks(640) == ""
-    assert "10,007 steps can be cut into equal chunks of 1 only" in short_chunks(10_007)
+    assert "10,007 steps can only be divided into chunks of 1," in short_chunks(10_007)
     better = int(re.search(r"--steps (\d+)", short_chunks(10_007))[1])
     assert short_chunks(better) == ""

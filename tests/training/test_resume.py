@@ -157,13 +157,13 @@ def test_mismatched_checkpoint_is_refused(data, tmp_path, monkeypatch):
     wider = message(model_args=CONFIG.model_args | {"hidden": (8, 4)})
     for part in (f"{source}/24: ", "missing hidden/1/kernel (8, 4)", "misshapen hidden/0/kernel: (64, 16)", "output"):
         assert part in wider
-    assert "is after 24 steps and 24 are wanted" in message(steps=24)
+    assert "is already at step 24 of 24: increase --steps" in message(steps=24)
     assert "no checkpoint at" in train(tmp_path / "other", "jax", resume_from=tmp_path / "none")[-1]["message"]
     monkeypatch.setattr(worker, "load_data", lambda *_, **__: dataclasses.replace(data, train_y=data.train_y[::-1]))
     assert "was trained on other data: made up had SHA-256" in message()
     store.save(tmp_path / "weights", 0, {"params": {"w": np.ones(3)}}, {})
     source = tmp_path / "weights"
-    assert "holds a network and no training to resume" in message()
+    assert "holds a network without a training state" in message()
 
 
 def test_damaged_newest_checkpoint_falls_back_to_the_previous_one(data, tmp_path):

@@ -126,7 +126,7 @@ def test_results_follow_the_schema(compared):
         assert entry["seconds"]["total"] == pytest.approx(parts)
 
 
-def test_the_tracks_pass_the_parity_check_and_stay_together(compared):
+def test_tracks_pass_the_parity_check_and_do_not_drift(compared):
     results, *_ = compared
     assert {(row["precision"], row["a"], row["b"]) for row in results["parity"]} == {
         (precision, *pair)
@@ -289,7 +289,7 @@ def test_batch_larger_than_the_dataset_is_refused(tmp_path, run_here):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_an_interrupted_comparison_loses_nothing(number, status, compared, tmp_path, run_here):
+def test_interrupted_comparison_keeps_its_results(number, status, compared, tmp_path, run_here):
     from mlflow import MlflowClient
 
     *_, store = compared
@@ -365,7 +365,7 @@ def test_killed_worker_is_reported_and_resume_completes(tmp_path, run_here):
     assert entry["step_loss"][:40] == mended["step_loss"]
 
 
-def test_losses_fall_alike_in_every_track(compared):
+def test_losses_agree_in_every_track(compared):
     losses = np.array([entry["step_loss"] for entry in compared[0]["runs"]])
     assert (losses[:, -1] < losses[:, 0] / 2).all()
     np.testing.assert_allclose(losses[1:], np.broadcast_to(losses[0], losses[1:].shape), rtol=1e-4)  # observed: 3e-6

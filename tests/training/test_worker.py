@@ -113,7 +113,7 @@ def living(group: int) -> list[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_a_worker_that_gets_a_signal_saves_if_it_can_and_leaves_nothing_behind(number, tmp_path):
+def test_worker_saves_and_cleans_up_after_a_signal(number, tmp_path):
     config = dataclasses.replace(presets.get("mlp-mnist"), model_args={"hidden": (16,)}, steps=6400, batch_size=8)
     job = Job(config, "numpy", threads=2, folder=tmp_path / "run")
     with process.trainer(job, log=tmp_path / "log") as worker:

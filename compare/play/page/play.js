@@ -1,4 +1,4 @@
-// The page: a board to draw on, questions to the server, one at a time and always the newest, and how answers look.
+// The page: a drawing board, requests to the server (one at a time, always the newest), and the predictions.
 
 const $ = (id) => document.getElementById(id);
 const board = $("board");
@@ -7,9 +7,9 @@ const SLIDERS = { noise: (v) => v.toFixed(2), turn: (v) => `${v}°`, right: (v) 
 const MOST = 12; // classes in the table
 let tracks = []; // {id, name, color}
 let limit = Infinity; // bytes of a picture
-let picture = null; // what was uploaded; null: what is drawn
+let picture = null; // the uploaded file, or null for the drawing
 let blank = true;
-let round = 0; // of drawing: what was asked in an earlier one is not shown any more
+let round = 0; // counts drawings: predictions for an earlier one are not shown
 
 // --- the server -----------------------------------------------------------------------------------------------------
 
@@ -31,13 +31,16 @@ const question = () => {
   return new URLSearchParams([["network", $("network").value], ...numbers]);
 };
 
+// Tracks are timed only after they have compiled the network.
+const ready = () => document.documentElement.dataset.ready === "yes";
+
 let asking = false;
 let again = false;
 const refresh = async () => {
   again = true;
-  if (asking || blank) return;
+  if (asking || blank || !ready()) return;
   asking = true;
-  while (again && !blank) {
+  while (again && !blank && ready()) {
     again = false;
     const asked = round;
     let [answer, error] = [null, null];
@@ -51,6 +54,7 @@ const refresh = async () => {
     }
     if (asked !== round) continue;
     if (answer) show(answer);
+    else unanswered("No prediction for this picture.");
     wrong(error);
   }
   asking = false;
@@ -58,15 +62,20 @@ const refresh = async () => {
 
 // --- the board ------------------------------------------------------------------------------------------------------
 
+// Hide the previous prediction, and say why.
+const unanswered = (words) => {
+  $("seen").width = 28; // empties it
+  $("answer").textContent = words;
+  document.body.classList.add("blank");
+};
+
 const clear = () => {
   pen.fillStyle = "#000000";
   pen.fillRect(0, 0, board.width, board.height);
   picture = null;
   blank = true;
   round += 1;
-  $("seen").width = 28; // empties it
-  $("answer").textContent = "Draw a digit, or upload a picture.";
-  document.body.classList.add("blank");
+  unanswered("Draw a digit, or upload a picture.");
   wrong(null);
 };
 
@@ -91,7 +100,7 @@ board.addEventListener("pointerdown", (event) => {
   Object.assign(pen, { lineWidth: 20, lineCap: "round", lineJoin: "round", strokeStyle: $("color").value });
   pen.beginPath();
   pen.moveTo(...place(event));
-  pen.lineTo(...place(event).map((at) => at + 0.1)); // a dot is seen, too
+  pen.lineTo(...place(event).map((at) => at + 0.1)); // so that a click draws a dot
   pen.stroke();
   refresh();
 });
@@ -101,7 +110,7 @@ const upload = async (chosen) => {
   clear();
   picture = chosen;
   blank = false;
-  const image = await createImageBitmap(chosen).catch(() => null); // what a browser cannot draw, the server may read
+  const image = await createImageBitmap(chosen).catch(() => null); // the server may read formats that the browser cannot
   if (image) {
     const scale = board.width / Math.max(image.width, image.height);
     const [w, h] = [image.width * scale, image.height * scale];
@@ -130,16 +139,16 @@ const sentence = ({ classes, tracks: answers }) => {
   const best = tracks.map(({ id }) => answers[id].probabilities.indexOf(Math.max(...answers[id].probabilities)));
   if (best.some((k) => k !== best[0])) return `${tracks.map(({ name }, t) => `${name} says ${classes[best[t]]}`).join(", ")}.`;
   const who = tracks.length === 1 ? `${tracks[0].name} says` : tracks.length === 2 ? "Both say" : "All three say";
-  return `${who} ${classes[best[0]]}, ${percent(answers[tracks[0].id].probabilities[best[0]])} sure.`;
+  return `${who} ${classes[best[0]]}, with a probability of ${percent(answers[tracks[0].id].probabilities[best[0]])}.`;
 };
 
 const show = (answer) => {
   document.body.classList.remove("blank");
   const words = sentence(answer);
-  if ($("answer").textContent !== words) $("answer").textContent = words; // a screen reader hears what changed, no more
+  if ($("answer").textContent !== words) $("answer").textContent = words; // so that a screen reader reads changes only
   const { gap } = answer;
   const name = (id) => tracks.find((track) => track.id === id).name;
-  if (gap) $("gap").textContent = `Largest difference of a logit: ${gap.largest.toExponential(1)} (${name(gap.a)}, ${name(gap.b)}), of logits up to ${gap.logits.toFixed(1)}.`;
+  if (gap) $("gap").textContent = `Largest difference of a logit: ${gap.largest.toExponential(1)} (${name(gap.a)}, ${name(gap.b)}); the largest logit is ${gap.logits.toFixed(1)}.`;
   table(answer);
   image($("seen"), answer.seen);
   layers(answer.layers);
@@ -233,7 +242,7 @@ const warm = async () => {
   try {
     let known;
     for (const { id, name } of tracks) {
-      $("state").textContent = `${ready.map((words) => `${words}, `).join("")}${name} is getting ready …`;
+      $("state").textContent = `${ready.map((words) => `${words}, `).join("")}${name} is compiling …`;
       known = await ask(`warm?${new URLSearchParams({ network, track: id })}`, { method: "POST" });
       if (network !== $("network").value) return; // another was chosen meanwhile
       ready.push(known.seconds < 0.1 ? `${name} ready` : `${name} ready after ${known.seconds.toFixed(1)} s`);
