@@ -20,6 +20,7 @@ CUTS = {
     "compare.benchmark.report": "",
     "compare.benchmark": "--tracks numpy --repeats 1 --no-layers --threads 1",
     "compare.checkpoint": "",
+    "compare.doctor": "",
     "compare.export": "",
     "compare.loaders": "--repeats 1 --loaders memory",
     "compare.parity": "--steps 2",
@@ -29,6 +30,7 @@ CUTS = {
     "compare.run_all": "--steps 4 --skip-parity",
     "compare.search": "--steps 4 --trials 1 --tracks numpy",
     "compare.tracking": "",
+    "compare.side_by_side": "mlp --out new/page.html",
     "compare.transfer": "--steps 4 --seeds 0 --tracks numpy",
 }
 NOT_RUN = {  # what is only read, and why

@@ -247,7 +247,7 @@ def test_full_disk_stops_with_a_clear_error(tmp_path):
     mlp: dict[str, Any] = {
         "model_args": {"hidden": (16,)},
         "augment": (),
-        "steps": 320,
+        "steps": 1280,  # not at its end when the worker is killed
         "batch_size": 8,
         "eval_batch_size": 500,
     }
