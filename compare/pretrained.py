@@ -64,7 +64,7 @@ def import_file(
 
 def metadata(path: Path, architecture: str, args: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     """What a checkpoint says of weights from elsewhere."""
-    from compare.weights.architectures import PREPARED
+    from compare.weights.architectures import IMAGENET_NORMALISATION
     from compare.weights.torch_files import architecture_of
 
     known = architecture_of(architecture)
@@ -78,7 +78,7 @@ def metadata(path: Path, architecture: str, args: Mapping[str, Any], dataset: st
     overrides.require_arguments(config)
     meta: dict[str, Any] = {"config": config.to_json(), "track": "torch", "step": 0}
     if dataset == "elsewhere" and known.args:
-        meta |= PREPARED | {"classes": class_names(config.model_args["classes"])}
+        meta |= IMAGENET_NORMALISATION | {"classes": class_names(config.model_args["classes"])}
     return meta
 
 

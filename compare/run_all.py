@@ -87,7 +87,7 @@ def configs(options: argparse.Namespace) -> list[Config]:
         wanted = [with_settings(config, options.set) for config in wanted]
     for config in wanted:
         overrides.require_arguments(config)
-        tracks.require_devices(config, tracks.that_have(config.precision, options.tracks))
+        tracks.require_devices(config, tracks.supporting(config.precision, options.tracks))
     return wanted
 
 

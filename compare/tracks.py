@@ -57,7 +57,7 @@ def load(name: str) -> Track:
     return cast(Track, importlib.import_module(TRACKS[name]))
 
 
-def that_have(precision: str, names: Sequence[str]) -> list[str]:
+def supporting(precision: str, names: Sequence[str]) -> list[str]:
     """Those of the named tracks that compute in this precision: NumPy has no bfloat16."""
     return [name for name in names if not (name == "numpy" and precision == "bfloat16")]
 

@@ -78,7 +78,7 @@ def run(options: argparse.Namespace, configs: list[Config], command: str) -> Ben
         started = begin(
             configs, repeats=repeats, target=options.target, min_seconds=min_seconds, threads=threads, command=command
         )
-        names = tracks.that_have(configs[0].precision, options.tracks)
+        names = tracks.supporting(configs[0].precision, options.tracks)
         session = Session(configs, names, options.tensorflow, threads, options.out, _say, started)
         try:
             session.check_parity()

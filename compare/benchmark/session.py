@@ -111,10 +111,10 @@ class Session:
         self, config: Config, variant: variants.Variant, number: int, kind: Literal["trials", "cold"], **how: Any
     ) -> str | None:
         """One fresh process between two measurements of the matmul; saved, shown in a line; why it was disturbed."""
-        before = self.matmul_gflops or machine.products(threads=self.threads)
+        before = self.matmul_gflops or machine.matmul_gflops(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
-        self.matmul_gflops = machine.products(threads=self.threads)
-        gflops = machine.around(self.results["environment"], before, self.matmul_gflops)
+        self.matmul_gflops = machine.matmul_gflops(threads=self.threads)
+        gflops = machine.gflops_of_these_minutes(self.results["environment"], before, self.matmul_gflops)
         if not machine.on_cpu(answer.get("hardware")):
             gflops = machine.accelerator_gflops(config.device, config.precision)
         trial: Any = {"repeat": number, **answer, "gemm_gflops": gflops}

@@ -196,7 +196,7 @@ def opaque(image: Image.Image, alpha: np.ndarray) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, tuple(ground)), image).convert("RGB")
 
 
-# --- pieces -----------------------------------------------------------------------------------------------------------
+# --- parts ------------------------------------------------------------------------------------------------------------
 
 
 def border(pixels: np.ndarray) -> np.ndarray:

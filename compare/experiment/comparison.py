@@ -110,7 +110,7 @@ class Comparison:
             if precision in checked:  # before this comparison was resumed
                 continue
             configs = [parity_config(config, precision) for config in first_seed.values()]
-            names = tracks.that_have(precision, self.track_names)
+            names = tracks.supporting(precision, self.track_names)
             label = f"Parity check in {precision}"
             self.progress.note(f"{label}: {', '.join(first_seed)} ({', '.join(names)})")
             hear = self.progress.stage(label, len(configs) * len(names))
@@ -142,7 +142,7 @@ class Comparison:
 
     def train(self, run: RunResult, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
         """Train one run in a worker process and enter what it reports into the results."""
-        self.matmuls = self.matmuls or machine.products(threads=self.results["environment"]["threads"])
+        self.matmuls = self.matmuls or machine.matmul_gflops(threads=self.results["environment"]["threads"])
         if self.stopping:
             return
         config = Config.from_json(run["config"])
@@ -220,8 +220,8 @@ class Comparison:
         The speed of a run on an accelerator is compared with that accelerator's matmul speed.
         """
         environment, before, config = cast(dict[str, Any], self.results["environment"]), self.matmuls, run["config"]
-        self.matmuls = [] if self.stopping else machine.products(threads=environment["threads"])
-        pace = machine.around(environment, before, self.matmuls)
+        self.matmuls = [] if self.stopping else machine.matmul_gflops(threads=environment["threads"])
+        pace = machine.gflops_of_these_minutes(environment, before, self.matmuls)
         on_cpu = machine.on_cpu(run["hardware"])
         if not on_cpu:
             each = machine.accelerator_gflops(config["device"], config["precision"])

@@ -156,13 +156,13 @@ print(*(threads * 2 * 4 * numbers * laps / seconds() / 1e9 for _ in range(5)))
 """
 
 
-def products(*, threads: int) -> list[float]:
-    """GFLOP/s of five products of two float32 matrices (2048, 2048), in a fresh process; [] if that fails."""
+def matmul_gflops(*, threads: int) -> list[float]:
+    """GFLOP/s of five matmuls of two float32 matrices (2048, 2048), in a fresh process; [] if that fails."""
     return _figures(PRODUCT, threads=threads)
 
 
-def around(environment: dict[str, Any], before: list[float], after: list[float]) -> float | None:
-    """Median of the products before and after what was timed; the best of all stays in ``environment``."""
+def gflops_of_these_minutes(environment: dict[str, Any], before: list[float], after: list[float]) -> float | None:
+    """Median of the matmuls before and after what was timed; the best of all stays in ``environment``."""
     both = before + after
     environment["gemm_gflops"] = max([environment["gemm_gflops"] or 0.0, *both]) or None
     return statistics.median(both) if both else None
@@ -174,14 +174,14 @@ def on_cpu(hardware: str | None) -> bool:
 
 
 def accelerator_gflops(device: str, precision: str) -> float | None:
-    """Median of five products of matrices (8192, 8192) by PyTorch on an accelerator; float32 without TF32."""
+    """Median of five matmuls (8192, 8192) by PyTorch on an accelerator; float32 without TF32."""
     found = _figures(PRODUCT_THERE, device.partition(":")[2] or "0", precision, threads=1)
     return statistics.median(found) if found else None
 
 
 def gemm_gflops(*, threads: int) -> float | None:
-    """The best of five such products."""
-    return max(products(threads=threads), default=None)
+    """The best of five such matmuls."""
+    return max(matmul_gflops(threads=threads), default=None)
 
 
 def bandwidth_gbs(where: str, *, threads: int) -> float | None:

@@ -20,7 +20,7 @@ from compare.errors import UserError, look_up
 from compare.files import finite
 from compare.parity.check import EXAMPLES, TOLERANCES, Details, check_parity
 from compare.results.schema import ParityRow
-from compare.tracks import that_have
+from compare.tracks import supporting
 from compare.workers import process
 
 
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for model in options.models:
         look_up("model", model, MODELS)
-    names = that_have(options.precision, options.tracks)
+    names = supporting(options.precision, options.tracks)
     if len(set(names)) < 2:
         raise UserError(
             f"nothing to compare: {options.precision} leaves {' '.join(names) or 'no track'}; name two tracks"

@@ -139,7 +139,7 @@ def check_parity(
 ) -> list[tuple[ParityRow, Details]]:
     """Compare every pair of tracks; NumPy is left out in bfloat16, which it does not have.
 
-    ``say`` is told what is computed next: ``mlp-mnist jax``.
+    ``say`` is called with what is computed next: ``mlp-mnist jax``.
 
     A relu or a max pool has a kink, and where float32 rounds a value to its other
     side, the tracks rightly follow different branches: the distance jumps from
@@ -153,7 +153,7 @@ def check_parity(
     Returns:
         Rows of results.json's ``parity``, each with its distances leaf by leaf.
     """
-    names = tracks.that_have(config.precision, names)
+    names = tracks.supporting(config.precision, names)
     rows = []
     for attempt in range(1, 1 + (1 if config.precision == "float64" else ATTEMPTS)):
         with exact_jax(config.precision):

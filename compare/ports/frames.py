@@ -11,7 +11,7 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import NamedTuple
 
-HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 STANDARD = (sysconfig.get_path("stdlib") + os.sep, "<")
 # Frameworks: the line that calls them is the user's. Other installed packages, as torchvision, may be what is checked.
 FRAMEWORKS = ("torch", "jax", "jaxlib", "flax", "optax", "numpy", "onnx", "jaxtyping", "beartype", "_pytest", "pluggy")
@@ -35,7 +35,7 @@ def is_own(file: str) -> bool:
     if "site-packages" in parts or "dist-packages" in parts:
         package = parts[max(i for i, part in enumerate(parts) if part.endswith("-packages")) + 1]
         return package.removesuffix(".py") not in FRAMEWORKS
-    return not file.startswith((HERE, *STANDARD))
+    return not file.startswith((PACKAGE, *STANDARD))
 
 
 def own(frames: Iterable[Frame]) -> tuple[Frame, ...]:
@@ -57,7 +57,7 @@ def stack(frame: FrameType | None) -> tuple[Frame, ...]:
     while frame is not None:
         if is_own(frame.f_code.co_filename):
             found.append(Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
-        elif frame.f_code.co_filename.startswith(HERE) and found:
+        elif frame.f_code.co_filename.startswith(PACKAGE) and found:
             break  # what called check() is not part of the model
         frame = frame.f_back
     return tuple(found)

@@ -17,7 +17,7 @@ import numpy as np
 from jax._src import source_info_util  # jax.extend has the traceback, but not its frames
 from jax.extend.core import ClosedJaxpr, Literal, Var
 
-from compare.ports.frames import HERE, Frame, definition, is_own, own
+from compare.ports.frames import PACKAGE, Frame, definition, is_own, own
 from compare.ports.recording import Edge, Recording
 
 INLINED = ("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint", "custom_lin")
@@ -244,7 +244,7 @@ def lines(equation: Any) -> tuple[Frame, ...]:
     """The user's lines that made an equation, innermost first, up to whoever asked for the jaxpr."""
     found = []
     for frame in source_info_util.user_frames(equation.source_info.traceback):
-        if frame.file_name.startswith(HERE):
+        if frame.file_name.startswith(PACKAGE):
             break
         found.append(Frame(frame.file_name, frame.start_line, frame.function_name.rpartition(".")[2]))
     return own(found)

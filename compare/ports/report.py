@@ -11,7 +11,7 @@ from typing import Any
 from compare.ports.frames import Frame
 from compare.ports.html import number, page
 
-SHOWN = 12  # rows of the table that are printed, the worst of them
+PRINTED_ROWS = 12  # rows of the table that are printed, the worst of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Report:
         ranked = sorted(
             self.rows, key=lambda row: (row.passed, -row.rel / row.tolerance if row.rel == row.rel else -math.inf)
         )
-        shown = ranked[:SHOWN]
+        shown = ranked[:PRINTED_ROWS]
         width = max([len(row.a) for row in shown], default=1)
         other = max([len(row.b) for row in shown], default=1)
         lines = [f"{'':<9}  {'a: ' + self.kind_a:<{width}}  {'b: ' + self.kind_b:<{other}}  {'rel':>7}  {'limit':>7}"]
@@ -116,8 +116,8 @@ class Report:
             said = f"  ({row.note})" if row.note else ""
             names = f"{row.what:<9}  {row.a:<{width}}  {row.b:<{other}}"
             lines.append(f"{names}  {number(row.rel):>7}  {number(row.tolerance):>7}  {mark}{said}")
-        if len(ranked) > SHOWN:
-            hidden = ranked[SHOWN:]
+        if len(ranked) > PRINTED_ROWS:
+            hidden = ranked[PRINTED_ROWS:]
             failed = sum(not row.passed for row in hidden)
             lines.append(f"and {len(hidden)} more: {failed} different, {len(hidden) - failed} ok")
         lines.append(

@@ -18,7 +18,7 @@ from compare.tracks import model_argument
 from numpy_nn.models import MODELS
 
 State = dict[str, Tensor]
-PREPARED = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # how all of them saw their images
+IMAGENET_NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}  # of torchvision.transforms
 
 
 # --- what the same thing is called elsewhere --------------------------------------------------------------------------

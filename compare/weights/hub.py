@@ -13,11 +13,11 @@ from pathlib import Path
 
 from compare.data.fetch import TIMEOUT
 from compare.errors import UserError
-from compare.weights.architectures import ARCHITECTURES, PREPARED
+from compare.weights.architectures import ARCHITECTURES, IMAGENET_NORMALISATION
 from compare.weights.network import Network
 from compare.weights.torch_files import architecture_of, convert, read
 
-HERE = "torchvision"
+TORCHVISION = "torchvision"
 
 
 def get(source: str, *, size: int | None = None) -> Network:
@@ -28,9 +28,9 @@ def get(source: str, *, size: int | None = None) -> Network:
     name, _, rest = source.partition(":")
     if not rest:
         raise UserError(
-            f"--pretrained {source}: give {HERE}:NAME or NAME:FILE; known names: {', '.join(ARCHITECTURES)}"
+            f"--pretrained {source}: give {TORCHVISION}:NAME or NAME:FILE; known names: {', '.join(ARCHITECTURES)}"
         )
-    name, path = (rest, None) if name == HERE else (name, Path(rest).expanduser())
+    name, path = (rest, None) if name == TORCHVISION else (name, Path(rest).expanduser())
     known = architecture_of(name)
     if not known.args:
         raise UserError(f"--pretrained {source}: how a {name} saw its images is not known; choose a published network")
@@ -38,7 +38,14 @@ def get(source: str, *, size: int | None = None) -> Network:
     args = dict(known.args)
     if size:
         args["input_shape"] = (size, size, args["input_shape"][2])
-    return Network(known.model, args, snapshot["params"], snapshot["stats"], PREPARED["mean"], PREPARED["std"])
+    return Network(
+        known.model,
+        args,
+        snapshot["params"],
+        snapshot["stats"],
+        IMAGENET_NORMALISATION["mean"],
+        IMAGENET_NORMALISATION["std"],
+    )
 
 
 def downloaded(name: str) -> Path:
@@ -57,7 +64,7 @@ def downloaded(name: str) -> Path:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=_prefix(path))
         except (OSError, RuntimeError) as error:  # no network, no space, another file
             raise UserError(
-                f"{HERE}:{name} is not in {path.parent} and cannot be downloaded ({error}). Download {url} on a "
+                f"{TORCHVISION}:{name} is not in {path.parent} and cannot be downloaded ({error}). Download {url} on a "
                 f"machine that is online and put it there; if {path.parent.parent.parent} is not your torch folder, "
                 f"set TORCH_HOME"
             ) from error
@@ -77,7 +84,7 @@ def published(name: str) -> str:
         return torchvision.models.get_model_weights(name).DEFAULT.url
     except ValueError:
         theirs = [each for each in ARCHITECTURES if each in torchvision.models.list_models()]
-        raise UserError(f"{HERE} publishes no {name!r}; known here: {', '.join(theirs)}") from None
+        raise UserError(f"{TORCHVISION} publishes no {name!r}; known here: {', '.join(theirs)}") from None
 
 
 def _prefix(path: Path) -> str:

@@ -248,7 +248,7 @@ def test_disturbed_trials_are_repeated_twice_at_most_and_then_marked(
     monkeypatch.setattr(variants, "measure", one)
     monkeypatch.setattr(variants, "VARIANTS", variants.VARIANTS[:2])
     monkeypatch.setattr(machine, "cores", lambda: 2)
-    monkeypatch.setattr(machine, "products", lambda **_: [200.0])
+    monkeypatch.setattr(machine, "matmul_gflops", lambda **_: [200.0])
     options = ["mlp-mnist", "--repeats", "3", "--no-layers", "--out", str(tmp_path)]
     assert benchmark.main(options) == 0
     plain, processes = rows(read(tmp_path))
@@ -289,7 +289,7 @@ def test_they_take_turns_and_a_track_without_parity_is_not_measured(
     done: list[str] = []
     monkeypatch.setattr(process, "call", parity)
     monkeypatch.setattr(variants, "measure", one)
-    monkeypatch.setattr(machine, "products", lambda **_: [200.0])
+    monkeypatch.setattr(machine, "matmul_gflops", lambda **_: [200.0])
     options = benchmark.parser().parse_args(["--repeats", "2", "--no-layers", "--out", str(tmp_path)])
     benchmark.run(options, [presets.get("mlp-mnist")], "the command")
     turn = ["numpy plain", "numpy processes", "jax jit", "jax scan"]
@@ -312,7 +312,7 @@ def test_ctrl_c_and_sigterm_report_the_processes_that_have_ended(
     pair = {"preset": "mlp-mnist", "a": "numpy", "b": "torch", "passed": True, "checks": [], "precision": "float32"}
     monkeypatch.setattr(process, "call", lambda *_, **__: [pair])
     monkeypatch.setattr(variants, "measure", one)
-    monkeypatch.setattr(machine, "products", lambda **_: [200.0])
+    monkeypatch.setattr(machine, "matmul_gflops", lambda **_: [200.0])
     assert benchmark.main(["mlp-mnist", "--tracks", "numpy", "torch", "--out", str(tmp_path)]) == 143
     results = read(tmp_path)
     assert (results["status"], len(results["trials"])) == ("interrupted", 1)
@@ -357,7 +357,7 @@ def test_an_accelerator_is_compared_with_its_own_matmuls(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(process, "call", parity)
     monkeypatch.setattr(variants, "measure", one)
-    monkeypatch.setattr(machine, "products", lambda **_: [200.0])
+    monkeypatch.setattr(machine, "matmul_gflops", lambda **_: [200.0])
     monkeypatch.setattr(machine, "accelerator_gflops", lambda device, precision: {"bfloat16": 8e5}[precision])
     config = dataclasses.replace(MLP, device="gpu", precision="bfloat16")
     options = benchmark.parser().parse_args(["--repeats", "1", "--out", str(tmp_path)])

@@ -59,7 +59,7 @@ def run(*arguments: object, store: Path) -> tuple[int, str]:
 def run_here(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
     """The same in this process, which has loaded everything already; only the trainers have processes of their own."""
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(machine, "products", lambda *, threads: [100.0])
+    monkeypatch.setattr(machine, "matmul_gflops", lambda *, threads: [100.0])
     monkeypatch.setattr(disturbance, "is_quiet", lambda: True)
     note = Progress.note
 
@@ -255,7 +255,7 @@ def test_diverged_run_does_not_stop_the_others(tmp_path, run_here):
 
 def test_disturbed_run_is_marked_and_the_wait_for_a_quiet_machine_ends(tmp_path, run_here, monkeypatch):
     speeds = itertools.cycle([100.0, 40.0])
-    monkeypatch.setattr(machine, "products", lambda *, threads: [next(speeds)])
+    monkeypatch.setattr(machine, "matmul_gflops", lambda *, threads: [next(speeds)])
     monkeypatch.setattr(disturbance, "is_quiet", lambda: False)
     code, printed = run_here(
         *("mlp-mnist", "--tracks", "numpy", "--steps", 5, "--batch-size", 64, "--wait", "0.01s"),
