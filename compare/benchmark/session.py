@@ -114,7 +114,7 @@ class Session:
         before = self.matmul_gflops or machine.matmul_gflops(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
         self.matmul_gflops = machine.matmul_gflops(threads=self.threads)
-        gflops = machine.gflops_of_these_minutes(self.results["environment"], before, self.matmul_gflops)
+        gflops = machine.record_gemm_gflops(self.results["environment"], before, self.matmul_gflops)
         if not machine.on_cpu(answer.get("hardware")):
             gflops = machine.accelerator_gflops(config.device, config.precision)
         trial: Any = {"repeat": number, **answer, "gemm_gflops": gflops}

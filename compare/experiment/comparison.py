@@ -221,7 +221,7 @@ class Comparison:
         """
         environment, before, config = cast(dict[str, Any], self.results["environment"]), self.matmuls, run["config"]
         self.matmuls = [] if self.stopping else machine.matmul_gflops(threads=environment["threads"])
-        pace = machine.gflops_of_these_minutes(environment, before, self.matmuls)
+        pace = machine.record_gemm_gflops(environment, before, self.matmuls)
         on_cpu = machine.on_cpu(run["hardware"])
         if not on_cpu:
             each = machine.accelerator_gflops(config["device"], config["precision"])

@@ -161,7 +161,7 @@ def matmul_gflops(*, threads: int) -> list[float]:
     return _figures(PRODUCT, threads=threads)
 
 
-def gflops_of_these_minutes(environment: dict[str, Any], before: list[float], after: list[float]) -> float | None:
+def record_gemm_gflops(environment: dict[str, Any], before: list[float], after: list[float]) -> float | None:
     """Median of the matmuls before and after what was timed; the best of all stays in ``environment``."""
     both = before + after
     environment["gemm_gflops"] = max([environment["gemm_gflops"] or 0.0, *both]) or None
