@@ -213,7 +213,7 @@ def test_changed_metadata_is_detected(run):
 def test_other_format_version_is_named(run):
     path = run / "20" / "meta" / "metadata"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(CheckpointError, match="has format 2 and this version reads 1: update this project"):
+    with pytest.raises(CheckpointError, match="has format 2 but this version reads 1: update this project"):
         store.read(run)
 
 

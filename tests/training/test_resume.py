@@ -132,7 +132,7 @@ def test_run_resumes_across_tracks_on_one_curve(data, tmp_path):
         ({}, ""),
         (
             {"steps": 120},
-            r"now of 120 steps, of 60 before: the learning rate goes from 0\.0\d+ to 0\.0\d+; --set",
+            r"has 120 steps instead of 60: the learning rate changes from 0\.0\d+ to 0\.0\d+; --set",
         ),
         ({"schedule": "constant", "lr": 1e-3}, r"to 0\.001; --set schedule=constant --lr 0\.0\d+ would keep it"),
     ],

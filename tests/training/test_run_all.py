@@ -346,7 +346,7 @@ def test_killed_worker_is_reported_and_resume_completes(tmp_path, run_here):
 
     code, printed = run_here("--resume", out)
     assert code == 0, printed
-    assert "numpy seed 1" not in printed  # it was finished
+    assert "numpy seed 1: " not in printed  # it was finished, and is not trained again
     mended, same = json.loads((out / "results.json").read_text())["runs"]
     assert (mended["status"], mended["steps"], len(mended["step_loss"])) == ("finished", 40, 40)
     assert same == other
