@@ -172,7 +172,7 @@ def test_existing_file_is_not_overwritten(tmp_path: Path, capsys: pytest.Capture
 def test_names_flag_needs_a_state_dict(how: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = [str(saved(tmp_path, "cnn")), "--to", how, "--names", "published", "--out", str(tmp_path / "there")]
     assert main(command) == 2
-    assert "leave out --names" in capsys.readouterr().err
+    assert "omit --names" in capsys.readouterr().err
     assert not (tmp_path / "there").exists()
 
 
