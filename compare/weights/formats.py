@@ -102,7 +102,7 @@ class FromBytes(nn.Module):
 def to_onnx(network: Network, names: str) -> bytes:
     """The whole computation, for any number n of images; the description is in the model's metadata."""
     if names != "ours":
-        raise WeightsError("ONNX holds a computation, and no names to choose: leave out --names")
+        raise WeightsError("ONNX files hold a computation without parameter names: omit --names")
     if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
         raise UserError(f"ONNX needs {' and '.join(missing)}: pip install '.[export]'")
     images = torch.zeros((2, *network.input_shape), dtype=torch.uint8)
