@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = supporting(options.precision, options.tracks)
     if len(set(names)) < 2:
         raise UserError(
-            f"nothing to compare: {options.precision} leaves {' '.join(names) or 'no track'}; name two tracks"
+            f"nothing to compare in {options.precision} with {' '.join(names) or 'no track'} alone: name two tracks"
         )
     passed = True
     for model in options.models or MODELS:

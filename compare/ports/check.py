@@ -12,19 +12,16 @@ import numpy as np
 
 from compare.ports import updates
 from compare.ports import weights as matching
-from compare.ports.align import Layout, distance, layouts, match, squeezed, twins
+from compare.ports.comparison import Comparison, Request, match_shape
 from compare.ports.explain import explain
 from compare.ports.inputs import Arranged, accepted, arrange
-from compare.ports.links import Link, cut
+from compare.ports.links import Link
 from compare.ports.recording import NoStore, Recording, Store
-from compare.ports.report import First, Report, Row
+from compare.ports.report import First, Report
 from compare.ports.side import PortError, Side
 from compare.ports.sides import open_side
 
-TOLERANCES = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "as-is": 1e-4}  # relative L2 distance of an array
-TWIN_SLACK = 10  # intermediate values may be this many times further apart than outputs: rounding cancels later
 UPDATE_SLACK = 1000  # Adam divides small gradients by themselves, and their rounding with them
-FLOOR = 1e-13  # of the largest gradient: below it a gradient is the rounding of 0
 
 
 def check(
@@ -65,7 +62,7 @@ def check(
     inputs_a, inputs_b, note = arrange(left, right, *moves)
     with Store() as store:
         comparison = Comparison(left, right, links, [*notes, *filter(None, [note])], request, store)
-        report = comparison.report(inputs_a, inputs_b, np.random.default_rng(cotangent_seed))
+        report = compare(comparison, inputs_a, inputs_b, np.random.default_rng(cotangent_seed))
     again = functools.partial(
         check, a, b, weights=weights, mapping=mapping, layouts=layouts, precision=precision, tolerances=tolerances
     )
@@ -85,40 +82,6 @@ def with_circumstances(report: Report, again: Callable[..., Report], inputs: lis
         if fewer is not None and re.match(rf"constant factor \S+ = (1/)?{n - 1}\b", fewer.pattern):
             said.append("grows with the batch size")
     return dataclasses.replace(report, first=dataclasses.replace(report.first, pattern=", ".join(said)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is asked, in checked form."""
-
-    weights: str
-    train: bool
-    steps: int
-    optimizer: Any
-    precision: str
-    outputs: float
-    gradients: float
-    stated: bool  # the caller set the tolerances
-
-    @classmethod
-    def of(cls, *, precision: str, tolerances: Any, weights: str, steps: int, optimizer: Any, train: bool) -> Request:
-        """Refuse what is no question."""
-        if precision not in TOLERANCES:
-            raise PortError(f"unknown precision {precision!r}: expected {', '.join(TOLERANCES)}")
-        if weights not in ("copy", "as-is"):
-            raise PortError(f"weights is {weights!r}: expected 'copy' (from a to b) or 'as-is'")
-        if bool(steps) != (optimizer is not None):
-            raise PortError("steps and optimizer belong together: steps=3, optimizer=(for_a, for_b)")
-        if steps and not (isinstance(optimizer, (tuple, list)) and len(optimizer) == 2):
-            raise PortError("optimizer is a pair: for a PyTorch side a function of its parameters, else one of optax")
-        usual = TOLERANCES[precision]
-        if tolerances is None or isinstance(tolerances, (int, float)):
-            limits = dict.fromkeys(("outputs", "gradients"), float(tolerances if tolerances is not None else usual))
-        else:
-            limits = {"outputs": usual, "gradients": usual, **tolerances}
-            if unknown := sorted(limits.keys() - {"outputs", "gradients"}):
-                raise PortError(f"unknown tolerance {unknown[0]!r}: expected outputs, gradients")
-        return cls(weights, train, steps, optimizer, precision, **limits, stated=tolerances is not None)
 
 
 def require_numbers(inputs: Sequence[np.ndarray]) -> None:
@@ -170,143 +133,73 @@ def order_of_use(side: Side, inputs: list[np.ndarray]) -> list[str]:
     return sorted(recording.parameters, key=first_use)
 
 
-@dataclasses.dataclass
-class Comparison:
-    """Two sides with the same weights, and how far they are apart."""
+def compare(
+    comparison: Comparison, inputs_a: list[np.ndarray], inputs_b: list[np.ndarray], rng: np.random.Generator
+) -> Report:
+    """Record both sides, compare, and explain the first difference."""
+    differentiable = comparison.a.has_gradients and comparison.b.has_gradients
+    outputs: dict[str, np.ndarray] = {}
+    cotangents: dict[str, np.ndarray] = {}
+    moved: dict[str, np.ndarray] = {}
+    names: dict[str, str] = {}
 
-    a: Side
-    b: Side
-    links: list[Link]
-    notes: list[str]
-    request: Request
-    store: Store
+    def of_a(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        outputs.update(made)
+        if all(np.asarray(x).dtype.kind == "f" for x in made.values()):
+            cotangents.update({name: rng.standard_normal(np.shape(x)) for name, x in made.items()})
+        return cotangents
 
-    def report(self, inputs_a: list[np.ndarray], inputs_b: list[np.ndarray], rng: np.random.Generator) -> Report:
-        """Record both sides, compare, and explain the first difference."""
-        differentiable = self.a.has_gradients and self.b.has_gradients
-        outputs: dict[str, np.ndarray] = {}
-        cotangents: dict[str, np.ndarray] = {}
-        moved: dict[str, np.ndarray] = {}
-        names: dict[str, str] = {}
+    def of_b(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names.update(pair_names(outputs, made))
+        for x, y in names.items():
+            layout = match_shape(outputs[x], made[y], comparison.request.outputs)
+            if layout is not None and x in cotangents:
+                moved[y] = layout.apply(cotangents[x])
+        return moved if len(moved) == len(names) else {}
 
-        def of_a(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            outputs.update(made)
-            if all(np.asarray(x).dtype.kind == "f" for x in made.values()):
-                cotangents.update({name: rng.standard_normal(np.shape(x)) for name, x in made.items()})
-            return cotangents
+    record_a = comparison.a.record(inputs_a, comparison.store, of_a if differentiable else None)
+    record_b = comparison.b.record(inputs_b, comparison.store, of_b if differentiable else None)
+    names = names or pair_names(record_a.outputs, record_b.outputs)
+    differentiable = differentiable and 0 < len(moved) == len(names)
+    rows = [comparison.output_row(record_a, record_b, x, y) for x, y in names.items()]
+    if differentiable:
+        rows.append(comparison.loss_row(record_a, record_b, cotangents, moved, names))
+        rows += comparison.gradient_rows(record_a, record_b)
+    if comparison.request.train:
+        rows += comparison.statistic_rows(record_a, record_b)
+    report = explain(comparison, record_a, record_b, rows, names)
+    if comparison.request.steps and report.verdict == "same":
+        histories = (
+            comparison.a.train_steps(inputs_a, cotangents, comparison.request.steps, comparison.request.optimizer[0]),
+            comparison.b.train_steps(inputs_b, moved, comparison.request.steps, comparison.request.optimizer[1]),
+        )
+        report = with_updates(comparison, report, record_a, comparison.floor(record_a, record_b), *histories)
+    return report
 
-        def of_b(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            names.update(pair_names(outputs, made))
-            for x, y in names.items():
-                layout = match_shape(outputs[x], made[y], self.request.outputs)
-                if layout is not None and x in cotangents:
-                    moved[y] = layout.apply(cotangents[x])
-            return moved if len(moved) == len(names) else {}
 
-        record_a = self.a.record(inputs_a, self.store, of_a if differentiable else None)
-        record_b = self.b.record(inputs_b, self.store, of_b if differentiable else None)
-        names = names or pair_names(record_a.outputs, record_b.outputs)
-        differentiable = differentiable and 0 < len(moved) == len(names)
-        rows = [self.output_row(record_a, record_b, x, y) for x, y in names.items()]
-        if differentiable:
-            rows.append(self.loss_row(record_a, record_b, cotangents, moved, names))
-            rows += self.gradient_rows(record_a, record_b)
-        if self.request.train:
-            rows += self.statistic_rows(record_a, record_b)
-        report = explain(self, record_a, record_b, rows, names)
-        if self.request.steps and report.verdict == "same":
-            histories = (
-                self.a.train_steps(inputs_a, cotangents, self.request.steps, self.request.optimizer[0]),
-                self.b.train_steps(inputs_b, moved, self.request.steps, self.request.optimizer[1]),
-            )
-            report = self.with_updates(report, record_a, self.floor(record_a, record_b), *histories)
-        return report
+def with_updates(
+    comparison: Comparison, report: Report, a: Recording, floor: float, of_a: updates.History, of_b: updates.History
+) -> Report:
+    """The report of two sides with the same gradients, after both have taken steps.
 
-    def with_updates(
-        self, report: Report, a: Recording, floor: float, of_a: updates.History, of_b: updates.History
-    ) -> Report:
-        """The report of two sides with the same gradients, after both have taken steps.
-
-        Where a gradient is the rounding of 0, an update that divides by its size is noise, and not compared.
-        """
-        gradients = {name: g for name, g in a.gradients.items() if g is not None and np.abs(g).max(initial=0) > floor}
-        links = [link for link in self.links if link.a in gradients]
-        rows = updates.update_rows(of_a, of_b, links, UPDATE_SLACK * self.request.gradients)
-        quiet = [name for name, g in a.gradients.items() if name not in gradients and g is not None]
-        notes = [f"updates of {name} are not compared: its gradient is 0" for name in quiet]
-        report = dataclasses.replace(report, rows=[*report.rows, *rows], notes=[*report.notes, *notes])
-        failed = next((row for row in rows if not row.passed), None)
-        if failed is None:
-            reason = f"{report.reason}, and {self.request.steps} updates"
-            return dataclasses.replace(report, reason=reason)
-        where = First(
-            direction="update", a=f"the optimizer in {failed.note}", b=f"the optimizer in {failed.note}",
-            path_a=failed.a, path_b=failed.b, op_a="", op_b="", inputs_rel=0.0, outputs_rel=failed.rel, pattern="",
-            hint=updates.hint(of_a, of_b, gradients, links, rows),
-        )  # fmt: skip
-        return dataclasses.replace(report, verdict="different", reason="the updates differ", first=where)
-
-    def output_row(self, a: Recording, b: Recording, x: str, y: str) -> Row:
-        """How far one output is apart, up to layout."""
-        one, other = a.array(a.outputs[x]), b.array(b.outputs[y])
-        if one.size != other.size:
-            return Row("output", x, y, float("inf"), self.request.outputs, f"shapes {one.shape} and {other.shape}")
-        layout = match_shape(one, other, self.request.outputs)
-        rel = distance(one if layout is None else layout.apply(one), other) if layout else float("inf")
-        finite = np.isfinite(one).all() and np.isfinite(other).all()
-        return Row("output", x, y, rel, self.request.outputs, "" if finite else "not finite")
-
-    def loss_row(self, a: Recording, b: Recording, of_a: Any, of_b: Any, names: Mapping[str, str]) -> Row:
-        """The scalar that is differentiated: the sum of outputs times random cotangents."""
-        one = sum(float(np.vdot(of_a[x], a.array(a.outputs[x]))) for x in of_a)
-        other = sum(float(np.vdot(of_b[names[x]], b.array(b.outputs[names[x]]))) for x in of_a)
-        scale = sum(float(np.linalg.norm(of_a[x]) * np.linalg.norm(a.array(a.outputs[x]))) for x in of_a)
-        rel = abs(one - other) / scale if scale else abs(one - other)
-        return Row("loss", "Σ output · cotangent", "", rel, self.request.outputs)
-
-    def floor(self, a: Recording, b: Recording) -> float:
-        """Gradients smaller than this are the rounding of 0: a bias before a batch norm has such."""
-        sizes = [np.abs(g).max() for r in (a, b) for g in r.gradients.values() if g is not None and g.size]
-        finite = [float(size) for size in sizes if np.isfinite(size)]
-        return FLOOR * max(finite, default=0.0) * (1 if self.request.precision == "float64" else 1e8)
-
-    def gradient_rows(self, a: Recording, b: Recording) -> list[Row]:
-        """How far the gradient of every linked parameter is apart."""
-        rows, floor, trained = [], self.floor(a, b), self.a.leaves()
-        for link in self.links:
-            if not trained[link.a].trained:
-                continue
-            x, y = a.gradients.get(link.a), b.gradients.get(link.b)
-            if x is None and y is None:
-                rows.append(Row("gradient", link.a, link.b, 0.0, self.request.gradients, "no gradient on either side"))
-                continue
-            one = np.zeros(link.of_b(np.asarray(y)).shape) if x is None else link.move(np.asarray(x, np.float64))
-            other = np.zeros(one.shape) if y is None else link.of_b(np.asarray(y, np.float64))
-            rel = distance(one, other)
-            if np.linalg.norm(one - other) <= floor * one.size**0.5:
-                rel = min(rel, 0.0)
-            said = "a has no gradient" if x is None else "b has no gradient" if y is None else ""
-            rows.append(Row("gradient", link.a, link.b, rel, self.request.gradients, said))
-        for label, (name, part) in matching.uncovered(trained, self.links).items():
-            if trained[name].trained:  # it acts on nothing if its gradient is 0
-                x = a.gradients.get(name)
-                size = 0.0 if x is None else float(np.abs(cut(np.asarray(x), part)).max(initial=0.0))
-                rel = 0.0 if size <= floor else float("inf")
-                rows.append(Row("gradient", label, "", rel, self.request.gradients, "only a has it"))
-        return rows
-
-    def statistic_rows(self, a: Recording, b: Recording) -> list[Row]:
-        """How far the running statistics are apart after one pass in training mode."""
-        rows = []
-        for link in self.links:
-            if link.a in a.statistics and link.b in b.statistics:
-                rel = distance(link.move(a.statistics[link.a]), link.of_b(b.statistics[link.b]))
-                rows.append(Row("statistic", link.a, link.b, rel, self.request.outputs))
-        return rows
-
-    def twins(self, a: Recording, b: Recording) -> Any:
-        """Values of the two sides that are equal."""
-        return twins(a, b, TWIN_SLACK * self.request.outputs)
+    Where a gradient is the rounding of 0, an update that divides by its size is noise, and not compared.
+    """
+    gradients = {name: g for name, g in a.gradients.items() if g is not None and np.abs(g).max(initial=0) > floor}
+    links = [link for link in comparison.links if link.a in gradients]
+    rows = updates.update_rows(of_a, of_b, links, UPDATE_SLACK * comparison.request.gradients)
+    quiet = [name for name, g in a.gradients.items() if name not in gradients and g is not None]
+    notes = [f"updates of {name} are not compared: its gradient is 0" for name in quiet]
+    report = dataclasses.replace(report, rows=[*report.rows, *rows], notes=[*report.notes, *notes])
+    failed = next((row for row in rows if not row.passed), None)
+    if failed is None:
+        reason = f"{report.reason}, and {comparison.request.steps} updates"
+        return dataclasses.replace(report, reason=reason)
+    where = First(
+        direction="update", a=f"the optimizer in {failed.note}", b=f"the optimizer in {failed.note}",
+        path_a=failed.a, path_b=failed.b, op_a="", op_b="", inputs_rel=0.0, outputs_rel=failed.rel, pattern="",
+        hint=updates.hint(of_a, of_b, gradients, links, rows),
+    )  # fmt: skip
+    return dataclasses.replace(report, verdict="different", reason="the updates differ", first=where)
 
 
 def pair_names(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
@@ -318,19 +211,6 @@ def pair_names(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, str]:
             f"a has {len(a)} outputs ({', '.join(a)}), b has {len(b)} ({', '.join(b)}): return the same ones"
         )
     return dict(zip(a, b, strict=True))
-
-
-def match_shape(a: np.ndarray, b: np.ndarray, tolerance: float) -> Layout | None:
-    """The layout of an output: axes move only where the shapes differ, or where it is an image on both sides."""
-    one, other = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if one.size != other.size:
-        return None
-    same = Layout(tuple(range(len(squeezed(one.shape)))), other.shape)
-    if squeezed(one.shape) == squeezed(other.shape) and one.ndim < 4:
-        return same
-    return match(one, other, tolerance) or (
-        same if one.shape == other.shape else next(iter(layouts(one.shape, other.shape)))
-    )
 
 
 def assert_same(a: Any, b: Any, inputs: Any, **arguments: Any) -> Report:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compare.ports import blame, blame_backward
 from compare.ports.align import Twins, distance
 from compare.ports.blame import Parting
+from compare.ports.comparison import Comparison
 from compare.ports.hints import describe
 from compare.ports.recording import Recording, Value
 from compare.ports.report import First, Report, Row
-
-if TYPE_CHECKING:
-    from compare.ports.check import Comparison
-
 
 ROUNDING = 1e-6  # relative difference that float32 makes
 

@@ -6,19 +6,16 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compare.ports import formulas
 from compare.ports.align import Layout, Twins, layouts
 from compare.ports.blame import Parting, unlike
+from compare.ports.comparison import Comparison
 from compare.ports.patterns import fits, pattern
 from compare.ports.recording import Recording, Value
 from compare.ports.report import Row
-
-if TYPE_CHECKING:
-    from compare.ports.check import Comparison
 
 TRIED = 150  # values before and after, among which those of one line are sought
 NCHW = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))  # axes of image, kernel and result in PyTorch's order
