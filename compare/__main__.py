@@ -13,12 +13,10 @@ from compare.errors import look_up
 
 GROUPS = {
     "Train and compare": ("run_all", "parity", "ports", "report", "checkpoint", "tracking"),
-    "Measure": ("doctor", "benchmark", "benchmark.report", "loaders", "loaders.report"),
+    "Measure": ("doctor", "benchmark", "loaders"),
     "Find and reuse networks": (
         "search",
-        "search.report",
         "transfer",
-        "transfer.report",
         "launch",
         "pretrained",
         "export",

@@ -1,8 +1,6 @@
-"""``python -m compare.bench_report DIR``: the older name of ``python -m compare.benchmark.report DIR``."""
+"""``python -m compare.bench_report DIR``: the older name of ``python -m compare.report DIR`` for a benchmark."""
 
-import sys
-
-from compare.benchmark.report import main
+import runpy
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runpy.run_module("compare.report", run_name="__main__")

@@ -11,7 +11,7 @@
 
 Tracks are timed only after they pass the parity check, and no speed is shown for a process whose first losses differ
 from the others'. Ctrl-C stops the benchmark and reports the processes that have ended.
-`python -m compare.benchmark.report DIR` writes the report and its plots again.
+`python -m compare.report DIR` writes the report and its plots again.
 """
 
 from __future__ import annotations

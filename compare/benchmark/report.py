@@ -1,20 +1,14 @@
-"""Write benchmark.md and its plots again, and the summary that the terminal shows, from benchmark.json alone.
-
-python -m compare.benchmark.report DIR...      writes them again
-"""
+"""benchmark.md, its plots and the summary in the terminal, from benchmark.json alone."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
-from compare import cli, machine
+from compare import machine
 from compare.benchmark import tables
 from compare.benchmark.results import COMPARED, COMPARED_KINKED, EXTRA, Benchmark, read, rows
 from compare.benchmark.tables import table
-from compare.cli import command_line
 from compare.files import write_atomically
 
 
@@ -146,22 +140,7 @@ def _load(values: list[float]) -> str:
     return f"{values[0]:.1f} before the first trial, {min(values[1:]):.1f} to {max(values[1:]):.1f} after each one"
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m compare.benchmark.report``."""
-    options = cli.parser("benchmark.report", "Write the report of a benchmark and its plots again.")
-    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a benchmark.json")
-    return options
-
-
-@command_line
-def main(arguments: list[str] | None = None) -> int:
-    """Return 0 if all files were written, 2 for invalid arguments."""
-    for directory in parser().parse_args(arguments).directories:
-        results = read(directory)
-        for path in write(results, directory if directory.is_dir() else directory.parent):
-            print(path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def again(path: Path) -> None:
+    """Write benchmark.md and the plots of a benchmark.json, or of the one in a folder, again."""
+    for file in write(read(path), path if path.is_dir() else path.parent):
+        print(file)

@@ -1,17 +1,11 @@
-"""Show the table of the loaders again, from loaders.json alone.
-
-python -m compare.loaders.report DIR...      shows it again
-"""
+"""The table of the loaders, from loaders.json alone."""
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compare import cli
-from compare.cli import command_line
 from compare.loaders.results import Loaders, problems, read
 
 if TYPE_CHECKING:
@@ -49,22 +43,8 @@ def show(results: Loaders, console: Console) -> None:
         console.print(f"{loader}: {problem}", markup=False, highlight=False)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m compare.loaders.report``."""
-    options = cli.parser("loaders.report", "Show the table of the loaders again.")
-    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a loaders.json")
-    return options
-
-
-@command_line
-def main(arguments: list[str] | None = None) -> int:
-    """Return 0 if everything was shown, 2 for invalid arguments."""
+def again(path: Path) -> None:
+    """Show the table of a loaders.json, or of the one in a folder, again."""
     from rich.console import Console
 
-    for directory in parser().parse_args(arguments).directories:
-        show(read(directory), Console())
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    show(read(path), Console())

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kinds = {path: kind_of(path) for path in options.directories}
     for path, kind in kinds.items():
         if kind != KIND:
-            importlib.import_module(f"compare.{kind}.report").main([str(path)])
+            importlib.import_module(f"compare.{kind}.report").again(path)
     comparisons = [path for path, kind in kinds.items() if kind == KIND]
     found = {path if path.is_dir() else path.parent: read(path) for path in comparisons}
     for directory, results in found.items():

@@ -1,20 +1,13 @@
-"""Show the best trials of a search again, and draw its plots, from search.json alone.
-
-python -m compare.search.report DIR...      shows and draws them again
-"""
+"""The table of the best trials of a search, and its plots, from search.json alone."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import itertools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compare import cli
-from compare.cli import command_line
 from compare.files import write_atomically, write_json
 from compare.report.style import INK, KNOWN, RC
 from compare.search.results import Search, State, rank, read, typed
@@ -122,25 +115,11 @@ def _importance(axes: Axes, found: Search) -> None:
     axes.set_title(f"Importance of each setting for the best quarter of {finished} trials (PED-ANOVA)", weight="bold")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m compare.search.report``."""
-    options = cli.parser("search.report", "Show a search again, and draw its plots.")
-    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a search.json")
-    return options
-
-
-@command_line
-def main(arguments: list[str] | None = None) -> int:
-    """Return 0 if everything was shown, 2 for invalid arguments."""
+def again(path: Path) -> None:
+    """Show a search.json, or the one in a folder, and draw its plots again."""
     from rich.console import Console
 
-    for directory in parser().parse_args(arguments).directories:
-        found = read(directory)
-        show(found, Console())
-        for path in draw(found, directory if directory.is_dir() else directory.parent):
-            print(path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    found = read(path)
+    show(found, Console())
+    for plot in draw(found, path if path.is_dir() else path.parent):
+        print(plot)

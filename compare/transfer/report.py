@@ -1,22 +1,15 @@
-"""Write the report of a transfer and its plot again, from transfer.json alone.
-
-python -m compare.transfer.report DIR...      shows and writes them again
-"""
+"""The report of a transfer and its plot, from transfer.json alone."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import itertools
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compare import cli
-from compare.cli import command_line
 from compare.files import write_atomically, write_json
 from compare.report.style import FAINT, RC, name_of, track_styles
 from compare.results.runs import spread
@@ -196,23 +189,9 @@ def _ends(axes: Axes, rows: Sequence[Row]) -> None:
     axes.grid(axis="x", visible=False)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line of ``python -m compare.transfer.report``."""
-    options = cli.parser("transfer.report", "Write the report of a transfer and its plot again.")
-    options.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a transfer.json")
-    return options
-
-
-@command_line
-def main(arguments: list[str] | None = None) -> int:
-    """Return 0 if everything was shown, 2 for invalid arguments."""
-    for directory in parser().parse_args(arguments).directories:
-        results = read(directory)
-        print(text(results))
-        for path in write(results, directory if directory.is_dir() else directory.parent):
-            print(path)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def again(path: Path) -> None:
+    """Show a transfer.json, or the one in a folder, and write its report again."""
+    results = read(path)
+    print(text(results))
+    for file in write(results, path if path.is_dir() else path.parent):
+        print(file)

@@ -132,7 +132,7 @@ def test_search_json_is_read_in_both_schemas_and_its_report_drawn_again(searched
     assert results.read(tmp_path / "out") == found
     (tmp_path / "out" / "history.png").unlink()
     capsys.readouterr()
-    assert report.main([str(tmp_path / "out")]) == 0
+    report.again(tmp_path / "out")
     assert "3 trials: 3 finished" in capsys.readouterr().out
     assert (tmp_path / "out" / "history.png").exists()
     names = {"val_accuracy": "accuracy", "val_accuracies": "accuracies"}

@@ -345,7 +345,7 @@ def test_the_report_is_made_again_and_claims_no_more_than_its_interval(tuned, se
     rows = [row(method, seed, accuracy) for seed, best in enumerate(tuned)
             for method, accuracy in (("scratch", 0.5), ("linear probe", 0.6), ("fine-tuning", best))]  # fmt: skip
     (tmp_path / "transfer.json").write_text(json.dumps(written(rows)))
-    assert report.main([str(tmp_path)]) == 0
+    report.again(tmp_path)
     assert sentence in capsys.readouterr().out
     assert sentence in (tmp_path / "report.md").read_text()
 

@@ -17,7 +17,6 @@ from support.printed_commands import cases
 # What is put behind a command of this module so that it ends soon; of a flag given twice the last counts.
 CUTS = {
     "compare": "",
-    "compare.benchmark.report": "",
     "compare.benchmark": "--tracks numpy --repeats 1 --no-layers --threads 1",
     "compare.checkpoint": "",
     "compare.doctor": "",

@@ -111,9 +111,9 @@ def test_folders_of_other_commands_are_recognised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: dict[str, Any], kind: str
 ):
     (tmp_path / name).write_text(json.dumps(content))
-    reported: list[list[str]] = []
-    monkeypatch.setattr(f"compare.{kind}.report.main", reported.append)
+    reported: list[Path] = []
+    monkeypatch.setattr(f"compare.{kind}.report.again", reported.append)
     assert report.main([str(tmp_path)]) == 0
-    assert reported == [[str(tmp_path)]]
+    assert reported == [tmp_path]
     with pytest.raises(UserError, match=f"holds a {kind} run, not a comparison: see python -m compare.report"):
         read(tmp_path)
