@@ -2,7 +2,7 @@
 
 The training images are normalised in one tensor, a batch is a gather from it, and the step is the usual one: a tape,
 its gradients, the update. Only the update is written out, because ``keras.optimizers.SGD`` makes the learning rate part
-of the velocity, which is another algorithm under a schedule (notebook 10). It is called like a track and timed with the
+of the velocity, which is another algorithm under a schedule (notebook 14). It is called like a track and timed with the
 same clocks; from the same weights on the same batches its losses must equal those of the tracks.
 """
 
