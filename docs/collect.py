@@ -1,8 +1,9 @@
 """Gather the pages of the site in build/pages: docs/, and whatever of the project they lead to.
 
 A link out of docs/ works in the repository, and has to work on the site. So what it leads to comes along: some Markdown
-files as pages of their own (``PAGES``), source files as pages that show them, all else as it is. Exit status 1 and the
-names of page and file, if a link leads to no file. ``make docs`` runs this, and then Zensical, which checks anchors.
+files as pages of their own (``PAGES``), notebooks with their outputs, source files as pages that show them, all else as
+it is. Exit status 1 and the names of page and file, if a link leads to no file. ``make docs`` runs this, and then
+Zensical, which checks anchors.
 """
 
 from __future__ import annotations
@@ -11,7 +12,10 @@ import posixpath
 import re
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
+
+from docs.notebook_pages import notebook_page, words
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "build/pages"
@@ -24,6 +28,8 @@ def place(path: str) -> str:
     """Where a file of the project is on the site."""
     if path.startswith("docs/"):
         return path.removeprefix("docs/")
+    if path.endswith(".ipynb"):
+        return path.removesuffix(".ipynb") + ".md"
     return PAGES.get(path) or f"source/{path}" + (".md" if Path(path).suffix in SHOWN else "")
 
 
@@ -51,8 +57,9 @@ def collect() -> list[str]:
     written = {path: page(path, text) for path, text in texts.items()}
     copied = {path for path in own if path not in texts}
     wrong = []
-    for path, text in texts.items():
-        for link in {target(path, link["path"]) for link in LINK.finditer(text)} - texts.keys():
+    notebooks = {f"notebooks/{path.name}": words(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
+    for path, text in (texts | notebooks).items():
+        for link in {target(path, link["path"]) for link in LINK.finditer(text)} - texts.keys() - notebooks.keys():
             if not (ROOT / link).is_file():
                 wrong.append(f"{path}: {link} is no file of the project")
             elif Path(link).suffix in SHOWN:
@@ -65,7 +72,19 @@ def collect() -> list[str]:
         (SITE / place(path)).write_text(text, "utf-8")
     for path in copied:
         shutil.copyfile(ROOT / path, SITE / place(path))
+    for notebook in notebooks:
+        write_notebook(notebook)
     return wrong
+
+
+def write_notebook(path: str) -> None:
+    """Write the page of a notebook and its figures."""
+    text, figures = notebook_page(ROOT / path, partial(page, path))
+    for name, png in figures.items():
+        figure = SITE / "notebooks" / name
+        figure.parent.mkdir(parents=True, exist_ok=True)
+        figure.write_bytes(png)
+    (SITE / place(path)).write_text(text, "utf-8")
 
 
 if __name__ == "__main__":
