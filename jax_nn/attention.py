@@ -77,3 +77,15 @@ class Tokens(nnx.Module):
         n, _, d = x.shape
         class_token = jnp.broadcast_to(self.class_token[...], (n, 1, d))
         return jnp.concatenate([class_token, x], axis=1) + self.pos_embedding
+
+
+class Positions(nnx.Module):
+    """y = x + position embedding, learned  (Radford et al. 2019)."""
+
+    def __init__(self, t: int, d: int):
+        self.pos_embedding = nnx.Param(jnp.zeros((t, d)))
+
+    def __call__(self, x: Array) -> Array:
+        """x (n, t, d) -> the same shape."""
+        t = x.shape[1]
+        return x + self.pos_embedding[:t]

@@ -61,3 +61,16 @@ class Tokens(nn.Module):
         """x (n, t, d) -> (n, t + 1, d)."""
         class_token = self.class_token.expand(x.shape[0], -1, -1)
         return torch.cat([class_token, x], dim=1) + self.pos_embedding
+
+
+class Positions(nn.Module):
+    """y = x + position embedding, learned  (Radford et al. 2019)."""
+
+    def __init__(self, t: int, d: int):
+        super().__init__()
+        self.pos_embedding = nn.Parameter(torch.zeros(t, d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n, t, d) -> the same shape."""
+        t = x.shape[1]
+        return x + self.pos_embedding[:t]
