@@ -14,7 +14,7 @@ Linear = nnx.Linear
 
 
 class Embedding(nnx.Embed):
-    """y = E[token], with E (v, d); ``attend`` returns x Eᵀ."""
+    """y = E[token], with E (v, d)."""
 
     def __init__(self, v: int, d: int, *, rngs: nnx.Rngs):
         super().__init__(v, d, rngs=rngs)

@@ -60,13 +60,15 @@ class GPT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         (context,) = input_shape
+        self.tied = tied
         self.embedding = Embedding(classes, dim, rngs=rngs)
         self.positions = Positions(context, dim)
         self.blocks = nnx.List(
             DecoderBlock(dim, heads=heads, mlp_dim=mlp_dim, eps=eps, rngs=rngs) for _ in range(depth)
         )
         self.norm = LayerNorm(dim, eps=eps, rngs=rngs)
-        self.output = None if tied else Linear(dim, classes, use_bias=False, rngs=rngs)
+        if not tied:
+            self.output = Linear(dim, classes, use_bias=False, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
         """Return the logits."""
@@ -77,4 +79,5 @@ class GPT(nnx.Module):
         for block in self.blocks:
             x = block(x, mask)
         h = self.norm(x)
-        return self.embedding.attend(h) if self.output is None else self.output(h)
+        kernel = self.embedding.embedding[...].T if self.tied else self.output.kernel[...]
+        return h @ kernel

@@ -47,6 +47,7 @@ ALONE = {
     ],
     "lstm": [],
     "vit": ["grid_shape = x.shape", "caches = []", "caches.append(block_cache)", "tokens_shape = x.shape"],
+    "gpt": ["caches = []", "caches.append(block_cache)"],
 }
 
 

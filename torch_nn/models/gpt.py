@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn.functional import gelu, linear
+from torch.nn.functional import gelu
 
 from torch_nn.attention import MultiHeadAttention, Positions, causal_mask
 from torch_nn.layers import Embedding, Linear
@@ -60,11 +60,13 @@ class GPT(nn.Module):
     ):
         super().__init__()
         (context,) = input_shape
+        self.tied = tied
         self.embedding = Embedding(classes, dim)
         self.positions = Positions(context, dim)
         self.blocks = nn.ModuleList(DecoderBlock(dim, heads=heads, mlp_dim=mlp_dim, eps=eps) for _ in range(depth))
         self.norm = LayerNorm(dim, eps=eps)
-        self.output = None if tied else Linear(dim, classes, bias=False)
+        if not tied:
+            self.output = Linear(dim, classes, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits."""
@@ -75,4 +77,5 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         h = self.norm(x)
-        return linear(h, self.embedding.weight) if self.output is None else self.output(h)
+        kernel = self.embedding.weight.T if self.tied else self.output.weight.T
+        return h @ kernel
