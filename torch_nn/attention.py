@@ -38,10 +38,18 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (n, t, d) -> the same shape."""
-        q, k, v = (
-            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for project in (self.query, self.key, self.value)
-        )
+        q, k, v = self.project(x)
         y = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.merge(y)
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys and values: x (n, t, d) -> (n, heads, t, d/heads) each."""
+        return tuple(
+            linear(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
+        )
+
+    def merge(self, y: Tensor) -> Tensor:
+        """Map the outputs of all heads by the last layer: y (n, heads, t, d/heads) -> (n, t, d)."""
         return self.out(y.transpose(1, 2).flatten(2))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import Any
 
 import jax
@@ -173,3 +174,28 @@ def test_padded_tokens_do_not_count(track, rng):
 def test_rows_leave_images_as_they_are():
     outputs, labels = np.zeros((3, 5)), np.zeros((3, 5))  # labels as mixup makes them
     assert all(a is b for a, b in zip(rows(outputs, labels), (outputs, labels), strict=True))
+
+
+# --- decoding with a key-value cache ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("track", tracks.TRACKS)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_decoding_with_a_cache_equals_recomputation(tied, track, rng):
+    args = {**SMALL, "tied": tied}
+    network = numpy_nn.models.MODELS["gpt"](**args)
+    params = network.init(rng)["params"]
+    with jax.enable_x64(True):
+        decoder = decoder_of(track)(params, model_args=args, precision="float64")
+        for lengths in ((4, 1, 1, 3), (2, 1)):  # the second sequence finds the cache of the first
+            x = rng.integers(0, 11, (1, sum(lengths))).astype(np.int32)
+            want, _, _ = network.forward(params, {}, x)
+            start = 0
+            for t in lengths:
+                logits = decoder(x[0, start : start + t], start)
+                start += t
+                assert_close(logits, want[0, start - 1], TOLERANCE, f"logits at {start - 1}")
+
+
+def decoder_of(track: str) -> Any:
+    return importlib.import_module(f"{track}_nn.generate").Decoder
