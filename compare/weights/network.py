@@ -85,7 +85,7 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
         count = int(tracks.model_argument(model, args, "classes"))
         shape = tuple(map(int, tracks.model_argument(model, args, "input_shape")))
         if len(shape) != len(tracks.model_argument(model, {}, "input_shape")):
-            raise ValueError(f"input_shape is {shape}")
+            raise ValueError(f"invalid input_shape {shape}")
         MODELS[model](**args)
         if any(isinstance(args[k], str) != isinstance(tracks.model_argument(model, {}, k), str) for k in args):
             raise TypeError("words and numbers are exchanged")

@@ -59,6 +59,8 @@ class GPT(nnx.Module):
         classes: int = 128,
         rngs: nnx.Rngs,
     ):
+        if len(input_shape) != 1:
+            raise ValueError(f"input_shape is {input_shape}: a text has one number, its length")
         (context,) = input_shape
         self.tied = tied
         self.embedding = Embedding(classes, dim, rngs=rngs)

@@ -107,6 +107,8 @@ class GPT:
         eps: float = EPS,
         classes: int = 128,
     ):
+        if len(input_shape) != 1:
+            raise ValueError(f"input_shape is {input_shape}: a text has one number, its length")
         if heads < 1 or dim < 1 or dim % heads:
             raise ValueError(f"heads is {heads}: it must divide the number of features, {dim}")
         if depth < 1 or mlp_dim < 1:

@@ -59,6 +59,8 @@ class GPT(nn.Module):
         classes: int = 128,
     ):
         super().__init__()
+        if len(input_shape) != 1:
+            raise ValueError(f"input_shape is {input_shape}: a text has one number, its length")
         (context,) = input_shape
         self.tied = tied
         self.embedding = Embedding(classes, dim)
