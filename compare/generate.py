@@ -152,7 +152,9 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint", required=True, type=cli.path, metavar="PATH", help="checkpoint folder or exported file of a GPT"
     )
     text.add_argument("--prompt", default="\n", metavar="TEXT", help="what to continue (default: a line break)")
-    text.add_argument("--length", type=cli.number(int, 1, LONGEST), default=500, metavar="N", help="characters (default: 500)")
+    text.add_argument(
+        "--length", type=cli.number(int, 1, LONGEST), default=500, metavar="N", help="characters (default: 500)"
+    )
     text.add_argument("--seed", type=cli.number(int, 0), default=0, metavar="N", help="of the noise (default: 0)")
     text.add_argument(
         "--temperature", type=cli.number(float, 0), default=0.8, metavar="X",

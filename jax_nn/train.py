@@ -263,7 +263,8 @@ def train_steps(state: State, x: np.ndarray | Array, y: np.ndarray | Array) -> t
     """Take k training steps, one per batch; return the new state and the metrics of each step.
 
     Images x are uint8 (k, n, h, w, c); labels y are class numbers int32 (k, n), or distributions over the classes
-    (k, n, v). Sequences x are tokens uint8 (k, n, t), labelled with the token that follows each of them. The metrics ``loss``, ``correct`` and ``lr`` have shape (k,). The old state is donated: use the new one.
+    (k, n, v). Sequences x are tokens uint8 (k, n, t), labelled with the token that follows each of them.
+    The metrics ``loss``, ``correct`` and ``lr`` have shape (k,). The old state is donated: use the new one.
     """
     carry, metrics = state.train_chunk(state.carry, x, y)
     return replace(state, carry=carry), metrics
@@ -275,7 +276,7 @@ def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> Metrics:
 
 
 def logits(state: State, x: np.ndarray) -> Array:
-    """Return the outputs of the network in evaluation mode: (n, v) for images (n, h, w, c), (n, t, v) for tokens (n, t)."""
+    """Return the outputs of the network in evaluation mode: (n, v) for images, (n, t, v) for tokens (n, t)."""
     return state.forward(state.carry, x)
 
 

@@ -1,8 +1,8 @@
 """Losses: a mean over the batch, as (forward, backward) pairs.
 
 Labels are class numbers (n,), or distributions over the classes (n, v) such as mixup makes; ``rows`` makes them of the
-outputs and labels of sequences. Labels below zero mark padding, which adds nothing to the loss and its gradient. ``backward`` takes ``dloss``, ∂objective/∂loss: 1 for a whole
-batch, less for a shard or a micro-batch.
+outputs and labels of sequences. Labels below zero mark padding, which adds nothing to the loss and its gradient.
+``backward`` takes ``dloss``, ∂objective/∂loss: 1 for a whole batch, less for a shard or a micro-batch.
 """
 
 from __future__ import annotations

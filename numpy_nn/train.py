@@ -33,7 +33,8 @@ from numpy_nn.tree import Tree, cast, first_average, frozen_norms, rate_factors,
 
 KNOWN = {"model": MODELS, "loss": LOSSES, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}
 Inputs = UInt8[Array, "n h w c"] | UInt8[Array, "n t"]  # images, or sequences of tokens
-Labels = Int[Array, "n *t"] | Float[Array, "n v"]  # class numbers, or distributions over the classes
+ClassNumbers = Int[Array, "n *t"]  # one for an image, one for each token of a sequence
+Labels = ClassNumbers | Float[Array, "n v"]  # or distributions over the classes
 LossAndGrads = tuple[float, int, Tree, Tree]  # loss, number of correct answers, running statistics, gradients
 
 
@@ -161,9 +162,7 @@ def preprocess(
     return pixels
 
 
-def loss_and_grads(
-    state: State, x: Inputs, y: Labels, dloss: float = 1.0, mode: Mode = TRAIN
-) -> LossAndGrads:
+def loss_and_grads(state: State, x: Inputs, y: Labels, dloss: float = 1.0, mode: Mode = TRAIN) -> LossAndGrads:
     """One forward and one backward pass.
 
     Returns loss · dloss, the number of correct answers, the new running statistics and the gradients of loss · dloss.
@@ -229,7 +228,7 @@ def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> None:
     """Nothing to move: NumPy computes where the dataset is."""
 
 
-def evaluate(state: State, x: Inputs, y: Int[Array, "n *t"]) -> Float[Array, " sums"]:
+def evaluate(state: State, x: Inputs, y: ClassNumbers) -> Float[Array, " sums"]:
     """Sum of the losses, number of correct answers, number of labels that count."""
     outputs, y = rows(logits(state, x), y)
     loss, _ = state.loss[0](outputs, y)
@@ -237,7 +236,7 @@ def evaluate(state: State, x: Inputs, y: Int[Array, "n *t"]) -> Float[Array, " s
     return np.array([float(loss) * count, correct(outputs, y), count])
 
 
-def eval_batch(state: State, x: Inputs, y: Int[Array, "n *t"]) -> dict[str, float]:
+def eval_batch(state: State, x: Inputs, y: ClassNumbers) -> dict[str, float]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
     with state.group.call("eval_batch", state, x, y):
         loss_sum, right, count = parallel.summed(evaluate, state.group)(state, x, y)
@@ -245,7 +244,10 @@ def eval_batch(state: State, x: Inputs, y: Int[Array, "n *t"]) -> dict[str, floa
 
 
 def logits(state: State, x: Inputs) -> Float[Array, "n *t v"]:
-    """Outputs of the network outside training, (n, v) for images and (n, t, v) for sequences, with the averaged parameters where an average is kept."""
+    """Outputs of the network outside training, (n, v) for images and (n, t, v) for sequences.
+
+    They use the averaged parameters where an average is kept.
+    """
     params = state.ema or state.params
     outputs, _, _ = state.model.forward(params, state.stats, preprocess(x, state.mean, state.std), EVAL)
     return outputs

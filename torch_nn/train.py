@@ -211,7 +211,8 @@ def train_steps(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) ->
     """Take k training steps, one per batch; return the state, updated in place, and the metrics of each step.
 
     Images x are uint8 (k, n, h, w, c); labels y are class numbers int32 (k, n), or distributions over the classes
-    (k, n, v). Sequences x are tokens uint8 (k, n, t), labelled with the token that follows each of them. The metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
+    (k, n, v). Sequences x are tokens uint8 (k, n, t), labelled with the token that follows each of them.
+    The metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
     """
     state.model.train()
     for norm in state.frozen:
@@ -254,7 +255,7 @@ def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> Metrics:
 
 @torch.inference_mode()
 def logits(state: State, x: np.ndarray) -> Tensor:
-    """Return the outputs of the network in evaluation mode: (n, v) for images (n, h, w, c), (n, t, v) for tokens (n, t)."""
+    """Return the outputs of the network in evaluation mode: (n, v) for images, (n, t, v) for tokens (n, t)."""
     return infer(state, torch.from_numpy(x).to(state.device)).cpu()
 
 

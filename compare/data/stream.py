@@ -112,8 +112,9 @@ def digest(*arrays: np.ndarray) -> str:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Data:
-    """A dataset in memory: images uint8 (n, h, w, c), labels int32 (n,); or windows of a text uint8 (n, t), whose labels
-    int32 (n, t) are the characters that follow.
+    """A dataset in memory: images uint8 (n, h, w, c), labels int32 (n,).
+
+    Of a text, it holds windows uint8 (n, t), whose labels int32 (n, t) are the characters that follow.
 
     `mean` and `std` are per channel, of pixel values scaled to 0 .. 1. Everything is chosen on
     the validation images, which are taken from the training images; the test images are for

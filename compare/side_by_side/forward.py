@@ -43,10 +43,10 @@ def forwards(model: str) -> dict[str, tuple[str, Callable[[], Any]]]:
     """
     network = numpy_nn.models.MODELS[model](**arguments(model))
     snapshot = randomized(network.init(np.random.default_rng(0)), np.random.default_rng(1))
-    if model == "gpt":
-        batch = load_shakespeare().test_x[:BATCH].astype(np.int32)
-    else:
-        batch = load_mnist().test_x[:BATCH] / 255
+    text = model == "gpt"
+    batch: np.ndarray = (
+        load_shakespeare().test_x[:BATCH].astype(np.int32) if text else load_mnist().test_x[:BATCH] / 255
+    )
     calls = {
         "numpy": lambda: network.forward(snapshot["params"], snapshot["stats"], batch, TRAIN),
         "jax": lambda: in_jax(model, snapshot, batch),

@@ -47,13 +47,13 @@ def test_the_tracks_write_the_same_characters(written):
 
 
 def test_the_cache_changes_nothing_even_where_the_context_begins_anew(network, written):
+    seen: list[int] = []
+
     def recompute(tokens: np.ndarray, start: int) -> np.ndarray:
-        nonlocal seen
-        seen = [*seen[:start], *tokens]
+        seen[start:] = tokens
         assert len(seen) <= 16
         return MODELS["gpt"](**ARGS).forward(network.params, {}, np.array([seen], np.int32))[0][0, -1]
 
-    seen: list[int] = []
     prompt = np.frombuffer(b"To be", np.uint8).astype(np.int32)
     want = write(recompute, prompt, gumbel(1, (40, 128)), context=16, temperature=1.0)
     assert want.text == written["numpy"].text

@@ -43,9 +43,7 @@ def text() -> Data:
     """Windows of a text, whose labels are as many as its characters."""
     x, y = windows(np.random.default_rng(0).integers(0, 128, SIZE * 7 + 1).astype(np.uint8), 7)
     classes = tuple(map(chr, range(128)))
-    return Data(
-        name="text", train_x=x, train_y=y, test_x=x[:3], test_y=y[:3], classes=classes, mean=(0.0,), std=(1.0,)
-    )
+    return Data(name="text", train_x=x, train_y=y, test_x=x[:3], test_y=y[:3], classes=classes, mean=(0.0,), std=(1.0,))
 
 
 @pytest.fixture(scope="module")

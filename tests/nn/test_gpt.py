@@ -40,7 +40,9 @@ def numpy_answer(args: dict, params: Tree, x: np.ndarray, dlogits: np.ndarray) -
 def jax_answer(args: dict, params: Tree, x: np.ndarray, dlogits: np.ndarray) -> tuple[Any, Tree]:
     with jax.enable_x64(True), jax.default_matmul_precision("highest"):
         graphdef = nnx.graphdef(nnx.eval_shape(lambda: jax_nn.models.MODELS["gpt"](**args, rngs=nnx.Rngs(0))))
-        logits, vjp = jax.vjp(lambda params: nnx.merge(graphdef, params)(jax.numpy.asarray(x)), jax_interop.to_jax(params, "float64"))
+        logits, vjp = jax.vjp(
+            lambda params: nnx.merge(graphdef, params)(jax.numpy.asarray(x)), jax_interop.to_jax(params, "float64")
+        )
         return np.asarray(logits), jax_interop.to_numpy(vjp(jax.numpy.asarray(dlogits))[0])
 
 

@@ -59,7 +59,7 @@ class Records:
         return len(self.source)
 
     def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 (k, n, h, w, c) and labels int32 (k, n), or tokens and labels (k, n, t), of the records `index`."""
+        """Images uint8 (k, n, h, w, c) and labels int32 (k, n) of the records `index`; of a text (k, n, t)."""
         source = self.source
         with self.readable():
             examples = source.__getitems__(index.ravel().tolist())
@@ -111,7 +111,8 @@ def write(
 
         def _info(self) -> Any:
             pixels = features.Tensor(shape=shape, dtype=np.uint8, encoding=features.Encoding.BYTES)
-            named = features.FeaturesDict({"image": pixels, "label": features.Tensor(shape=label_shape, dtype=np.int32)})
+            label = features.Tensor(shape=label_shape, dtype=np.int32)
+            named = features.FeaturesDict({"image": pixels, "label": label})
             return core.DatasetInfo(builder=self, features=named, disable_shuffling=True)
 
         def _split_generators(self, _: Any) -> dict[str, Iterator[Any]]:
