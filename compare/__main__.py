@@ -22,7 +22,7 @@ GROUPS = {
         "export",
         "shipped",
     ),
-    "Try and learn": ("predict", "play", "side_by_side", "bugs"),
+    "Try and learn": ("predict", "generate", "play", "side_by_side", "bugs"),
 }
 ALIASES = {"train": ["run_all"], "bench": ["benchmark"], "import": ["pretrained", "import"]}
 FOLDER = Path(__file__).resolve().parent

@@ -46,7 +46,7 @@ SHARE = Valid(0, 1, below=True)
 WIDTH = 2**16  # of a layer
 
 MODEL_ARGUMENTS = {
-    "input_shape": Valid(1, 4096, length=3),
+    "input_shape": Valid(1, 4096),
     "classes": Valid(1, 10**6),
     "padding": Valid(0, 64),
     "compression": Valid(0, 1, above=True),

@@ -20,6 +20,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from compare import tracks
 from compare.config import SETTINGS, Config, kinds
 from compare.errors import UserError, look_up, require_valid, suggestion
 
@@ -219,7 +220,10 @@ def _require_argument(taker: str, name: str, argument: str, value: Any) -> None:
         known = f"Known: {', '.join(kinds)}" if kinds else "It has none"
         raise UserError(f"unknown argument {argument!r} of {name}.{suggestion(argument, kinds)} {known}")
     assert setting.arguments is not None
-    require_valid(f"{taker}_args.{argument}", value, kinds[argument], setting.arguments.get(argument, setting.valid))
+    valid = setting.arguments.get(argument, setting.valid)
+    if argument == "input_shape":  # three numbers for images, one for a text
+        valid = dataclasses.replace(valid, length=len(tracks.model_argument(name, {}, argument)))
+    require_valid(f"{taker}_args.{argument}", value, kinds[argument], valid)
 
 
 def _arguments_of(taker: str, name: str) -> dict[str, Any]:

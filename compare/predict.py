@@ -50,6 +50,8 @@ class Predictor:
     """A network that takes pictures of any size and answers in names and probabilities."""
 
     def __init__(self, network: Network):
+        if len(network.input_shape) != 3:
+            raise UserError(f"this {network.model} continues texts and takes no pictures: choose another checkpoint")
         self.network = network
 
     def __call__(self, image: Image.Image, *, track: str = "numpy") -> Answer:

@@ -130,6 +130,17 @@ PRESETS = {
             batch_size=64,
             **ADAMW | {"optimizer_args": {"weight_decay": 0.05, "clip_norm": 1.0}},
         ),
+        Config(
+            preset="gpt-text",
+            model="gpt",
+            model_args={"dim": 96, "depth": 3, "mlp_dim": 384},
+            dataset="shakespeare",
+            expected="48.1 % of the characters, 2.56 bits per character, a few minutes a track on two cores",
+            epochs=6,
+            batch_size=32,
+            eval_batch_size=64,
+            **ADAMW,
+        ),
     )
 }
 

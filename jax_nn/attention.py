@@ -52,13 +52,22 @@ class MultiHeadAttention(nnx.Module):
 
     def __call__(self, x: Array, mask: Array | None = None) -> Array:
         """x (n, t, d) -> the same shape."""
-        n, t, d = x.shape
-        q, k, v = (
-            project(x).reshape(n, t, self.heads, d // self.heads).swapaxes(1, 2)
-            for project in (self.query, self.key, self.value)
-        )
+        q, k, v = self.project(x)
         y = scaled_dot_product_attention(q, k, v, mask=mask)
-        return self.out(y.swapaxes(1, 2).reshape(n, t, d))
+        return self.merge(y)
+
+    def project(self, x: Array) -> tuple[Array, ...]:
+        """Return queries, keys and values: x (n, t, d) -> (n, heads, t, d/heads) each."""
+        n, t, d = x.shape
+        return tuple(
+            linear(x).reshape(n, t, self.heads, d // self.heads).swapaxes(1, 2)
+            for linear in (self.query, self.key, self.value)
+        )
+
+    def merge(self, y: Array) -> Array:
+        """Map the outputs of all heads by the last layer: y (n, heads, t, d/heads) -> (n, t, d)."""
+        n, heads, t, d = y.shape
+        return self.out(y.swapaxes(1, 2).reshape(n, t, heads * d))
 
 
 class Tokens(nnx.Module):
@@ -77,3 +86,15 @@ class Tokens(nnx.Module):
         n, _, d = x.shape
         class_token = jnp.broadcast_to(self.class_token[...], (n, 1, d))
         return jnp.concatenate([class_token, x], axis=1) + self.pos_embedding
+
+
+class Positions(nnx.Module):
+    """y = x + position embedding, learned  (Radford et al. 2019)."""
+
+    def __init__(self, t: int, d: int):
+        self.pos_embedding = nnx.Param(jnp.zeros((t, d)))
+
+    def __call__(self, x: Array) -> Array:
+        """x (n, t, d) -> the same shape."""
+        t = x.shape[1]
+        return x + self.pos_embedding[:t]

@@ -1,4 +1,4 @@
-"""Linear maps and activations: those of Flax, under the names that all tracks share."""
+"""Linear maps, embeddings and activations: those of Flax, under the names that all tracks share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from flax import nnx
 from jax import Array
 
 Linear = nnx.Linear
+
+
+class Embedding(nnx.Embed):
+    """y = E[token], with E (v, d)."""
+
+    def __init__(self, v: int, d: int, *, rngs: nnx.Rngs):
+        super().__init__(v, d, rngs=rngs)
+        self.dtype = None  # compute in the dtype of E; otherwise in float32, for a float64 E too
 
 
 def relu(x: Array) -> Array:

@@ -1,7 +1,7 @@
 """Losses: a mean over the batch.
 
 Outputs are (n, v). Labels are class numbers (n,), or distributions over the classes (n, v) such as those of mixup.
-Labels below zero are padding and are not counted.
+Labels below zero are padding and are not counted. ``rows`` makes such outputs and labels of those of sequences.
 """
 
 from __future__ import annotations
@@ -12,6 +12,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+
+
+def rows(outputs: Array, labels: Array) -> tuple[Array, Array]:
+    """Make each token of a sequence a row: outputs (n, t, v) and labels (n, t) -> (n·t, v) and (n·t,).
+
+    Outputs (n, v) of images are returned as they are, with their labels.
+    """
+    if outputs.ndim == 2:
+        return outputs, labels
+    return outputs.reshape(-1, outputs.shape[-1]), labels.reshape(-1)
 
 
 def _mean_over_valid(losses: Array, labels: Array) -> Array:

@@ -33,7 +33,7 @@ from jax import Array
 
 from jax_nn import interop, optim
 from jax_nn.devices import DeviceDataset, choose, compiler_options, facts, full_precision
-from jax_nn.losses import LOSSES, correct
+from jax_nn.losses import LOSSES, correct, rows
 from jax_nn.models import MODELS
 from jax_nn.norm import BatchNorm
 from jax_nn.parallel import (
@@ -184,7 +184,9 @@ def init_carry(
 
 
 def preprocess(x: Array, mean: Array, std: Array) -> Array:
-    """Convert bytes (n, h, w, c) to numbers: (x/255 - mean)/std, per channel."""
+    """Convert bytes (n, h, w, c) to numbers: (x/255 - mean)/std, per channel; tokens (n, t) become int32."""
+    if x.ndim == 2:
+        return x.astype(jnp.int32)
     return x.astype(mean.dtype) * (1 / (255 * std)) - mean / std
 
 
@@ -206,7 +208,7 @@ def make_loss(
 
     def loss_fn(params: Any, stats: Any, x: Array, y: Array) -> tuple[Array, tuple[Any, Array]]:
         model = nnx.merge(graphdef, params, stats, copy=True)
-        outputs = model(normalise(x))
+        outputs, y = rows(model(normalise(x)), y)
         return loss(outputs, y), (nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)), correct(outputs, y))
 
     return loss_fn
@@ -250,7 +252,8 @@ def make_evaluate(forward: Forward, loss: Loss) -> Callable[[Carry, Array, Array
     """Return the evaluation of a batch as a pure function: carry, x, y -> sums."""
 
     def evaluate(carry: Carry, x: Array, y: Array) -> Metrics:
-        outputs, count = forward(carry, x), (y >= 0).sum()
+        outputs, y = rows(forward(carry, x), y)
+        count = (y >= 0).sum()
         return {"loss_sum": loss(outputs, y) * count, "correct": correct(outputs, y), "count": count}
 
     return evaluate
@@ -260,7 +263,8 @@ def train_steps(state: State, x: np.ndarray | Array, y: np.ndarray | Array) -> t
     """Take k training steps, one per batch; return the new state and the metrics of each step.
 
     Images x are uint8 (k, n, h, w, c); labels y are class numbers int32 (k, n), or distributions over the classes
-    (k, n, v). The metrics ``loss``, ``correct`` and ``lr`` have shape (k,). The old state is donated: use the new one.
+    (k, n, v). Sequences x are tokens uint8 (k, n, t), labelled with the token that follows each of them.
+    The metrics ``loss``, ``correct`` and ``lr`` have shape (k,). The old state is donated: use the new one.
     """
     carry, metrics = state.train_chunk(state.carry, x, y)
     return replace(state, carry=carry), metrics
@@ -272,7 +276,7 @@ def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> Metrics:
 
 
 def logits(state: State, x: np.ndarray) -> Array:
-    """Return the outputs (n, classes) of the network in evaluation mode for images uint8 (n, h, w, c)."""
+    """Return the outputs of the network in evaluation mode: (n, v) for images, (n, t, v) for tokens (n, t)."""
     return state.forward(state.carry, x)
 
 

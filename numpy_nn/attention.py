@@ -147,3 +147,24 @@ def tokens_backward(
     """dx = dy without its first position,  dpos_embedding = Σₙ dy,  dclass_token = its first position."""
     dpos_embedding = dy.sum(axis=0, keepdims=True)
     return dy[:, 1:], dpos_embedding[:, :1].copy(), dpos_embedding
+
+
+def positions_init(rng: np.random.Generator, t: int, d: int) -> Tree:
+    """Parameters for t positions: ``pos_embedding (t, d)`` from N(0, 0.02²)."""
+    return {"pos_embedding": rng.normal(0.0, 0.02, (t, d))}
+
+
+def positions_forward(
+    x: Float[Array, "n t d"], pos_embedding: Float[Array, "s d"]
+) -> tuple[Float[Array, "n t d"], Cache]:
+    """y = x + the first t position embeddings."""
+    t = x.shape[1]
+    return x + pos_embedding[:t], pos_embedding.shape
+
+
+def positions_backward(dy: Float[Array, "n t d"], cache: Cache) -> tuple[Float[Array, "n t d"], Float[Array, "s d"]]:
+    """dx = dy,  dpos_embedding = Σₙ dy, and 0 for positions beyond t."""
+    t = dy.shape[1]
+    dpos_embedding = np.zeros(cache, dy.dtype)
+    dpos_embedding[:t] = dy.sum(axis=0)
+    return dy, dpos_embedding

@@ -1,8 +1,8 @@
 """Losses: a mean over the batch, as (forward, backward) pairs.
 
-Labels are class numbers (n,), or distributions over the classes (n, v) such as mixup makes. Labels below zero mark
-padding, which adds nothing to the loss and its gradient. ``backward`` takes ``dloss``, ∂objective/∂loss: 1 for a whole
-batch, less for a shard or a micro-batch.
+Labels are class numbers (n,), or distributions over the classes (n, v) such as mixup makes; ``rows`` makes them of the
+outputs and labels of sequences. Labels below zero mark padding, which adds nothing to the loss and its gradient.
+``backward`` takes ``dloss``, ∂objective/∂loss: 1 for a whole batch, less for a shard or a micro-batch.
 """
 
 from __future__ import annotations
@@ -31,6 +31,16 @@ def targets(labels: Labels, v: int, dtype: Any) -> tuple[Float[Array, "n v"], Fl
         target[np.arange(len(labels)), labels] = 1
     valid = (labels.reshape(len(labels), -1) >= 0).all(axis=1, keepdims=True).astype(dtype)
     return target, valid, max(int(valid.sum()), 1)
+
+
+def rows(outputs: Float[Array, "n *t v"], labels: Array) -> tuple[Float[Array, "_ v"], Array]:
+    """Make each token of a sequence a row: outputs (n, t, v) and labels (n, t) -> (n·t, v) and (n·t,).
+
+    Outputs (n, v) of images are returned as they are, with their labels.
+    """
+    if outputs.ndim == 2:
+        return outputs, labels
+    return outputs.reshape(-1, outputs.shape[-1]), labels.reshape(-1)
 
 
 def correct(outputs: Float[Array, "n v"], labels: Labels) -> int:

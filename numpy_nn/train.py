@@ -25,13 +25,16 @@ from typing import Any
 import numpy as np
 
 from numpy_nn import optim, parallel
-from numpy_nn.losses import LOSSES, Labels, correct
+from numpy_nn.losses import LOSSES, correct, rows
 from numpy_nn.models import MODELS
 from numpy_nn.norm import EVAL, TRAIN, Mode, freeze
 from numpy_nn.shapes import Array, Float, Int, UInt8
 from numpy_nn.tree import Tree, cast, first_average, frozen_norms, rate_factors, require_same, tree_map
 
 KNOWN = {"model": MODELS, "loss": LOSSES, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}
+Inputs = UInt8[Array, "n h w c"] | UInt8[Array, "n t"]  # images, or sequences of tokens
+ClassNumbers = Int[Array, "n *t"]  # one for an image, one for each token of a sequence
+Labels = ClassNumbers | Float[Array, "n v"]  # or distributions over the classes
 LossAndGrads = tuple[float, int, Tree, Tree]  # loss, number of correct answers, running statistics, gradients
 
 
@@ -148,18 +151,18 @@ def require_known(**names: str) -> None:
 
 
 def preprocess(
-    x: UInt8[Array, "n h w c"], mean: Float[Array, " c"], std: Float[Array, " c"]
-) -> Float[Array, "n h w c"]:
-    """Bytes to numbers: (x/255 - mean)/std, per channel, in the dtype of ``mean``."""
+    x: Inputs, mean: Float[Array, " c"], std: Float[Array, " c"]
+) -> Float[Array, "n h w c"] | Int[Array, "n t"]:
+    """Bytes to numbers: (x/255 - mean)/std, per channel, in the dtype of ``mean``; tokens become int32."""
+    if x.ndim == 2:
+        return x.astype(np.int32)
     pixels = x.astype(mean.dtype)
     pixels *= 1 / (255 * std)
     pixels -= mean / std
     return pixels
 
 
-def loss_and_grads(
-    state: State, x: UInt8[Array, "n h w c"], y: Labels, dloss: float = 1.0, mode: Mode = TRAIN
-) -> LossAndGrads:
+def loss_and_grads(state: State, x: Inputs, y: Labels, dloss: float = 1.0, mode: Mode = TRAIN) -> LossAndGrads:
     """One forward and one backward pass.
 
     Returns loss · dloss, the number of correct answers, the new running statistics and the gradients of loss · dloss.
@@ -167,10 +170,10 @@ def loss_and_grads(
     loss_forward, loss_backward = state.loss
     pixels = preprocess(x, state.mean, state.std)
     outputs, stats, cache = state.model.forward(state.params, state.stats, pixels, mode)
-    loss, loss_cache = loss_forward(outputs, y)
-    doutputs = loss_backward(dloss, loss_cache)
+    loss, loss_cache = loss_forward(*rows(outputs, y))
+    doutputs = loss_backward(dloss, loss_cache).reshape(outputs.shape)
     grads = state.model.backward(doutputs, cache)
-    return dloss * float(loss), correct(outputs, y), stats, grads
+    return dloss * float(loss), correct(*rows(outputs, y)), stats, grads
 
 
 def accumulated(loss_and_grads: Callable[..., LossAndGrads], m: int) -> Callable[..., LossAndGrads]:
@@ -178,7 +181,7 @@ def accumulated(loss_and_grads: Callable[..., LossAndGrads], m: int) -> Callable
     if m == 1:
         return loss_and_grads
 
-    def over_micro_batches(state: State, x: UInt8[Array, "n h w c"], y: Labels) -> LossAndGrads:
+    def over_micro_batches(state: State, x: Inputs, y: Labels) -> LossAndGrads:
         if len(y) % m:
             raise ValueError(f"a batch of {len(y)} is not {m} equal micro-batches: accumulate must divide it")
         loss, right, grads = 0.0, 0, tree_map(np.zeros_like, state.params)
@@ -200,11 +203,12 @@ def update(state: State, grads: Tree) -> None:
 
 
 def train_steps(
-    state: State, x: UInt8[Array, "k n h w c"], y: Int[Array, "k n"] | Float[Array, "k n v"]
+    state: State, x: UInt8[Array, "k n ..."], y: Int[Array, "k n *t"] | Float[Array, "k n v"]
 ) -> tuple[State, dict[str, np.ndarray]]:
     """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
 
-    Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
+    Images x are (k, n, h, w, c), with labels y that are class numbers (k, n), or distributions over the classes
+    (k, n, v). Sequences x are tokens (k, n, t), with the token that follows each of them as labels y (k, n, t).
     """
     group = state.group  # on one core, the lines that use it change nothing
     compute = parallel.all_reduced(accumulated(parallel.sharded(loss_and_grads, group), state.accumulate), group)
@@ -224,23 +228,26 @@ def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> None:
     """Nothing to move: NumPy computes where the dataset is."""
 
 
-def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> Float[Array, " sums"]:
-    """Sum of the losses, number of correct answers, number of images that count."""
-    outputs = logits(state, x)
+def evaluate(state: State, x: Inputs, y: ClassNumbers) -> Float[Array, " sums"]:
+    """Sum of the losses, number of correct answers, number of labels that count."""
+    outputs, y = rows(logits(state, x), y)
     loss, _ = state.loss[0](outputs, y)
     count = int((y >= 0).sum())
     return np.array([float(loss) * count, correct(outputs, y), count])
 
 
-def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> dict[str, float]:
+def eval_batch(state: State, x: Inputs, y: ClassNumbers) -> dict[str, float]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
     with state.group.call("eval_batch", state, x, y):
         loss_sum, right, count = parallel.summed(evaluate, state.group)(state, x, y)
     return {"loss_sum": float(loss_sum), "correct": int(right), "count": int(count)}
 
 
-def logits(state: State, x: UInt8[Array, "n h w c"]) -> Float[Array, "n v"]:
-    """Outputs of the network outside training, with the averaged parameters where an average is kept."""
+def logits(state: State, x: Inputs) -> Float[Array, "n *t v"]:
+    """Outputs of the network outside training, (n, v) for images and (n, t, v) for sequences.
+
+    They use the averaged parameters where an average is kept.
+    """
     params = state.ema or state.params
     outputs, _, _ = state.model.forward(params, state.stats, preprocess(x, state.mean, state.std), EVAL)
     return outputs

@@ -38,10 +38,18 @@ class MultiHeadAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (n, t, d) -> the same shape."""
-        q, k, v = (
-            project(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for project in (self.query, self.key, self.value)
-        )
+        q, k, v = self.project(x)
         y = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.merge(y)
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return queries, keys and values: x (n, t, d) -> (n, heads, t, d/heads) each."""
+        return tuple(
+            linear(x).unflatten(2, (self.heads, -1)).transpose(1, 2) for linear in (self.query, self.key, self.value)
+        )
+
+    def merge(self, y: Tensor) -> Tensor:
+        """Map the outputs of all heads by the last layer: y (n, heads, t, d/heads) -> (n, t, d)."""
         return self.out(y.transpose(1, 2).flatten(2))
 
 
@@ -61,3 +69,16 @@ class Tokens(nn.Module):
         """x (n, t, d) -> (n, t + 1, d)."""
         class_token = self.class_token.expand(x.shape[0], -1, -1)
         return torch.cat([class_token, x], dim=1) + self.pos_embedding
+
+
+class Positions(nn.Module):
+    """y = x + position embedding, learned  (Radford et al. 2019)."""
+
+    def __init__(self, t: int, d: int):
+        super().__init__()
+        self.pos_embedding = nn.Parameter(torch.zeros(t, d))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (n, t, d) -> the same shape."""
+        t = x.shape[1]
+        return x + self.pos_embedding[:t]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from numpy_nn.tree import Tree, from_leaves, leaves, require_same, tree_map
-from torch_nn.attention import Tokens
+from torch_nn.attention import Positions, Tokens
 
 
 class Leaf(NamedTuple):
@@ -62,6 +62,7 @@ LAYOUTS: dict[type[nn.Module], Layout] = {
     nn.RNN: _recurrent,
     nn.LSTM: _recurrent,
     Tokens: lambda module: [Leaf(name, name, (0, 1, 2)) for name in ("class_token", "pos_embedding")],
+    Positions: lambda module: [Leaf("pos_embedding", "pos_embedding", (0, 1))],
 }
 
 

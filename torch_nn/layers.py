@@ -1,4 +1,4 @@
-"""Linear maps and activations: those of PyTorch, under the names that all tracks share."""
+"""Linear maps, embeddings and activations: those of PyTorch, under the names that all tracks share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Linear = nn.Linear
+Embedding = nn.Embedding
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,

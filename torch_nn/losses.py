@@ -1,7 +1,7 @@
 """Losses: a mean over the batch.
 
 Outputs are (n, v). Labels are class numbers (n,), or distributions over the classes (n, v) such as those of mixup.
-Labels below zero are padding and are not counted.
+Labels below zero are padding and are not counted. ``rows`` makes such outputs and labels of those of sequences.
 """
 
 from __future__ import annotations
@@ -11,6 +11,16 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def rows(outputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Make each token of a sequence a row: outputs (n, t, v) and labels (n, t) -> (n·t, v) and (n·t,).
+
+    Outputs (n, v) of images are returned as they are, with their labels.
+    """
+    if outputs.ndim == 2:
+        return outputs, labels
+    return outputs.flatten(0, 1), labels.flatten()
 
 
 def _mean_over_valid(losses: Tensor, labels: Tensor) -> Tensor:

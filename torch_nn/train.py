@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors
 from torch_nn import interop, optim
 from torch_nn.devices import DeviceDataset, facts, set_full_precision
-from torch_nn.losses import LOSSES, correct
+from torch_nn.losses import LOSSES, correct, rows
 from torch_nn.models import MODELS
 from torch_nn.parallel import data_parallel, local_device, on_every_device, sharded
 from torch_nn.precision import PARAM_DTYPES, with_bfloat16_matmuls
@@ -183,7 +183,12 @@ def make_forward(network: nn.Module, *, compile: bool, cuda_graphs: bool, precis
 
 
 def preprocess(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Convert bytes (n, h, w, c) to numbers (n, c, h, w): (x/255 - mean)/std; the permuted view is channels_last."""
+    """Convert bytes (n, h, w, c) to numbers (n, c, h, w): (x/255 - mean)/std; the permuted view is channels_last.
+
+    Tokens (n, t) become int32.
+    """
+    if x.ndim == 2:
+        return x.int()
     return x.permute(0, 3, 1, 2).to(mean.dtype).mul_(1 / (255 * std)).sub_(mean / std)
 
 
@@ -206,7 +211,8 @@ def train_steps(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) ->
     """Take k training steps, one per batch; return the state, updated in place, and the metrics of each step.
 
     Images x are uint8 (k, n, h, w, c); labels y are class numbers int32 (k, n), or distributions over the classes
-    (k, n, v). The metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
+    (k, n, v). Sequences x are tokens uint8 (k, n, t), labelled with the token that follows each of them.
+    The metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
     """
     state.model.train()
     for norm in state.frozen:
@@ -220,6 +226,7 @@ def train_steps(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) ->
         state.optimizer.zero_grad()
         for images, labels in micro_batches(*batch, state.accumulate):  # one by default: the whole batch
             outputs = state.train_forward(preprocess(images, state.mean, state.std))
+            outputs, labels = rows(outputs, labels)
             loss = state.loss(outputs, labels) / state.accumulate
             loss.backward()
             losses.append(loss.detach())
@@ -241,14 +248,14 @@ def train_steps(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) ->
 def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> Metrics:
     """Return sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding, not counted."""
     images, labels = to_device(state, x, y)
-    outputs = infer(state, images)
+    outputs, labels = rows(infer(state, images), labels)
     count = (labels >= 0).sum()
     return {"loss_sum": state.loss(outputs, labels) * count, "correct": correct(outputs, labels), "count": count}
 
 
 @torch.inference_mode()
 def logits(state: State, x: np.ndarray) -> Tensor:
-    """Return the outputs (n, classes) of the network in evaluation mode for images uint8 (n, h, w, c)."""
+    """Return the outputs of the network in evaluation mode: (n, v) for images, (n, t, v) for tokens (n, t)."""
     return infer(state, torch.from_numpy(x).to(state.device)).cpu()
 
 

@@ -69,9 +69,8 @@ def of_network(config: Config) -> dict[Layer, int]:
 
     network = MODELS[config.model](**config.model_args)
     variables = cast(network.init(np.random.default_rng(0)), "float32")
-    images = np.zeros(
-        (config.batch_size, *tracks.model_argument(config.model, config.model_args, "input_shape")), np.float32
-    )
+    shape = tracks.model_argument(config.model, config.model_args, "input_shape")
+    images = np.zeros((config.batch_size, *shape), np.int32 if len(shape) == 1 else np.float32)
     found: dict[Layer, int] = {}
 
     def note(name: str, values: Mapping[str, Any], answer: Any) -> None:

@@ -9,12 +9,14 @@ from compare.data.cifar import load_cifar10
 from compare.data.folder import load_folder
 from compare.data.idx import load_fashion_mnist, load_mnist
 from compare.data.stream import Data
+from compare.data.text import load_shakespeare
 from compare.errors import UserError
 
 DATASETS: dict[str, Callable[[Path | None], Data]] = {
     "mnist": load_mnist,
     "fashion-mnist": load_fashion_mnist,
     "cifar10": load_cifar10,
+    "shakespeare": load_shakespeare,
 }
 FOLDER, TFDS = "folder:", "tfds:"
 

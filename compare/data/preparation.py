@@ -41,6 +41,8 @@ def of_dataset(name: str, classes: Sequence[str], x: np.ndarray) -> Preparation:
 
 def read(stored: Any, dataset: str, classes: Sequence[str], shape: Sequence[int]) -> Preparation:
     """What a file stores, or, where it is older, what the dataset's name, classes and shape (h, w, c) suggest."""
+    if len(shape) == 1:  # a text
+        return Preparation(known=False)
     if isinstance(stored, Mapping) and stored.get("how") in HOW and stored.get("ground") in GROUND:
         return Preparation(stored["how"], stored["ground"])
     if is_digits(dataset, classes, shape):

@@ -6,7 +6,8 @@ import numpy as np
 
 from compare.errors import UserError
 
-SPLIT, SHUFFLE, AUGMENT, MIXUP, LABELS = range(5)  # equal seeds must not mean equal numbers for different purposes
+# equal seeds must not mean equal numbers for different purposes
+SPLIT, SHUFFLE, AUGMENT, MIXUP, LABELS, SAMPLE = range(6)
 
 
 def generator(purpose: int, seed: int, index: int = 0) -> np.random.Generator:

@@ -9,7 +9,8 @@ a resumed run sees the batches it would have seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from hashlib import sha256
@@ -78,7 +79,7 @@ class IndexSampler:
 
 
 def eval_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All of `x`, `y` in order, in batches of one fixed shape: x (n, h, w, c), y (n,).
+    """All of `x`, `y` in order, in batches of one fixed shape: x (n, h, w, c), y (n,), or both (n, t).
 
     The short last batch is filled up with black images of label -1, which the tracks count
     as nothing: every image counts once, and a compiled evaluation sees a single shape.
@@ -89,8 +90,15 @@ def eval_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> Iterator[tupl
         xs, ys = x[start : start + batch_size], y[start : start + batch_size]
         if missing := batch_size - len(xs):
             xs = np.concatenate([xs, np.zeros((missing, *x.shape[1:]), x.dtype)])
-            ys = np.concatenate([ys, np.full(missing, -1, y.dtype)])
+            ys = np.concatenate([ys, np.full((missing, *y.shape[1:]), -1, y.dtype)])
         yield xs, ys
+
+
+def described(shape: Sequence[int], classes: int) -> str:
+    """What the examples of a dataset are, in words, from the shape of one of them: (h, w, c) or (t,)."""
+    if len(shape) == 1:
+        return f"windows of {shape[0]} characters out of {classes}"
+    return f"images of {'x'.join(map(str, shape))} in {classes} classes"
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -105,6 +113,8 @@ def digest(*arrays: np.ndarray) -> str:
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Data:
     """A dataset in memory: images uint8 (n, h, w, c), labels int32 (n,).
+
+    Of a text, it holds windows uint8 (n, t), whose labels int32 (n, t) are the characters that follow.
 
     `mean` and `std` are per channel, of pixel values scaled to 0 .. 1. Everything is chosen on
     the validation images, which are taken from the training images; the test images are for
@@ -125,15 +135,19 @@ class Data:
 
     def describe(self) -> str:
         """One line for a person: what there is of what."""
-        h, w, c = self.train_x.shape[1:]
-        counts = f"{len(self.train_x):,} training, {len(self.val_x):,} validation and {len(self.test_x):,} test images"
+        counts = f"{len(self.train_x):,} training, {len(self.val_x):,} validation and {len(self.test_x):,} test"
         note = f" ({self.note})" if self.note else ""
-        return f"{self.name}: {counts} of {h}x{w}x{c} in {len(self.classes)} classes{note}"
+        return f"{self.name}: {counts} {described(self.train_x.shape[1:], len(self.classes))}{note}"
+
+    @property
+    def labels_per_example(self) -> int:
+        """1 for images, the number of characters for windows of a text."""
+        return math.prod(self.train_y.shape[1:])
 
     @cached_property
     def preparation(self) -> Preparation:
-        """How its images were made from pictures."""
-        return of_dataset(self.name, self.classes, self.train_x)
+        """How its images were made from pictures; unknown for a text."""
+        return Preparation(known=False) if self.train_x.ndim == 2 else of_dataset(self.name, self.classes, self.train_x)
 
     @cached_property
     def digest(self) -> str:
@@ -160,7 +174,7 @@ class Data:
 
     def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Copies of the training images, uint8 (k, n, h, w, c), and labels, int32 (k, n), at `index` int64 (k, n)."""
-        return np.take(self.train_x, index, axis=0), np.take(self.train_y, index)
+        return np.take(self.train_x, index, axis=0), np.take(self.train_y, index, axis=0)
 
 
 class InMemory(Data):

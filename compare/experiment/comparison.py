@@ -25,7 +25,7 @@ from compare.machine import disturbance
 from compare.parity.check import parity_config
 from compare.progress import Progress
 from compare.report.write import show, write
-from compare.results.runs import final_metrics, trajectory
+from compare.results.runs import bits_per_character, final_metrics, trajectory, unit
 from compare.results.schema import Evaluation, Results, RunResult
 from compare.workers import process
 from compare.workers.process import Worker
@@ -204,10 +204,11 @@ class Comparison:
         if speed:
             run["gflops"] = speed * (run["flops_per_image"] or 0) / 1e9
         if run["status"] == "finished":
-            accuracy = f"test accuracy {run['test_accuracy']:.2%} on {run['test_count']:,} images"
+            accuracy = f"test accuracy {run['test_accuracy']:.2%} on {run['test_count']:,} {unit(run)}"
+            accuracy += "".join(f", {bits:.3f} bits per character" for bits in bits_per_character([run]))
             best = f" (best validation accuracy at step {run['best_step']:,})" if run["best_step"] else ""
             total = f", {seconds['total']:.1f} s" if seconds else ""
-            pace = f", {speed:,.0f} images/s" if speed else ""
+            pace = f", {speed:,.0f} {'windows' if unit(run) == 'characters' else 'images'}/s" if speed else ""
             self.progress.end(label, f"{accuracy}{best}{total}{pace}")
         else:
             self.progress.end(label, f"{run['status'].upper()}: {run['message']}")

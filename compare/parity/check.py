@@ -51,6 +51,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "rnn": {"input_shape": (9, 8, 1), "hidden": 12},
     "lstm": {"input_shape": (9, 8, 1), "hidden": 12},
     "vit": {"input_shape": (8, 8, 3), "patch": 4, "dim": 8, "depth": 2, "heads": 2, "mlp_dim": 12},
+    "gpt": {"input_shape": (9,), "dim": 8, "depth": 2, "heads": 2, "mlp_dim": 12, "classes": 11},
 }
 
 Distances = dict[str, tuple[float, float]]  # {leaf: (max_abs, max_rel)}
@@ -101,7 +102,7 @@ def compute(config: Config, track_name: str, *, steps: int, attempt: int = 1, pe
     for parameter in leaves(snapshot["params"]).values():
         parameter *= 1 + perturbation * noise.standard_normal(parameter.shape)
     x, y = random_batches(config, rng, steps=steps)
-    channels = x.shape[-1]
+    channels = x.shape[-1] if x.ndim > 3 else 1
     arguments = tracks.state_arguments(config, track_name, steps=SCHEDULE_STEPS, threads=1)
     arguments |= {"mean": (0.13,) * channels, "std": (0.31,) * channels}
     momentum = {"optimizer": "momentum", "optimizer_args": {}}
@@ -122,11 +123,14 @@ def compute(config: Config, track_name: str, *, steps: int, attempt: int = 1, pe
 
 
 def random_batches(config: Config, rng: np.random.Generator, *, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 (k, n, h, w, c) and labels (k, n), or (k, n, v) if augmentation mixes them."""
+    """Images uint8 (k, n, h, w, c) and labels (k, n), or (k, n, v) if augmentation mixes them; or tokens (k, n, t)."""
     shape = tracks.model_argument(config.model, config.model_args, "input_shape")
     classes = tracks.model_argument(config.model, config.model_args, "classes")
     parts = config.accumulate * config.devices
     n = parts * max(BATCH // parts, 2)
+    if len(shape) == 1:
+        tokens = rng.integers(0, classes, (steps, n, shape[0] + 1))
+        return tokens[..., :-1].astype(np.uint8), tokens[..., 1:].astype(np.int32)
     x = rng.integers(0, 256, (steps, n, *shape), dtype=np.uint8)
     y = rng.integers(0, classes, (steps, n), dtype=np.int32)
     if config.augment:

@@ -18,6 +18,7 @@ from compare.results.parity import difference, drift_from_numpy, speed_remark, s
 from compare.results.runs import (
     WARNING,
     Tracks,
+    bits_per_character,
     cold_seconds,
     confusions,
     disturbed,
@@ -26,6 +27,7 @@ from compare.results.runs import (
     spread,
     target_accuracy,
     tested,
+    unit,
 )
 from compare.results.schema import Results, RunResult
 
@@ -154,7 +156,9 @@ def _quality(runs: list[RunResult]) -> tuple[str, str]:
     accuracy = spread([100 * value for value in numbers(done, "test_accuracy")])
     counts = " or ".join(f"{count:,.0f}" for count in sorted({*numbers(done, "test_count")}))
     missing = f", {len(done)} of {len(runs)} seeds" if len(done) < len(runs) else ""
-    return f"{accuracy} %\nof {counts}{missing}", spread(numbers(done, "test_loss"), ".4f")
+    bits = bits_per_character(done)
+    in_bits = f"\n{spread(bits, '.3f')} bits per character" if bits else ""
+    return f"{accuracy} %\nof {counts}{missing}", f"{spread(numbers(done, 'test_loss'), '.4f')}{in_bits}"
 
 
 def _speed(results: Results, runs: list[RunResult]) -> tuple[str, str, str]:
@@ -169,6 +173,8 @@ def _speed(results: Results, runs: list[RunResult]) -> tuple[str, str, str]:
     form = ".2f" if max(median, default=0) < 10 else ".1f"
     step = spread(median, form) + (f"\n[{min(low):{form}} {max(high):{form}}]" if low and high else "")
     speed = spread(numbers(runs, "images_per_second"), ",.0f")
+    if runs and unit(runs[0]) == "characters":
+        speed += "\nwindows/s"
     if remark := speed_remark(results):
         speed += f"\n{remark}"
     mark = f" {WARNING}" if disturbed(runs) else ""

@@ -7,7 +7,7 @@ import statistics
 
 from compare.report.style import NAMES, name_of, order
 from compare.results.parity import closeness, describe, speed_remark, speed_withheld
-from compare.results.runs import WARNING, Tracks, disturbed, groups, numbers, tested
+from compare.results.runs import WARNING, Tracks, disturbed, groups, numbers, tested, unit
 from compare.results.schema import Results
 from compare.statistics import ratio_of_medians
 
@@ -146,7 +146,7 @@ def _ranking(results: Results, tracks: Tracks) -> tuple[dict[str, list[float]], 
 
 
 def _accuracy_gap(tracks: Tracks) -> tuple[dict[str, float], float, float, int] | None:
-    """Mean test accuracies by name, their range, the range that chance allows equal systems, and the number of images.
+    """Mean test accuracies by name, their range, the range that chance allows equal systems, and the number of labels.
 
     Two counts of n images with the same error rate p differ by up to 1.96 sqrt(2 p (1 - p) / n), 95 times in 100.
     """
@@ -183,5 +183,5 @@ def _accuracy(preset: str, tracks: Tracks) -> str:
     judged = "no significant difference" if gap <= chance else "a significant difference"
     return (
         f"**Accuracy, {preset}:** {named}. {judged.capitalize()}: {100 * gap:.2f} points apart, where two equally good "
-        f"systems may differ by up to {100 * chance:.2f} points on {n:,} images."
+        f"systems may differ by up to {100 * chance:.2f} points on {n:,} {unit(next(iter(tracks.values()))[0])}."
     )

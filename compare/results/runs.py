@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from compare.data.text import TEXTS
 from compare.report.style import order
 from compare.results.schema import Results, RunResult
 
@@ -38,6 +39,16 @@ def numbers(rows: Iterable[Mapping[str, Any]], *path: str) -> list[float]:
 def tested(runs: Iterable[RunResult]) -> list[RunResult]:
     """The runs that finished and were evaluated on the test set: only their figures are shown."""
     return [run for run in runs if run["status"] == "finished" and run["test_accuracy"] is not None]
+
+
+def unit(run: Mapping[str, Any]) -> str:
+    """What the accuracy of a run counts: "characters" of a text, or "images"."""
+    return "characters" if run["dataset"] in TEXTS else "images"
+
+
+def bits_per_character(runs: Iterable[RunResult]) -> list[float]:
+    """The test losses of the runs on texts in bits, the base-2 logarithm in place of the natural one."""
+    return [loss / math.log(2) for loss in numbers((run for run in runs if run["dataset"] in TEXTS), "test_loss")]
 
 
 def disturbed(runs: Iterable[RunResult]) -> str | None:

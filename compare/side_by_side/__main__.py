@@ -3,8 +3,8 @@
     python -m compare.side_by_side                  all topics, to build/side-by-side.html
     python -m compare.side_by_side cnn vit --out page.html
 
-A model runs on four MNIST images in float64 in each track, and each line of its forward pass shows what it computed.
-The page needs no network and no other file.
+A model runs on four MNIST images, or windows of a text, in float64 in each track, and each line of its forward pass
+shows what it computed. The page needs no network and no other file.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from compare.side_by_side.statements import Reader, Statement, flat, tree
 
 PACKAGES = {"numpy": "numpy_nn", "jax": "jax_nn", "torch": "torch_nn"}
-MODELS = ("mlp", "cnn", "resnet", "lstm", "vit")
+MODELS = ("mlp", "cnn", "resnet", "lstm", "vit", "gpt")
 FILES = {
     "linear": "layers",
     "conv": "conv",

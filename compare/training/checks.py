@@ -7,6 +7,7 @@ import numpy as np
 from compare import tracks
 from compare.config import Config
 from compare.data import Data
+from compare.data.stream import described
 from compare.errors import UserError
 
 NOT_FINITE = "the loss became"  # nan, or inf: how the message begins
@@ -19,18 +20,19 @@ def require_validation(config: Config, data: Data) -> None:
 
 
 def require_images(config: Config, data: Data) -> None:
-    """Raise UserError where the dataset's image shape or number of classes is not the network's."""
+    """Raise UserError where the dataset's examples are not of the network's shape or number of classes."""
     shape, classes = (
         tuple(tracks.model_argument(config.model, config.model_args, "input_shape")),
         tracks.model_argument(config.model, config.model_args, "classes"),
     )
     there = data.train_x.shape[1:]
     if (shape, classes) != (there, len(data.classes)):
-        takes, given = ("x".join(map(str, sides)) for sides in (shape, there))
         raise UserError(
-            f"{config.preset} takes images of {takes} in {classes} classes; {data.name} has images of {given} "
-            f"in {len(data.classes)} classes: choose another preset or dataset"
+            f"{config.preset} takes {described(shape, classes)}; {data.name} has "
+            f"{described(there, len(data.classes))}: choose another preset or dataset"
         )
+    if len(shape) == 1 and config.augment:
+        raise UserError(f"{config.preset} trains on a text, and only images are augmented: choose augment=[]")
 
 
 def require_finite(loss: np.ndarray, first_step: int, config: Config) -> None:

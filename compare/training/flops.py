@@ -48,10 +48,10 @@ def forward_flops(name: str, values: Mapping[str, Any], y: np.ndarray) -> int:
 
 
 def training_flops(config: Config) -> int:
-    """FLOPs of the forward and backward pass per image in training."""
+    """FLOPs of the forward and backward pass per image, or window of a text, in training."""
     network = MODELS[config.model](**config.model_args)
     variables = network.init(np.random.default_rng(0))
-    images = _two_images(config)
+    images = _two_examples(config)
     forward: list[tuple[str, int]] = []
 
     def note(name: str, values: Mapping[str, Any], answer: Any) -> None:
@@ -59,10 +59,11 @@ def training_flops(config: Config) -> int:
 
     with watching(MULTIPLYING, note):
         network.forward(variables["params"], variables["stats"], images, TRAIN)
-    # Two matmuls of the same size in backward, for dx and dW; the first layer needs no dx, but a recurrent one has it.
+    # Two matmuls of the same size in backward, for dx and dW. The first layer needs no dx, but a recurrent one has it,
+    # and so has one that follows an embedding.
     total = 3 * sum(flops for _, flops in forward)
     first, flops = forward[0]
-    if first in ("linear_forward", "conv2d_forward"):
+    if first in ("linear_forward", "conv2d_forward") and images.ndim == 4:
         total -= flops
     return total // len(images)
 
@@ -75,7 +76,7 @@ def training_bytes(config: Config) -> int:
     """
     network = MODELS[config.model](**config.model_args)
     variables = cast(network.init(np.random.default_rng(0)), "float32")
-    images = _two_images(config).astype("float32")
+    images = _two_examples(config)
     _, _, cache = network.forward(variables["params"], variables["stats"], images, TRAIN)
     params = leaves(variables["params"]).values()
     kept = _arrays(cache)
@@ -87,10 +88,13 @@ def training_bytes(config: Config) -> int:
     return 2 * activations + 6 * sum(param.nbytes for param in params) + 2 * slots
 
 
-def _two_images(config: Config) -> np.ndarray:
-    return np.random.default_rng(1).standard_normal(
-        (2, *tracks.model_argument(config.model, config.model_args, "input_shape"))
-    )
+def _two_examples(config: Config) -> np.ndarray:
+    """Two images float32 (2, h, w, c), or windows of a text int32 (2, t)."""
+    shape = (2, *tracks.model_argument(config.model, config.model_args, "input_shape"))
+    rng = np.random.default_rng(1)
+    if len(shape) == 2:
+        return rng.integers(0, tracks.model_argument(config.model, config.model_args, "classes"), shape, np.int32)
+    return rng.standard_normal(shape, np.float32)
 
 
 def _owner(array: np.ndarray) -> np.ndarray:

@@ -126,7 +126,7 @@ class Training:
             "event": "chunk",
             "step": self.step,
             "loss": loss.tolist(),
-            "accuracy": correct.sum() / (k * config.batch_size),
+            "accuracy": correct.sum() / (k * config.batch_size * self.data.labels_per_example),
             "lr": float(lr[-1]),
             "images_per_second": k * config.batch_size / self.timings.chunks.laps[-1],
         }
@@ -199,8 +199,8 @@ class Training:
             "disturbance": self.disturbance,
             "epochs": self.epoch,
             "chunk": self.schedule.chunk,
-            "test_count": len(self.data.test_y) if row else None,
-            "val_count": len(self.data.val_y) if row else None,
+            "test_count": self.data.test_y.size if row else None,
+            "val_count": self.data.val_y.size if row else None,
         }
 
 
@@ -254,9 +254,9 @@ def train(
 
 
 def evaluate(track: tracks.Track, state: Any, data: Data, *, batch_size: int, watch: Stopwatch) -> Event:
-    """Loss and accuracy over all validation and all test images, None where there are none: ``val_loss`` and so on.
+    """Loss and accuracy over all validation and all test labels, None where there are none: ``val_loss`` and so on.
 
-    Raises AssertionError if the track did not count every image.
+    Raises AssertionError if the track did not count every label.
     """
     figures = {}
     for split, x, y in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
@@ -265,8 +265,8 @@ def evaluate(track: tracks.Track, state: Any, data: Data, *, batch_size: int, wa
             with watch.lap():
                 metrics = track.eval_batch(state, *batch)
                 sums = {name: value + float(metrics[name]) for name, value in sums.items()}
-        if sums["count"] != len(y):
-            raise AssertionError(f"{len(y)} {split} images, but {sums['count']:.0f} were counted")
-        figures[f"{split}_loss"] = sums["loss_sum"] / len(y) if len(y) else None
-        figures[f"{split}_accuracy"] = sums["correct"] / len(y) if len(y) else None
+        if sums["count"] != y.size:
+            raise AssertionError(f"{y.size} {split} labels, but {sums['count']:.0f} were counted")
+        figures[f"{split}_loss"] = sums["loss_sum"] / y.size if y.size else None
+        figures[f"{split}_accuracy"] = sums["correct"] / y.size if y.size else None
     return figures

@@ -94,7 +94,7 @@ class Saver:
             "mean": list(data.mean),
             "std": list(data.std),
             "classes": list(data.classes),
-            "prepared": data.preparation.to_json(),
+            **({"prepared": data.preparation.to_json()} if data.preparation.known else {}),
             **self.job.origin,
             "data": {"name": data.name, "digest": data.digest},
             "metrics": metrics,

@@ -65,7 +65,7 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
             except UserError as error:
                 figures |= {"status": "failed", "message": f"the trained state could not be saved: {error}"}
             figures |= training.memory | track.device_facts(training.state)
-        if training.finished:
+        if training.finished and training.data.train_x.ndim == 4:  # images, which the report shows
             try:
                 figures["error_analysis"] = analysed(training)
             except Exception as error:  # the training and its checkpoint are good without it

@@ -43,10 +43,9 @@ class Network:
         return {"params": self.params, "stats": self.stats}
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of its images."""
-        h, w, c = tracks.model_argument(self.model, self.args, "input_shape")
-        return h, w, c
+    def input_shape(self) -> tuple[int, ...]:
+        """Height, width and channels of its images, or the number of characters that it sees of a text."""
+        return tuple(tracks.model_argument(self.model, self.args, "input_shape"))
 
     def logits(self, x: np.ndarray, track: str = "numpy") -> np.ndarray:
         """Outputs (n, v) of a track for images as the dataset has them: x uint8 (n, h, w, c)."""
@@ -84,7 +83,9 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     mean, std = scaling(meta, dataset, config.get("data_dir"))
     try:
         count = int(tracks.model_argument(model, args, "classes"))
-        h, w, c = map(int, tracks.model_argument(model, args, "input_shape"))
+        shape = tuple(map(int, tracks.model_argument(model, args, "input_shape")))
+        if len(shape) != len(tracks.model_argument(model, {}, "input_shape")):
+            raise ValueError(f"invalid input_shape {shape}")
         MODELS[model](**args)
         if any(isinstance(args[k], str) != isinstance(tracks.model_argument(model, {}, k), str) for k in args):
             raise TypeError("words and numbers are exchanged")
@@ -94,7 +95,7 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     if not isinstance(names, list | tuple):
         raise WeightsError("has classes that are no list of names")
     classes = tuple(map(str, names)) if len(names) == count else tuple(f"class {k}" for k in range(count))
-    prepared = preparation.read(meta.get("prepared"), dataset, classes, (h, w, c))
+    prepared = preparation.read(meta.get("prepared"), dataset, classes, shape)
     return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared)
 
 

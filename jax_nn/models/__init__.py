@@ -6,6 +6,7 @@ from flax import nnx
 
 from jax_nn.models.cnn import CNN
 from jax_nn.models.densenet import DenseNet
+from jax_nn.models.gpt import GPT
 from jax_nn.models.lenet5 import LeNet5
 from jax_nn.models.lstm import LSTM
 from jax_nn.models.mlp import MLP
@@ -24,4 +25,5 @@ MODELS: dict[str, type[nnx.Module]] = {
     "rnn": RNN,
     "lstm": LSTM,
     "vit": ViT,
+    "gpt": GPT,
 }

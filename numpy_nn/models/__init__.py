@@ -6,6 +6,7 @@ from typing import Any
 
 from numpy_nn.models.cnn import CNN
 from numpy_nn.models.densenet import DenseNet
+from numpy_nn.models.gpt import GPT
 from numpy_nn.models.lenet5 import LeNet5
 from numpy_nn.models.lstm import LSTM
 from numpy_nn.models.mlp import MLP
@@ -24,4 +25,5 @@ MODELS: dict[str, Any] = {
     "rnn": RNN,
     "lstm": LSTM,
     "vit": ViT,
+    "gpt": GPT,
 }

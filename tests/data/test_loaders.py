@@ -27,6 +27,7 @@ from compare.data import Data, loaders
 from compare.data.loaders import LOADERS, BatchIterator, records
 from compare.data.loaders.records import Records, prepared, write
 from compare.data.stream import IndexSampler
+from compare.data.text import windows
 from compare.errors import UserError
 from compare.loaders import __main__ as command
 from compare.loaders import report, results
@@ -35,6 +36,14 @@ from compare.workers.protocol import Job
 pytestmark = pytest.mark.long
 
 SIZE, SHAPE = 90, (5, 6, 3)
+
+
+@pytest.fixture(scope="module")
+def text() -> Data:
+    """Windows of a text, whose labels are as many as its characters."""
+    x, y = windows(np.random.default_rng(0).integers(0, 128, SIZE * 7 + 1).astype(np.uint8), 7)
+    classes = tuple(map(chr, range(128)))
+    return Data(name="text", train_x=x, train_y=y, test_x=x[:3], test_y=y[:3], classes=classes, mean=(0.0,), std=(1.0,))
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +101,16 @@ def test_loader_yields_the_same_bytes_from_any_step(name: str, data: Data) -> No
     assert digest(found) == digest(whole)
     with BatchIterator(data, sampler(15, 24), loader=name) as batches:
         assert digest(batches) == digest(whole[5:])
+
+
+@pytest.mark.parametrize("name", LOADERS)
+def test_loader_yields_the_windows_of_a_text_and_their_labels(name: str, text: Data) -> None:
+    whole = [text[index] for index in sampler(0, 9)]
+    with BatchIterator(text, sampler(0, 9), loader=name) as batches:
+        found = list(batches)
+    for x, y in found:
+        assert (x.shape, x.dtype, y.shape, y.dtype) == ((3, 8, 7), np.uint8, (3, 8, 7), np.int32)
+    assert digest(found) == digest(whole)
 
 
 @pytest.mark.parametrize("name", ["memory", "tfds", "grain", "tfdata"])

@@ -23,6 +23,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("vit", {"patch": 5}, "patch is 5: it must divide the image's height 28"),
     ("vit", {"heads": 3}, "heads is 3: it must divide the number of features, 64"),
     ("vit", {"depth": 0}, "depth is 0 and mlp_dim 128: both must be at least 1"),
+    ("gpt", {"heads": 3}, "heads is 3: it must divide the number of features, 64"),
+    ("gpt", {"depth": 0}, "depth is 0 and mlp_dim 256: both must be at least 1"),
+    ("gpt", {"input_shape": (28, 28, 1)}, r"input_shape is \(28, 28, 1\): a text has one number, its length"),
     ("lstm", {"hidden": 0}, "hidden is 0: the state needs at least 1 number"),
     ("densenet", {"input_shape": (16, 3, 3)}, "a window of 2 does not fit into 1 pixels"),
 ]

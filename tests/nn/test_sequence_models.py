@@ -318,7 +318,7 @@ def test_weight_decay_applies_to_the_same_leaves_in_every_track(model):
     args = check.EXAMPLES.get(model, {})
     params = numpy_nn.models.MODELS[model](**args).init(np.random.default_rng(0))["params"]
     want = {path for path in leaves(params) if numpy_optim.decays(path)}
-    assert want == {path for path in leaves(params) if path.rpartition("/")[2] == "kernel"}
+    assert want == {path for path in leaves(params) if path.rpartition("/")[2] in ("kernel", "embedding")}
 
     assert {path for path, decayed in leaves(jax_optim.decay_mask(params)).items() if decayed} == want
 
@@ -345,6 +345,8 @@ REFUSED = [
     ("vit", {"patch": 0}, "patch is 0: it must divide the image's height 28 and width 28"),
     ("vit", {"heads": 3}, "heads is 3: it must divide the number of features, 64"),
     ("vit", {"heads": 0}, "heads is 0: it must divide the number of features, 64"),
+    ("gpt", {"heads": 3}, "heads is 3: it must divide the number of features, 64"),
+    ("gpt", {"input_shape": (28, 28, 1)}, r"input_shape is \(28, 28, 1\): a text has one number, its length"),
 ]
 
 

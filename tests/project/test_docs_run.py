@@ -37,6 +37,7 @@ NOT_RUN = {  # what is only read, and why
     r"make (ui|play)\b": "serves until Ctrl-C",
     "--device gpu": "needs GPUs",
     r"compare\.play": "serves until Ctrl-C; test_play.py asks it",
+    r"compare\.generate": "continues a text with a GPT that the reader trained; test_generate.py has a small one",
     r"compare\.bugs": "changes the sources that it lies in; test_bugs.py does so in copies",
     r"compare\.ports FILE": "a file that the reader is to write; test_ports.py runs some",
     "python -m pytest": "runs this very suite",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,18 @@ def test_table_row_holds_the_measured_values():
         "drift from NumPy": "1.3e-02 layers/1/kernel",
     }
     assert cells(results, "mlp-mnist", "numpy")["drift from NumPy"] == "-"
+
+
+def test_a_text_is_counted_in_characters_and_its_loss_in_bits():
+    results = fake_results()
+    for run in groups(results)["mlp-mnist"].values():
+        run[0] |= {"dataset": "shakespeare", "test_count": 98_304, "test_loss": 1.5 * math.log(2)}
+    found = cells(results, "mlp-mnist", "jax")
+    assert found["test accuracy"].endswith(" % of 98,304")
+    assert found["test loss"] == "1.0397 1.500 bits per character"
+    assert found["images/s"].endswith(" windows/s")
+    assert " points on 98,304 characters." in document(results)
+    assert " points on 10,000 images." in document(results)  # of the other preset
 
 
 def test_several_seeds_show_mean_and_standard_deviation():

@@ -189,3 +189,7 @@ for name, mask in [("", None), (" causal", CAUSAL)]:
              [(2, 4, 6), PROJECTIONS], jax_multi_head(2, mask),
              torch_multi_head(2, mask), {"heads": 2, "mask": mask}),
     )  # fmt: skip
+CASES.append(
+    Case("positions", attention.positions_forward, attention.positions_backward,
+         [(2, 4, 6), (5, 6)], *[lambda x, positions: x + positions[:4]] * 2),
+)  # fmt: skip

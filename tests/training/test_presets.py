@@ -57,7 +57,7 @@ EVERY_PAIR = [
 @pytest.mark.parametrize(("preset", "track"), EVERY_PAIR)
 def test_preset_trains_two_steps(preset, track, tmp_path, monkeypatch, request):
     config = PRESETS[preset]
-    if config.dataset != "mnist":
+    if config.dataset not in ("mnist", "shakespeare"):  # which ship
         monkeypatch.setenv("NN_DATA_DIR", str(request.getfixturevalue("shared_data")))
     monkeypatch.setattr(worker, "load_data", lambda *_, **__: few(config.dataset))
     events: list[dict[str, Any]] = []
@@ -65,7 +65,8 @@ def test_preset_trains_two_steps(preset, track, tmp_path, monkeypatch, request):
     worker.run(Job(small, track, threads=1, folder=tmp_path), emit=events.append, stop=threading.Event())
     end = events[-1]
     assert (end["status"], end["message"]) == ("finished", None)
-    assert (end["steps"], end["test_count"], end["val_count"]) == (2, 64, 64)
+    labels = 64 * few(config.dataset).labels_per_example
+    assert (end["steps"], end["test_count"], end["val_count"]) == (2, labels, labels)
     assert [event["step"] for event in events if event["event"] == "chunk"] == [1, 2]
     snapshot, meta = store.restore(tmp_path)
     assert int(snapshot["step"]) == 2
@@ -137,6 +138,7 @@ def test_invalid_values_are_refused_by_name_with_what_is_expected(field, value, 
         ("lr=1" + "0" * 5000, "invalid lr 1000"),
         ("model_args.classes=100000000", "invalid model_args.classes 100000000"),
         ("model_args.input_shape=[28,28]", "expected a list of 3 whole numbers"),
+        ("model_args.input_shape=[28,28,1,1]", "expected a list of 3 whole numbers"),
         ("model_args.activation=rellu", "invalid model_args.activation 'rellu': expected relu, leaky_relu"),
         ("model_args.stages=[2]", "unknown argument 'stages' of mlp. Known: input_shape, hidden"),
         ("optimizer_args.weight_decay=-1", "invalid optimizer_args.weight_decay -1: expected a number of at least 0"),

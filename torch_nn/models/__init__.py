@@ -6,6 +6,7 @@ from torch import nn
 
 from torch_nn.models.cnn import CNN
 from torch_nn.models.densenet import DenseNet
+from torch_nn.models.gpt import GPT
 from torch_nn.models.lenet5 import LeNet5
 from torch_nn.models.lstm import LSTM
 from torch_nn.models.mlp import MLP
@@ -24,4 +25,5 @@ MODELS: dict[str, type[nn.Module]] = {
     "rnn": RNN,
     "lstm": LSTM,
     "vit": ViT,
+    "gpt": GPT,
 }

@@ -59,12 +59,12 @@ class Records:
         return len(self.source)
 
     def __getitem__(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 (k, n, h, w, c) and labels int32 (k, n) of the records `index` int64 (k, n)."""
+        """Images uint8 (k, n, h, w, c) and labels int32 (k, n) of the records `index`; of a text (k, n, t)."""
         source = self.source
         with self.readable():
             examples = source.__getitems__(index.ravel().tolist())
         x, y = np.stack([each["image"] for each in examples]), np.array([each["label"] for each in examples], np.int32)
-        return x.reshape(*index.shape, *x.shape[1:]), y.reshape(index.shape)
+        return x.reshape(*index.shape, *x.shape[1:]), y.reshape(*index.shape, *y.shape[1:])
 
 
 def prepared(data: Data, file_format: str) -> Path:
@@ -84,16 +84,25 @@ def prepared(data: Data, file_format: str) -> Path:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not (folder / NAME / RELEASE).is_dir():
                 shutil.rmtree(folder, ignore_errors=True)
-                write(folder, zip(data.train_x, data.train_y, strict=True), data.train_x.shape[1:], file_format)
+                examples, shapes = (data.train_x, data.train_y), (data.train_x.shape[1:], data.train_y.shape[1:])
+                write(folder, zip(*examples, strict=True), shapes[0], file_format, label_shape=shapes[1])
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
         raise UserError(f"{folder} cannot be written ({error}): name another folder with NN_CACHE_DIR") from error
     return folder
 
 
 def write(
-    folder: Path, examples: Iterable[tuple[np.ndarray, int]], shape: tuple[int, ...], file_format: str = "array_record"
+    folder: Path,
+    examples: Iterable[tuple[np.ndarray, Any]],
+    shape: tuple[int, ...],
+    file_format: str = "array_record",
+    *,
+    label_shape: tuple[int, ...] = (),
 ) -> None:
-    """Write images uint8 (h, w, c) = `shape` and their labels as a TFDS dataset, which is complete or absent."""
+    """Write images uint8 (h, w, c) = `shape` and their labels as a TFDS dataset, which is complete or absent.
+
+    The windows of a text have shape (t,), and so have their labels.
+    """
     core: Any = tfds().core
     features = tfds().features
 
@@ -102,7 +111,8 @@ def write(
 
         def _info(self) -> Any:
             pixels = features.Tensor(shape=shape, dtype=np.uint8, encoding=features.Encoding.BYTES)
-            named = features.FeaturesDict({"image": pixels, "label": features.Scalar(np.int32)})
+            label = features.Tensor(shape=label_shape, dtype=np.int32)
+            named = features.FeaturesDict({"image": pixels, "label": label})
             return core.DatasetInfo(builder=self, features=named, disable_shuffling=True)
 
         def _split_generators(self, _: Any) -> dict[str, Iterator[Any]]:

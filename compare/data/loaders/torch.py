@@ -41,7 +41,7 @@ class MappedImages:
     def __getitem__(self, index: np.ndarray) -> Chunk:
         """Images uint8 (k, n, h, w, c) and labels int32 (k, n) at `index` int64 (k, n)."""
         x, y = (np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r")) for name in "xy")
-        return np.take(x, index, axis=0), np.take(y, index)
+        return np.take(x, index, axis=0), np.take(y, index, axis=0)
 
 
 def chunks(images: Data | Records, sampler: IndexSampler) -> Generator[Chunk]:
