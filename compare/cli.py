@@ -57,8 +57,10 @@ def output(text: str) -> Path:
 
 
 def dataset(text: str) -> str:
-    """A dataset by name; the folder of ``folder:PATH`` is a :func:`path`."""
-    return f"folder:{path(text.removeprefix('folder:'))}" if text.startswith("folder:") else text
+    """A dataset by name; ``folder:PATH``, FILE.npz and FILE.py:function have a :func:`path`."""
+    if text.startswith("folder:"):
+        return f"folder:{path(text.removeprefix('folder:'))}"
+    return str(path(text)) if text.endswith(".npz") or ".py:" in text else text
 
 
 def pretrained(text: str) -> str:
@@ -193,6 +195,14 @@ def add_settings(options: argparse.ArgumentParser, *names: str, note: Mapping[st
         )
 
 
+def add_network(options: argparse.ArgumentParser, *, where: str = TRAINING, what: str = "") -> None:
+    """``--network``, a file with a network of the user's own."""
+    group(options, where).add_argument(
+        "--network", type=path, metavar="FILE.py",
+        help=what or "a network of your own: classes Numpy, Jax and Torch, two of them at least",
+    )  # fmt: skip
+
+
 def given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the Config that flags have set."""
     found = {name: value for name in SETTINGS if (value := getattr(options, name, None)) is not None}
@@ -217,7 +227,7 @@ def add_tracks(
         nargs="+",
         type=each(one_of("track", known)),
         action=Several,
-        default=list(default),
+        default=default,
         metavar="TRACK",
         help=f"{', '.join(known)} (default: {' '.join(default)})",
     )

@@ -81,10 +81,12 @@ class Config:
     """
 
     preset: str = field(metadata=setting("name of the settings that this one began with"))
-    model: str = field(metadata=setting("network, a name in numpy_nn.models.MODELS", resume="state"))
+    model: str = field(
+        metadata=setting("network, a name in numpy_nn.models.MODELS or the path of a file", resume="state")
+    )
     dataset: str = field(
         metadata=setting(
-            "other images of the same size, e.g. fashion-mnist, tfds:kmnist or folder:PATH",
+            "other images: fashion-mnist, tfds:kmnist, folder:PATH, or your arrays in FILE.npz or FILE.py:function",
             group=DATA, metavar="NAME", resume="state",
         )
     )  # fmt: skip
@@ -93,6 +95,7 @@ class Config:
         default_factory=dict,
         metadata=setting("arguments of the network", valid=Valid(1, WIDTH), arguments=MODEL_ARGUMENTS, resume="state"),
     )
+    network_digest: str = field(default="", metadata=setting("SHA-256 of the network's file, if any", resume="state"))
     data_dir: str | None = field(
         default=None,
         metadata=setting(

@@ -27,11 +27,16 @@ from compare.weights.open import open_network
 SUFFIXES = {"safetensors": ".safetensors", "torch": ".pt", "onnx": ".onnx", "npz": ".npz"}
 
 
-def export(checkpoint: Path, how: str, out: Path | None = None, names: str = "ours") -> Path:
-    """Write the network of a checkpoint in one of SUFFIXES' formats; returns the file, which is never replaced."""
+def export(
+    checkpoint: Path, how: str, out: Path | None = None, names: str = "ours", *, own: Path | None = None
+) -> Path:
+    """Write the network of a checkpoint in one of SUFFIXES' formats; returns the file, which is never replaced.
+
+    ``own`` is the file of a network of your own, which the checkpoint's was trained with.
+    """
     from compare.weights import formats
 
-    network = open_network(checkpoint)
+    network = open_network(checkpoint, own)
     out = out or Path(f"{network.meta['config'].get('preset') or network.model}{SUFFIXES[how]}")
     if out.exists():
         raise WeightsError(f"{out} exists: remove it or choose another with --out")
@@ -56,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "--names", default="ours", type=cli.one_of("names", ["ours", "published"]), metavar="ours|published",
         help="names of the tensors; published: torchvision's (default: ours)",
     )  # fmt: skip
+    cli.add_network(options, where="what to do", what="the network of your own that the checkpoint holds")
     return options
 
 
@@ -63,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if the file was written, 2 for invalid arguments."""
     options = parser().parse_args(arguments)
-    path = export(options.checkpoint, options.how, options.out, options.names)
+    path = export(options.checkpoint, options.how, options.out, options.names, own=options.network)
     print(f"{path}: {path.stat().st_size:,} bytes")
     return 0
 

@@ -156,6 +156,19 @@ def replaced(config: Config, values: Mapping[str, Any]) -> Config:
     return dataclasses.replace(config, **whole)
 
 
+def fitted(config: Config) -> Config:
+    """The config with a network for the images of its dataset, and one line about it, if that is the user's arrays."""
+    from compare.data import load
+    from compare.data.arrays import is_arrays
+
+    if not is_arrays(config.dataset):
+        return config
+    data = load(config.dataset, val_size=config.val_size, seed=config.seed)
+    print(data.describe())
+    fit = {"input_shape": data.train_x.shape[1:], "classes": len(data.classes)}
+    return dataclasses.replace(config, model_args={**config.model_args, **fit}, expected="")
+
+
 def require_known(fields: Mapping[str, Field], config: Config) -> None:
     """Raise UserError for a name that the config, or what takes it, does not have, or a value it cannot have.
 
@@ -188,18 +201,20 @@ def require_arguments(config: Config) -> None:
 
     The Config itself checks every other field when it is made.
     """
+    from compare import networks
     from compare.data.augment import parse
 
     for holder in HOLDERS:
         taker = holder.removesuffix("_args")
         name = getattr(config, taker)
-        look_up(taker, name, _table(taker))
+        _taker(taker, name)
         for argument, value in getattr(config, holder).items():
             _require_argument(taker, name, argument, value)
     try:
-        _table("model")[config.model](
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in config.model_args.items()}
-        )
+        if networks.is_file(config.model):
+            networks.require_same_network(config)
+        else:
+            _taker("model", config.model)(**networks.tuples(config.model_args))
     except (ValueError, TypeError) as error:
         raise UserError(f"invalid model_args of {config.model}: {error}") from error
     parse(config.augment)
@@ -211,6 +226,15 @@ def _table(taker: str) -> Mapping[str, Any]:
 
     tables = {"model": models.MODELS, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES, "loss": losses.LOSSES}
     return tables[taker]
+
+
+def _taker(taker: str, name: str) -> Any:
+    """The model, optimizer, schedule or loss of this name; UserError if there is none."""
+    from compare import networks
+
+    if taker == "model" and networks.is_file(name):
+        return next(iter(networks.classes_of(name).values()))
+    return look_up(taker, name, _table(taker))
 
 
 def _require_argument(taker: str, name: str, argument: str, value: Any) -> None:
@@ -228,9 +252,9 @@ def _require_argument(taker: str, name: str, argument: str, value: Any) -> None:
 
 def _arguments_of(taker: str, name: str) -> dict[str, Any]:
     """The arguments that a model, optimizer, schedule or loss of this name may be given, with their type hints."""
-    found = look_up(taker, name, _table(taker))
+    found = _taker(taker, name)
     function = found.__init__ if taker == "model" else found[0] if isinstance(found, tuple) else found
     hints = typing.get_type_hints(function)
     names = [each.name for each in inspect.signature(function).parameters.values() if each.kind is each.KEYWORD_ONLY]
     common = {"weight_decay": float, "clip_norm": float | None} if taker == "optimizer" else {}
-    return common | {each: hints[each] for each in names if each not in ("lr", "steps", "t")}
+    return common | {each: hints.get(each, Any) for each in names if each not in ("lr", "steps", "t", "rngs")}

@@ -26,7 +26,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from compare import cli, tracks
+from compare import cli, networks, tracks
 from compare.cli import command_line
 from compare.data import digits, images
 from compare.errors import UserError
@@ -89,9 +89,12 @@ class Predictor:
         return Seen(pixels)
 
 
-def load(path: str | Path = DEFAULT) -> Predictor:
-    """A network from a checkpoint folder or an exported file; the CNN that ships, if nothing is said."""
-    return Predictor(open_network(Path(path)))
+def load(path: str | Path = DEFAULT, network: Path | None = None) -> Predictor:
+    """A network from a checkpoint folder or an exported file; the CNN that ships, if nothing is said.
+
+    ``network`` is the file of a network of your own, which the checkpoint's was trained with.
+    """
+    return Predictor(open_network(Path(path), network))
 
 
 def load_image(path: str | Path) -> Image.Image:
@@ -178,6 +181,7 @@ def parser() -> argparse.ArgumentParser:
         "--checkpoint", type=cli.path, default=DEFAULT, metavar="PATH",
         help="checkpoint folder or exported file (default: the CNN that ships)",
     )  # fmt: skip
+    cli.add_network(options, where="pictures", what="the network of your own that the checkpoint holds")
     cli.add_tracks(options, where="pictures", default=["numpy"], extra=["all"])
     pictures.add_argument("--top", type=cli.number(int), default=3, metavar="N", help="classes to print (default: 3)")
     pictures.add_argument("--show", action="store_true", help="write what the network saw as NAME.seen.png")
@@ -191,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     names = list(tracks.TRACKS) if "all" in options.tracks else options.tracks
     status = 0
-    predictor = load(options.checkpoint)
+    predictor = load(options.checkpoint, options.network)
+    names = networks.available(predictor.network.model, names, asked="all" not in options.tracks)
     for path in pictures(options.images):
         try:
             print(tell(predictor, path, names, options.top, show=options.show))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from compare.config import Config
-from compare.errors import look_up
+from compare.errors import UserError, look_up
 
 DEFAULT = ("mlp-mnist", "cnn-mnist")
+FOR_OWN = "lstm-mnist"  # AdamW and gradient clipping train most networks without tuning
 
 NESTEROV: dict[str, Any] = {"optimizer": "nesterov", "optimizer_args": {"weight_decay": 5e-4}, "lr": 0.1}
 ADAMW: dict[str, Any] = {"optimizer": "adamw", "optimizer_args": {"weight_decay": 1e-2, "clip_norm": 1.0}, "lr": 3e-3}
@@ -148,3 +151,14 @@ PRESETS = {
 def get(name: str) -> Config:
     """Look up a preset; an unknown name is answered with the known ones."""
     return look_up("preset", name, PRESETS)
+
+
+def chosen(names: Sequence[str], network: Path | None = None) -> list[Config]:
+    """The presets of these names, or the default ones; with the file of a network, that network and one's settings."""
+    if network is None:
+        return [get(name) for name in dict.fromkeys(names or DEFAULT)]
+    from compare import networks
+
+    if len(names) > 1:
+        raise UserError(f"--network takes the settings of one preset, not of {len(names)}: name one")
+    return [networks.applied(get(names[0] if names else FOR_OWN), network)]

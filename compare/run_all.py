@@ -3,6 +3,7 @@
 python -m compare.run_all                                 an MLP and a CNN on MNIST, all tracks
 python -m compare.run_all mlp-mnist --epochs 1            one preset, one epoch
 python -m compare.run_all cnn-mnist --tracks jax torch --seeds 0 1 2
+python -m compare.run_all --network gru.py                a network of your own: see docs/own-network.md
 python -m compare.run_all --resume runs/today             finish what was killed or stopped
 """
 
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     training = cli.group(options, "what to train")
     names, default = ", ".join(presets.PRESETS), " ".join(presets.DEFAULT)
     training.add_argument("presets", nargs="*", metavar="PRESET", help=f"{names} (default: {default})")
+    cli.add_network(options)
     cli.add_tracks(options)
     cli.add_seeds(options, default=None, what="one training each")
     cli.add_settings(options, *FLAGS)
@@ -69,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
 
 def configs(options: argparse.Namespace) -> list[Config]:
     """One Config per preset and seed, the flags over the preset's settings; UserError for what cannot be trained."""
-    from compare import overrides
+    from compare import networks, overrides
 
     given = cli.given(options)
     if options.patience:
@@ -81,10 +83,12 @@ def configs(options: argparse.Namespace) -> list[Config]:
     if options.resume_from:
         wanted = [from_checkpoint(options, given)]
     else:
-        chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
-        wanted = [dataclasses.replace(config, **given, seed=seed) for config in chosen for seed in options.seeds or [0]]
+        chosen = presets.chosen(options.presets, options.network)
+        chosen = [overrides.fitted(dataclasses.replace(config, **given)) for config in chosen]
+        wanted = [dataclasses.replace(config, seed=seed) for config in chosen for seed in options.seeds or [0]]
     if options.set:
         wanted = [with_settings(config, options.set) for config in wanted]
+    options.tracks = networks.available(wanted[0].model, options.tracks, asked=options.tracks is not TRACKS)
     for config in wanted:
         overrides.require_arguments(config)
         tracks.require_devices(config, tracks.supporting(config.precision, options.tracks))
@@ -108,7 +112,11 @@ def from_checkpoint(options: argparse.Namespace, given: dict[str, Any]) -> Confi
         raise UserError("--resume-from starts one training: name one preset and one seed at most")
     if options.seeds:
         given["seed"] = options.seeds[0]
-    wanted = presets.get(options.presets[0]) if options.presets else None
+    wanted = presets.chosen(options.presets, options.network)[0] if options.presets else None
+    if options.network:
+        from compare import networks
+
+        given |= {"model": str(options.network), "network_digest": networks.digest(str(options.network))}
     return plan.from_checkpoint(options.resume_from, wanted, given)
 
 

@@ -7,7 +7,6 @@ A track is a module with these functions; nothing is inherited, and nothing of
 from __future__ import annotations
 
 import importlib
-import inspect
 import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -105,9 +104,9 @@ def state_arguments(config: Config, track: str, *, steps: int, threads: int) -> 
 
 def model_argument(model: str, args: Mapping[str, Any], name: str) -> Any:
     """An argument of a model: as given in ``args``, else the model's default."""
-    from numpy_nn.models import MODELS
+    from compare import networks
 
-    return args[name] if name in args else inspect.signature(MODELS[model]).parameters[name].default
+    return args[name] if name in args else networks.parameters(model)[name].default
 
 
 def require_devices(config: Config, names: Sequence[str]) -> None:

@@ -31,10 +31,9 @@ import optax
 from flax import nnx
 from jax import Array
 
-from jax_nn import interop, optim
+from jax_nn import interop, models, optim
 from jax_nn.devices import DeviceDataset, choose, compiler_options, facts, full_precision
 from jax_nn.losses import LOSSES, correct, rows
-from jax_nn.models import MODELS
 from jax_nn.norm import BatchNorm
 from jax_nn.parallel import (
     Carry,
@@ -53,7 +52,6 @@ from jax_nn.precision import PARAM_DTYPES, use_bfloat16_matmuls
 from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors, require_same
 
 KNOWN: dict[str, Collection[str]] = {
-    "model": MODELS,
     "loss": LOSSES,
     "optimizer": optim.OPTIMIZERS,
     "schedule": optim.SCHEDULES,
@@ -112,7 +110,7 @@ def init_state(
         ValueError: an unknown name, a device that is not there, a snapshot that does not fit the model, or float64
             without ``jax_enable_x64``.
     """
-    require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
+    require_known(loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
     if precision == "float64" and not jax.config.jax_enable_x64:
         raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
     if accumulate < 1:
@@ -155,7 +153,7 @@ def require_known(**names: str) -> None:
 
 def abstract_network(model: str, model_args: Mapping[str, Any], snapshot: Tree, precision: str) -> nnx.Module:
     """Return the network with shapes but no values; ValueError if the snapshot has other names or shapes."""
-    network = nnx.eval_shape(lambda: MODELS[model](**model_args, rngs=nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: models.get(model)(**model_args, rngs=nnx.Rngs(0)))
     if precision == "bfloat16":
         use_bfloat16_matmuls(network)
     _, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
@@ -184,7 +182,14 @@ def init_carry(
 
 
 def preprocess(x: Array, mean: Array, std: Array) -> Array:
-    """Convert bytes (n, h, w, c) to numbers: (x/255 - mean)/std, per channel; tokens (n, t) become int32."""
+    """Convert bytes (n, h, w, c) to numbers: (x/255 - mean)/std, per channel; tokens (n, t) become int32.
+
+    ValueError for another dtype than uint8.
+    """
+    if x.dtype != jnp.uint8:
+        raise ValueError(
+            f"images of dtype {x.dtype}: pass uint8, 0 to 255; (255 * x).round().astype('uint8') of 0 to 1"
+        )
     if x.ndim == 2:
         return x.astype(jnp.int32)
     return x.astype(mean.dtype) * (1 / (255 * std)) - mean / std

@@ -24,14 +24,13 @@ from typing import Any
 
 import numpy as np
 
-from numpy_nn import optim, parallel
+from numpy_nn import models, optim, parallel
 from numpy_nn.losses import LOSSES, correct, rows
-from numpy_nn.models import MODELS
 from numpy_nn.norm import EVAL, TRAIN, Mode, freeze
 from numpy_nn.shapes import Array, Float, Int, UInt8
 from numpy_nn.tree import Tree, cast, first_average, frozen_norms, rate_factors, require_same, tree_map
 
-KNOWN = {"model": MODELS, "loss": LOSSES, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}
+KNOWN: dict[str, Mapping[str, Any]] = {"loss": LOSSES, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}
 Inputs = UInt8[Array, "n h w c"] | UInt8[Array, "n t"]  # images, or sequences of tokens
 ClassNumbers = Int[Array, "n *t"]  # one for an image, one for each token of a sequence
 Labels = ClassNumbers | Float[Array, "n v"]  # or distributions over the classes
@@ -83,7 +82,7 @@ def init_state(
 
     Args:
         snapshot: ``params`` and ``stats``; ``opt`` and ``step`` too when resuming.
-        model, model_args: a name in ``MODELS`` and its keyword arguments.
+        model, model_args: a name in ``MODELS``, or the path of a file with a class ``Numpy``; its keyword arguments.
         loss, loss_args: a name in ``LOSSES`` and its keyword arguments (``label_smoothing``, …).
         optimizer, optimizer_args: a name in ``optim.OPTIMIZERS``; ``weight_decay``, ``clip_norm``, hyperparameters.
         schedule, schedule_args: a name in ``optim.SCHEDULES``; ``lr``, ``steps`` (of the whole run), hyperparameters.
@@ -104,14 +103,14 @@ def init_state(
 
     Raises ValueError for unknown names, numbers out of range, and a snapshot that does not fit the model.
     """
-    require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule)
+    require_known(loss=loss, optimizer=optimizer, schedule=schedule)
     if precision not in ("float32", "float64"):
         raise ValueError(f"NumPy has no {precision} arithmetic: choose float32 or float64, or another track")
     for name, number in {"accumulate": accumulate, "devices": devices, "threads": threads}.items():
         if number < 1:
             raise ValueError(f"{name} {number}: at least 1")
     loss_forward, loss_backward = LOSSES[loss]
-    network = MODELS[model](**(model_args or {}))
+    network = models.get(model)(**(model_args or {}))
     template = network.init(np.random.default_rng(0))
     for part in ("params", "stats"):
         require_same(template[part], snapshot.get(part, {}), what=part)
@@ -153,7 +152,14 @@ def require_known(**names: str) -> None:
 def preprocess(
     x: Inputs, mean: Float[Array, " c"], std: Float[Array, " c"]
 ) -> Float[Array, "n h w c"] | Int[Array, "n t"]:
-    """Bytes to numbers: (x/255 - mean)/std, per channel, in the dtype of ``mean``; tokens become int32."""
+    """Bytes to numbers: (x/255 - mean)/std, per channel, in the dtype of ``mean``; tokens become int32.
+
+    ValueError for another dtype than uint8.
+    """
+    if x.dtype != np.uint8:
+        raise ValueError(
+            f"images of dtype {x.dtype}: pass uint8, 0 to 255; (255 * x).round().astype('uint8') of 0 to 1"
+        )
     if x.ndim == 2:
         return x.astype(np.int32)
     pixels = x.astype(mean.dtype)

@@ -2,6 +2,11 @@
 
 Attribute names are equal in all tracks, so the parameters of the module ``hidden.0`` are at
 ``hidden/0`` in the tree. The table ``LAYOUTS`` gives their names and axes by the *type* of the module.
+For other types and other names, the class of the model states them in ``names``, ``{path in the tree: name in torch}``:
+
+    names = {"gru/dense_i/kernel": "gru.weight_ih_l0.T", "gru/dense_i/bias": "gru.bias_ih_l0"}
+
+``.T`` says that torch's parameter is the transpose; a parameter that ``LAYOUTS`` knows keeps the axes given there.
 """
 
 from __future__ import annotations
@@ -71,19 +76,45 @@ def bindings(model: nn.Module) -> Iterator[tuple[str, Leaf, Tensor]]:
 
     TypeError for parameters that have no layout.
     """
+    stated = _stated(model)
     for module_path, module in model.named_modules():
         parameters = dict(module.named_parameters(recurse=False))
-        if not parameters:
-            continue
-        layout = next((LAYOUTS[kind] for kind in type(module).__mro__ if kind in LAYOUTS), None)
-        if layout is None:
-            raise TypeError(f"{module_path or 'the model'} ({type(module).__name__}) has parameters but no layout")
-        for leaf in layout(module):
-            yield "/".join([*filter(None, module_path.split(".")), leaf.name]), leaf, parameters.pop(leaf.torch_name)
+        for leaf in _layout(module):
+            if leaf.torch_name in parameters and _name(module_path, leaf.torch_name) not in stated:
+                path = "/".join([*filter(None, module_path.split(".")), leaf.name])
+                yield path, leaf, parameters.pop(leaf.torch_name)
+        for name in list(parameters):
+            if path := stated.pop(_name(module_path, name), ""):
+                yield path, _leaf(model, module, path, name), parameters.pop(name)
         if parameters:
             raise TypeError(
-                f"{module_path} ({type(module).__name__}) has parameters without a layout: {', '.join(parameters)}"
+                f"{module_path or 'the model'} ({type(module).__name__}) has parameters without a layout: "
+                f"{', '.join(parameters)}. State their paths in the tree in {type(model).__name__}.names"
             )
+    if unknown := stated.keys() - dict(model.named_buffers()):
+        raise TypeError(f"{type(model).__name__}.names: the model has no parameter {', '.join(sorted(unknown))}")
+
+
+def _layout(module: nn.Module) -> list[Leaf]:
+    """Return the leaves of a module's own parameters by its type; none for a type without a layout."""
+    return next((LAYOUTS[kind](module) for kind in type(module).__mro__ if kind in LAYOUTS), [])
+
+
+def _name(module_path: str, name: str) -> str:
+    return f"{module_path}.{name}" if module_path else name
+
+
+def _stated(model: nn.Module) -> dict[str, str]:
+    """Return ``{name in torch: path in the tree}`` of what the class of the model states in ``names``."""
+    return {name.removesuffix(".T"): path for path, name in getattr(model, "names", {}).items()}
+
+
+def _leaf(model: nn.Module, module: nn.Module, path: str, name: str) -> Leaf:
+    """Return the layout of a parameter whose path is stated: that of its type, or as stated."""
+    known = next((leaf.to_torch for leaf in _layout(module) if leaf.torch_name == name), None)
+    axes = tuple(range(getattr(module, name).ndim))
+    stated = axes[::-1] if model.names[path].endswith(".T") else axes
+    return Leaf(path.rpartition("/")[2], name, known or stated)
 
 
 def params_to_tree(model: nn.Module, read: Callable[[Tensor], Tensor] = lambda p: p) -> Tree:
@@ -113,8 +144,9 @@ def _stats(model: nn.Module) -> dict[str, Tensor]:
 
     ``num_batches_tracked`` is not among them: PyTorch uses it only if the momentum is None.
     """
+    stated = _stated(model)
     return {
-        "/".join([*filter(None, module_path.split(".")), name]): buffer
+        stated.get(_name(module_path, f"running_{name}"), _name(module_path, name).replace(".", "/")): buffer
         for module_path, module in model.named_modules()
         if isinstance(module, nn.BatchNorm2d)
         for name, buffer in (("mean", module.running_mean), ("var", module.running_var))

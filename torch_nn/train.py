@@ -25,15 +25,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors
-from torch_nn import interop, optim
+from torch_nn import interop, models, optim
 from torch_nn.devices import DeviceDataset, facts, set_full_precision
 from torch_nn.losses import LOSSES, correct, rows
-from torch_nn.models import MODELS
 from torch_nn.parallel import data_parallel, local_device, on_every_device, sharded
 from torch_nn.precision import PARAM_DTYPES, with_bfloat16_matmuls
 
 KNOWN: dict[str, Collection[str]] = {
-    "model": MODELS,
     "loss": LOSSES,
     "optimizer": optim.OPTIMIZERS,
     "schedule": optim.SCHEDULES,
@@ -105,14 +103,14 @@ def init_state(
     Raises:
         ValueError: an unknown name, a device that is not there, or a snapshot that does not fit the model.
     """
-    require_known(model=model, loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
+    require_known(loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
     if accumulate < 1:
         raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
     torch_device, dtype = local_device(device, devices), PARAM_DTYPES[precision]
     set_full_precision(torch_device, precision)
     torch.manual_seed(seed)
     torch.set_num_threads(max(threads // devices, 1))
-    network = MODELS[model](**(model_args or {})).to(torch_device, dtype, memory_format=torch.channels_last)
+    network = models.get(model)(**(model_args or {})).to(torch_device, dtype, memory_format=torch.channels_last)
     interop.params_from_tree(network, snapshot["params"])
     interop.stats_from_tree(network, snapshot.get("stats", {}))
 
@@ -185,8 +183,12 @@ def make_forward(network: nn.Module, *, compile: bool, cuda_graphs: bool, precis
 def preprocess(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Convert bytes (n, h, w, c) to numbers (n, c, h, w): (x/255 - mean)/std; the permuted view is channels_last.
 
-    Tokens (n, t) become int32.
+    Tokens (n, t) become int32. ValueError for another dtype than uint8.
     """
+    if x.dtype != torch.uint8:
+        raise ValueError(
+            f"images of dtype {x.dtype}: pass uint8, 0 to 255; (255 * x).round().astype('uint8') of 0 to 1"
+        )
     if x.ndim == 2:
         return x.int()
     return x.permute(0, 3, 1, 2).to(mean.dtype).mul_(1 / (255 * std)).sub_(mean / std)

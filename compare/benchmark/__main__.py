@@ -24,7 +24,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from compare import cli, machine, presets, tracks
+from compare import cli, machine, overrides, presets, tracks
 from compare.benchmark.results import Benchmark
 from compare.benchmark.session import Session, begin
 from compare.cli import command_line
@@ -36,8 +36,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("benchmark", __doc__, what="what to measure")
     options.add_argument("presets", nargs="*", metavar="PRESET", help=f"default: {' '.join(presets.DEFAULT)}")
+    cli.add_network(options)
     cli.add_tracks(options)
-    cli.add_settings(options, "batch_size", "data_dir", "device")
+    cli.add_settings(options, "batch_size", "dataset", "data_dir", "device")
     cli.group(options, "devices").add_argument(
         "--precision", type=cli.one_of("precision", ("float32", "bfloat16")), metavar="float32|bfloat16",
         help="of the matmuls (default: the preset's)",
@@ -84,7 +85,8 @@ def run(options: argparse.Namespace, configs: list[Config], command: str) -> Ben
             session.check_parity()
             for number in range(repeats):
                 session.repeat(number, options.target)
-            if not options.no_layers and all(config.device == "cpu" for config in configs):  # a roofline of one core
+            on_cpu = all(config.device == "cpu" for config in configs)
+            if on_cpu and not (options.no_layers or options.network):  # a roofline of one core, of layers that it knows
                 session.layers()
             if options.sweep:
                 session.sweep()
@@ -109,8 +111,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.tensorflow and not importlib.util.find_spec("tensorflow"):
         raise UserError("--tensorflow: TensorFlow is not installed; pip install 'nn-three-ways[tensorflow]' brings it")
-    chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
-    configs = [dataclasses.replace(config, **cli.given(options)) for config in chosen]
+    configs = [
+        overrides.fitted(dataclasses.replace(config, **cli.given(options)))
+        for config in presets.chosen(options.presets, options.network)
+    ]
+    if options.network:
+        from compare import networks
+
+        networks.require_same_network(configs[0])
+        options.tracks = networks.available(configs[0].model, options.tracks, asked=options.tracks is not cli.TRACKS)
     from compare.benchmark import report, results
 
     before = results.read(options.against) if options.against else None

@@ -57,7 +57,7 @@ class Session:
         """Compare the tracks with each other, or a single one with another; one that fails is not measured."""
         from compare.parity.check import parity_config
 
-        names = self.tracks if len(self.tracks) > 1 else [*self.tracks, other(self.tracks[0])]
+        names = self.tracks if len(self.tracks) > 1 else [*self.tracks, other(self.tracks[0], self.configs[0].model)]
         for precision in dict.fromkeys(("float64", *(config.precision for config in self.configs))):
             self.note(f"checking parity of {' and '.join(names)} in {precision}")
             wanted = [parity_config(config, precision) for config in self.configs]
@@ -150,9 +150,11 @@ class Session:
                 self.save()
 
 
-def other(track: str) -> str:
+def other(track: str, model: str) -> str:
     """A track to compare a single one with."""
-    return "torch" if track == "numpy" else "numpy"
+    from compare import networks
+
+    return next(each for each in networks.available(model, ["numpy", "torch", "jax"], asked=False) if each != track)
 
 
 def begin(

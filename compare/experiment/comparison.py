@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from compare import cli, machine, tracking, tracks
+from compare import cli, machine, networks, tracking, tracks
 from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.experiment import plan
@@ -67,7 +67,7 @@ class Comparison:
                 self.check_parity()
             self.wait_until_quiet()
             try:
-                for run in self.results["runs"]:
+                for run in [] if self.refused() else self.results["runs"]:
                     if run["status"] == "finished":  # before this comparison was resumed
                         tracker.log_run(run, tags=tags)
                     elif not self.stopping:
@@ -129,6 +129,17 @@ class Comparison:
             for row in rows:
                 if not row["passed"]:
                     self.progress.note(f"PARITY CHECK FAILED: {row['preset']}, {row['a']} and {row['b']}, {precision}")
+
+    def refused(self) -> bool:
+        """Whether nothing is trained, because the classes of a network of the user are not the same network."""
+        own = [config for config in self.configs if networks.is_file(config.model)]
+        failed = own and any(not row["passed"] for row in self.results["parity"])
+        if failed:
+            self.progress.note(
+                f"{own[0].model}: nothing is trained or timed, because the tracks are not the same network. "
+                f"python -m compare.parity --network {own[0].model} shows where; --skip-parity trains without speeds"
+            )
+        return bool(failed)
 
     def wait_until_quiet(self) -> None:
         """Wait until no other program is busy, ``wait`` seconds at most; note it if the machine stays busy."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
-from compare import machine
+from compare import machine, networks
 from compare.cli import require_writable
 from compare.config import SETTINGS, Config
 from compare.errors import UserError
@@ -78,7 +78,9 @@ class StepCosts(TypedDict):
 
 def step_costs(config: Config) -> StepCosts:
     """FLOPs per image and bytes per step of a training of this config, counted from its layers' shapes."""
-    return {"flops_per_image": training_flops(config), "step_bytes": training_bytes(config)}
+    there = networks.available(config.model, ["numpy", "torch"], asked=False)
+    flops = training_flops(config) if "torch" in there else None
+    return {"flops_per_image": flops, "step_bytes": training_bytes(config) if "numpy" in there else None}
 
 
 def planned(config: Config, track: str, costs: StepCosts) -> RunResult:
@@ -99,6 +101,7 @@ def resumed(directory: Path) -> tuple[Results, list[str]]:
     for number, run in enumerate(results["runs"]):
         if run["status"] != "finished":
             config = Config.from_json(run["config"])
+            networks.require_unchanged(config.model, config.network_digest)
             results["runs"][number] = planned(config, run["track"], step_costs(config))
     then, now = cast(dict[str, Any], results["environment"]), machine.facts(threads=machine.cores())
     results["status"] = "interrupted"
@@ -122,6 +125,11 @@ def from_checkpoint(path: Path, wanted: Config | None, changes: Mapping[str, Any
             f"{path} holds imported weights and no training state: fine-tune them with python -m compare.transfer"
         )
     now = dataclasses.replace(wanted or then, **changes)
+    if networks.is_file(then.model):
+        if not networks.is_file(now.model) or "model" not in changes:
+            raise UserError(f"{path} holds a network of {then.model}: add --network {then.model}")
+        networks.require_unchanged(now.model, then.network_digest)
+        then = dataclasses.replace(then, model=now.model)  # the same file, perhaps in another place
     old, new = (json.loads(json.dumps(config.to_json())) for config in (then, now))
     lasting = [name for name, setting in SETTINGS.items() if setting.resume == "state"]
     unfit = [f"{name} is {old[name]!r}, not {new[name]!r}" for name in lasting if old[name] != new[name]]

@@ -12,8 +12,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from compare import cli
+from compare import cli, networks
 from compare.cli import command_line
 from compare.config import Config
 from compare.errors import UserError, look_up
@@ -52,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help=f"{', '.join(MODELS)} (default: all)",
     )
+    cli.add_network(options, where="what to check")
     cli.add_tracks(options, where="what to check")
     check = cli.group(options, "what to check")
     check.add_argument(
@@ -88,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     for model in options.models:
         look_up("model", model, MODELS)
+    if options.network:
+        options.models.append(str(options.network))
+        options.tracks = networks.available(options.models[-1], options.tracks, asked=options.tracks is not cli.TRACKS)
     names = supporting(options.precision, options.tracks)
     if len(set(names)) < 2:
         raise UserError(
@@ -97,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for model in options.models or MODELS:
         for optimizer in options.optimizer:
             config = Config(
-                preset=f"{model} {optimizer}",
+                preset=f"{Path(model).stem} {optimizer}",
                 model=model,
                 dataset="random images",
                 model_args=EXAMPLES.get(model, {}),
@@ -106,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 lr=options.lr or (0.05 if optimizer in ("sgd", "momentum", "nesterov") else 0.001),
                 precision=options.precision,
             )
+            if networks.is_file(model):
+                networks.require_same_network(config)
             for row, details in check_parity(config, options.tracks, steps=options.steps):
                 show(row, details)
                 passed = passed and row["passed"]

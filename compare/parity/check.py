@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from compare import tracks
+from compare import networks, tracks
 from compare.config import Config
 from compare.data.augment import augment
 from compare.results.schema import ParityCheck, ParityRow
@@ -93,11 +93,9 @@ def compute(config: Config, track_name: str, *, steps: int, attempt: int = 1, pe
 
     ``perturbation``: standard deviation of a relative random change of each parameter beforehand.
     """
-    from numpy_nn.models import MODELS
-
     track = tracks.load(track_name)
     rng = np.random.default_rng((config.seed, attempt))
-    snapshot = MODELS[config.model](**config.model_args).init(rng)
+    snapshot = networks.first_snapshot(config.model, config.model_args, rng)
     noise = np.random.default_rng(attempt)
     for parameter in leaves(snapshot["params"]).values():
         parameter *= 1 + perturbation * noise.standard_normal(parameter.shape)
@@ -183,11 +181,13 @@ def sensitivity(config: Config, *, steps: int, attempt: int) -> dict[str, float]
     """Relative change of each quantity but the logits, its worst leaf, if the parameters are perturbed.
 
     The perturbation is as small as the difference that float32 may leave in two tracks' logits. Computed by NumPy in
-    float64, whose formulas the parity check in float64 has compared with those of all tracks.
+    float64, whose formulas the parity check in float64 has compared with those of all tracks; by JAX for a network of
+    the user that NumPy does not have.
     """
     exact = dataclasses.replace(config, precision="float64")
+    track, *_ = networks.available(config.model, list(tracks.TRACKS), asked=False)
     perturbed, unchanged = (
-        compute(exact, "numpy", steps=steps, attempt=attempt, perturbation=size) for size in (PERTURBATION, 0.0)
+        compute(exact, track, steps=steps, attempt=attempt, perturbation=size) for size in (PERTURBATION, 0.0)
     )
     quantities = [what for what in TOLERANCES["float32"] if what != "logits"]
     change = {what: distances(getattr(perturbed, what), getattr(unchanged, what)) for what in quantities}

@@ -11,9 +11,7 @@ The exit status is 0 for the same, 1 for different, 2 for undecided and for inva
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 from compare import cli
 from compare.cli import command_line
 from compare.errors import UserError
+from compare.python_file import load_function, shortened
 
 STATUS = {"same": 0, "different": 1, "undecided": 2}
 FUNCTION = "ports"
@@ -41,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     name, _, function = options.file.partition(":") if ".py:" in options.file else (options.file, "", "")
     file = Path(name)
-    given = arguments_of(load(file, function or FUNCTION), file)
+    given = arguments_of(load_function(file, function or FUNCTION), file)
     from compare.ports import check
 
     report = check(**given)
@@ -51,27 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.json:
         options.json.write_text(report.to_json(), encoding="utf-8")
     return STATUS[report.verdict]
-
-
-def load(file: Path, function: str) -> Callable[[], Any]:
-    """Import the function from the file; what the file raises is shown by its own lines."""
-    if not file.is_file():
-        raise UserError(f"{file}: no such file")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(file.stem, module)
-    sys.path.insert(0, str(file.resolve().parent))  # a file imports its neighbours, as when it is run
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{file} does not import:\n{shortened(error, file)}") from error
-    found = getattr(module, function, None)
-    if not callable(found):
-        functions = [name for name, each in vars(module).items() if callable(each) and not name.startswith("_")]
-        raise UserError(f"{file} has no function {function!r}; it has: {', '.join(functions) or 'none'}")
-    return found
 
 
 def arguments_of(function: Callable[[], Any], file: Path) -> Mapping[str, Any]:
@@ -85,14 +63,6 @@ def arguments_of(function: Callable[[], Any], file: Path) -> Mapping[str, Any]:
     if not isinstance(given, Mapping) or not {"a", "b", "inputs"} <= given.keys():
         raise UserError(f"{function.__name__}() of {file} must return (a, b, inputs) or a dict with these keys")
     return given
-
-
-def shortened(error: Exception, file: Path) -> str:
-    """A traceback without the frames that are not the file's own; without any, all of it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename).resolve() == file.resolve()]
-    lines = traceback.format_list(own or frames) + traceback.format_exception_only(error)
-    return "".join(lines).rstrip()
 
 
 if __name__ == "__main__":

@@ -27,10 +27,11 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("search", __doc__)
     training = cli.group(options, "what to train")
-    training.add_argument("presets", nargs="+", metavar="PRESET", help="where to start; of several, one is chosen")
+    training.add_argument("presets", nargs="*", metavar="PRESET", help="where to start; of several, one is chosen")
+    cli.add_network(options)
     cli.add_track(options, default="torch")
     cli.add_seeds(options, default=[0], what="trainings of each trial, whose mean accuracy ranks it")
-    cli.add_settings(options, "epochs", "steps", "data_dir", "device")
+    cli.add_settings(options, "epochs", "steps", "dataset", "data_dir", "device")
     search = cli.group(options, "search")
     search.add_argument(
         "--space", nargs="+", metavar="NAME=VALUES", default=[],
@@ -52,8 +53,12 @@ def parser() -> argparse.ArgumentParser:
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """What identifies a search, in plain JSON types: a command with the same settings resumes it."""
+    from compare import networks
+
     names = ("presets", "track", "grid", "epochs", "steps", "pruner")
     return {
+        **({"dataset": options.dataset} if options.dataset else {}),
+        **({"network": networks.digest(str(options.network))} if options.network else {}),
         **{name: getattr(options, name) for name in names},
         "seeds": list(dict.fromkeys(options.seeds)),
         "space": sorted(options.space),
@@ -62,12 +67,17 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
 
 def configs_of(options: argparse.Namespace, fields: dict[str, overrides.Field]) -> dict[str, Config]:
     """The config of each preset with the command line's overrides; UserError for an unknown field."""
+    from compare import networks
+
+    if not (options.presets or options.network):
+        raise UserError("nothing to train: name a preset, or a network of your own with --network")
     found = {}
-    for name in dict.fromkeys(options.presets):
-        config = dataclasses.replace(presets.get(name), **cli.given(options))
+    for preset in presets.chosen(options.presets, options.network):
+        config = overrides.fitted(dataclasses.replace(preset, **cli.given(options)))
+        networks.available(config.model, [options.track], asked=True)
         overrides.require_arguments(config)
         overrides.require_known(fields, config)
-        found[name] = config
+        found[config.preset] = config
     return found
 
 

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from compare import tracks
+from compare import networks, tracks
 from compare.config import Config
+from compare.errors import UserError
 from compare.training.call_recorder import watching
 from compare.training.steps import CHUNK
-from numpy_nn import optim
-from numpy_nn.models import MODELS
+from numpy_nn import models, optim
 from numpy_nn.norm import TRAIN
 from numpy_nn.tree import cast, leaves
 
@@ -49,7 +49,9 @@ def forward_flops(name: str, values: Mapping[str, Any], y: np.ndarray) -> int:
 
 def training_flops(config: Config) -> int:
     """FLOPs of the forward and backward pass per image, or window of a text, in training."""
-    network = MODELS[config.model](**config.model_args)
+    if networks.is_file(config.model):
+        return _flops_in_torch(config)
+    network = models.get(config.model)(**config.model_args)
     variables = network.init(np.random.default_rng(0))
     images = _two_examples(config)
     forward: list[tuple[str, int]] = []
@@ -68,13 +70,27 @@ def training_flops(config: Config) -> int:
     return total // len(images)
 
 
+def _flops_in_torch(config: Config) -> int:
+    """The same for a network of the user, whose NumPy functions are not known: counted in PyTorch."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = networks.classes_of(config.model).get("torch")
+    if network is None:
+        raise UserError(f"{config.model}: FLOPs are counted in PyTorch, and the file has no class Torch: write one")
+    images = torch.tensor(_two_images(config), dtype=torch.float32).permute(0, 3, 1, 2)
+    with FlopCounterMode(display=False) as counter:
+        network(**networks.tuples(config.model_args))(images).sum().backward()
+    return counter.get_total_flops() // len(images)
+
+
 def training_bytes(config: Config) -> int:
     """Bytes that a step of ``batch_size`` images moves, in float32.
 
     What forward keeps is written once and read once. A parameter is read forward, backward and by the update, which
     writes it; its gradient is written and read, and so is each of the optimizer's slots.
     """
-    network = MODELS[config.model](**config.model_args)
+    network = models.get(config.model)(**networks.tuples(config.model_args))
     variables = cast(network.init(np.random.default_rng(0)), "float32")
     images = _two_examples(config)
     _, _, cache = network.forward(variables["params"], variables["stats"], images, TRAIN)

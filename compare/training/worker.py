@@ -18,7 +18,7 @@ import threading
 
 import numpy as np
 
-from compare import machine, tracks
+from compare import machine, networks, tracks
 from compare.config import Config
 from compare.data import load as load_data
 from compare.errors import UserError
@@ -85,6 +85,7 @@ def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit, *, find: 
         emit({"event": "note", "text": text})
 
     config = job.config
+    networks.require_unchanged(config.model, config.network_digest)
     with timings.clock("data"):
         data = load_data(config.dataset, data_dir=config.data_dir, val_size=config.val_size, seed=config.seed)
         found = find(job, note)
@@ -119,9 +120,7 @@ def analysed(training: Training) -> ErrorAnalysis:
 
 def first_snapshot(config: Config) -> tree.Tree:
     """First parameters, the same for all tracks: those that the NumPy network draws under this seed."""
-    from numpy_nn.models import MODELS
-
-    return MODELS[config.model](**config.model_args).init(np.random.default_rng(config.seed))
+    return networks.first_snapshot(config.model, config.model_args, np.random.default_rng(config.seed))
 
 
 def main() -> None:

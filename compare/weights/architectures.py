@@ -152,6 +152,8 @@ ARCHITECTURES = {
 
 def published_name(model: str, args: Mapping[str, Any]) -> str | None:
     """Which published network this is, its images and classes aside; None if it is none of them."""
+    if model not in MODELS:
+        return None
     fixed = inspect.signature(MODELS[model]).parameters.keys() - {"input_shape", "classes"}
     for name, known in ARCHITECTURES.items():
         same = known.model == model and all(

@@ -20,8 +20,7 @@ from compare.weights.network import Network
 from compare.weights.npz import WeightsError
 from compare.weights.torch_files import HEADER
 from numpy_nn.tree import leaves
-from torch_nn import interop
-from torch_nn.models import MODELS
+from torch_nn import interop, models
 from torch_nn.train import preprocess
 
 KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics")  # of a checkpoint's metadata
@@ -38,7 +37,7 @@ def description(network: Network, **more: Any) -> dict[str, Any]:
 def torch_module(network: Network) -> nn.Module:
     """The network in PyTorch, ready for use."""
     try:
-        module = MODELS[network.model](**network.args)
+        module = models.get(network.model)(**network.args)
         module.to(_dtype(network))
         interop.params_from_tree(module, network.params)
         interop.stats_from_tree(module, network.stats)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compare import data, tracks
+from compare import data, networks, tracks
 from compare.data import cifar, idx, preparation
 from compare.data.preparation import Preparation
 from compare.errors import UserError
@@ -25,7 +26,7 @@ COUNT_LIMIT, SIZE_LIMIT = 1000, 4096  # layers and sizes that any network may ha
 class Network:
     """A trained network as it is used: its numbers, and what they were trained on."""
 
-    model: str  # a name in MODELS
+    model: str  # a name in MODELS, or the path of a file
     args: dict[str, Any]  # of the model
     params: Tree  # their average, where one was kept
     stats: Tree
@@ -65,16 +66,16 @@ class Network:
         return np.asarray(module.logits(self.states[track], x))
 
 
-def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
-    """What the metadata say of a snapshot; what older ones leave out is the dataset's."""
-    config = meta.get("config")
-    known = ", ".join(MODELS)
-    if not isinstance(config, Mapping) or not isinstance(config.get("model"), str) or config["model"] not in MODELS:
-        raise WeightsError(f"does not say which network this is: its metadata need a config with a model ({known})")
+def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path | None = None) -> Network:
+    """What the metadata say of a snapshot; what older ones leave out is the dataset's.
+
+    ``network`` is the file of a network of the user: no file is run only because a checkpoint names it.
+    """
+    config = model_of(meta.get("config"), network)
     model, stored, dataset = config["model"], config.get("model_args") or {}, config.get("dataset", "elsewhere")
     if not isinstance(stored, Mapping) or not isinstance(dataset, str):
         raise WeightsError("has a config whose model_args are no object, or whose dataset is no name")
-    args = tuples(stored)
+    args = networks.tuples(stored)
     params, stats = snapshot.get("ema") or snapshot.get("params", {}), snapshot.get("stats", {})
     arrays = leaves({"params": params, "stats": stats})
     require_plausible(args, [np.shape(leaf) for leaf in arrays.values()])
@@ -84,9 +85,10 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     try:
         count = int(tracks.model_argument(model, args, "classes"))
         shape = tuple(map(int, tracks.model_argument(model, args, "input_shape")))
-        if len(shape) != len(tracks.model_argument(model, {}, "input_shape")):
-            raise ValueError(f"invalid input_shape {shape}")
-        MODELS[model](**args)
+        if not networks.is_file(model):
+            if len(shape) != len(tracks.model_argument(model, {}, "input_shape")):
+                raise ValueError(f"invalid input_shape {shape}")
+            MODELS[model](**args)
         if any(isinstance(args[k], str) != isinstance(tracks.model_argument(model, {}, k), str) for k in args):
             raise TypeError("words and numbers are exchanged")
     except (TypeError, ValueError, LookupError) as error:
@@ -97,6 +99,23 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     classes = tuple(map(str, names)) if len(names) == count else tuple(f"class {k}" for k in range(count))
     prepared = preparation.read(meta.get("prepared"), dataset, classes, shape)
     return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared)
+
+
+def model_of(config: Any, network: Path | None) -> Mapping[str, Any]:
+    """The config of a checkpoint, checked to name a network that there is, or that of the file ``network``."""
+    known = ", ".join(MODELS)
+    if not isinstance(config, Mapping) or not isinstance(model := config.get("model"), str):
+        raise WeightsError(f"does not say which network this is: its metadata need a config with a model ({known})")
+    if network is None and networks.is_file(model):
+        raise WeightsError(f"holds a network of {model}: add --network {model}, which runs that file")
+    if network is not None and networks.is_file(model):
+        networks.require_unchanged(str(network), config.get("network_digest", ""))
+        return {**config, "model": str(network)}
+    if network is not None:
+        raise WeightsError(f"holds the network {model!r}, not that of {network}: leave out --network")
+    if model not in MODELS:
+        raise WeightsError(f"does not say which network this is: its metadata need a config with a model ({known})")
+    return config
 
 
 def scaling(meta: Mapping[str, Any], dataset: str, data_dir: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -129,11 +148,6 @@ def require_plausible(args: Mapping[str, Any], shapes: Sequence[tuple[int, ...]]
         most = sum(numbers) if name in DEPTHS else max(numbers, default=0)
         if most > (max(len(shapes), COUNT_LIMIT) if name in DEPTHS else max(largest, SIZE_LIMIT)):
             raise WeightsError(f"{name}={str(value)[:60]} is not what its arrays are: the largest side is {largest:,}")
-
-
-def tuples(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments as they were before JSON made lists of their tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in args.items()}
 
 
 def is_finite(leaf: Any) -> bool:

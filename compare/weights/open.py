@@ -17,11 +17,11 @@ from compare.weights.npz import WeightsError, read_npz
 from numpy_nn.tree import Tree
 
 
-def open_network(path: Path) -> Network:
-    """The network in a checkpoint folder or in an exported file."""
+def open_network(path: Path, network: Path | None = None) -> Network:
+    """The network in a checkpoint folder or in an exported file; ``network`` is the file of one of the user's own."""
     try:
         snapshot, meta = read(path)
-        return describe(snapshot, meta)
+        return describe(snapshot, meta, network)
     except WeightsError as error:
         raise WeightsError(str(error) if str(error).startswith(f"{path}: ") else f"{path}: {error}") from error
 

@@ -15,8 +15,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from compare.networks import is_file, tuples
 from compare.weights.architectures import ARCHITECTURES, Architecture, State
-from compare.weights.network import require_plausible, tuples
+from compare.weights.network import require_plausible
 from compare.weights.npz import WeightsError
 from compare.weights.state_dicts import in_the_way, refusal, respelled, unwrapped
 from numpy_nn.tree import Tree, require_same
@@ -69,6 +70,10 @@ def read_described(path: Path) -> tuple[Tree, dict[str, Any]]:
     try:
         meta = json.loads(text or "null")
         config = meta["config"]
+        if is_file(config["model"]):
+            raise WeightsError(
+                f"holds a network of {config['model']}: load it into the class Torch of that file, or export it as npz"
+            )
         return convert(state, meta.get("architecture", config["model"]), tuples(config["model_args"])), meta
     except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise WeightsError("does not say which network it is: import it with --model NAME") from error

@@ -14,6 +14,7 @@ from jax_nn.models.resnet import ResNet
 from jax_nn.models.rnn import RNN
 from jax_nn.models.vgg import VGG
 from jax_nn.models.vit import ViT
+from numpy_nn.network_file import network_class
 
 MODELS: dict[str, type[nnx.Module]] = {
     "mlp": MLP,
@@ -27,3 +28,8 @@ MODELS: dict[str, type[nnx.Module]] = {
     "vit": ViT,
     "gpt": GPT,
 }
+
+
+def get(name: str) -> type[nnx.Module]:
+    """Return the class of this name in ``MODELS``, or ``Jax`` in the file of this name; ValueError if none."""
+    return network_class(MODELS, name, "Jax")

@@ -14,6 +14,7 @@ from numpy_nn.models.resnet import ResNet
 from numpy_nn.models.rnn import RNN
 from numpy_nn.models.vgg import VGG
 from numpy_nn.models.vit import ViT
+from numpy_nn.network_file import network_class
 
 MODELS: dict[str, Any] = {
     "mlp": MLP,
@@ -27,3 +28,8 @@ MODELS: dict[str, Any] = {
     "vit": ViT,
     "gpt": GPT,
 }
+
+
+def get(name: str) -> Any:
+    """Return the class of this name in ``MODELS``, or ``Numpy`` in the file of this name; ValueError if none."""
+    return network_class(MODELS, name, "Numpy")

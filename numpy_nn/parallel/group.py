@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from numpy_nn.network_file import defining_file
 from numpy_nn.parallel.barrier import PeerError, PipeBarrier, SpinBarrier, can_spin
 from numpy_nn.parallel.memory import LINE, SharedArrays, SharedBatch, memory_file
 from numpy_nn.tree import Tree, leaves, tree_map
@@ -206,6 +207,7 @@ def start(state: Any, processes: int, *, exact: bool = False) -> Any:
     weakref.finalize(group, close, group.workers, batch)
     spin = can_spin()
     for rank, worker in enumerate(group.workers, 1):
+        worker.send(defining_file(state.model))
         worker.send((rank, processes, exact, spin, state))
     shared = group.join(state, SharedArrays(arrays), [] if spin else [worker.pipe for worker in group.workers])
     os.close(arrays)

@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
-from numpy_nn import train
+from numpy_nn import network_file, train
 from numpy_nn.parallel.group import Group
 from numpy_nn.parallel.memory import SharedArrays, SharedBatch
 
@@ -21,6 +21,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for rank 0
     connection, pipe, arrays, batch = map(int, sys.argv[1:])
     rank_0, batches = Connection(connection), SharedBatch(batch)
+    if file := rank_0.recv():  # the state that follows holds an object of its class
+        network_file.load(file)
     rank, size, exact, spin, state = rank_0.recv()
     group = Group(rank, size, exact=exact)
     state = group.join(state, SharedArrays(arrays), [] if spin else [Connection(pipe)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from numpy_nn.network_file import network_class
 from torch_nn.models.cnn import CNN
 from torch_nn.models.densenet import DenseNet
 from torch_nn.models.gpt import GPT
@@ -27,3 +28,8 @@ MODELS: dict[str, type[nn.Module]] = {
     "vit": ViT,
     "gpt": GPT,
 }
+
+
+def get(name: str) -> type[nn.Module]:
+    """Return the class of this name in ``MODELS``, or ``Torch`` in the file of this name; ValueError if none."""
+    return network_class(MODELS, name, "Torch")
