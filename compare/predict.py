@@ -27,13 +27,12 @@ import numpy as np
 from PIL import Image
 
 from compare import cli, tracks
-from compare.cli import command_line
+from compare.cli import SHIPPED, command_line
 from compare.data import digits, images
 from compare.errors import UserError
 from compare.weights.network import Network
 from compare.weights.open import open_network
 
-SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "shipped"
 DEFAULT = SHIPPED / "cnn-mnist.npz"
 
 Answer = list[tuple[str, float]]  # classes and their probabilities, the likeliest first
@@ -173,8 +172,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("images", nargs="+", type=cli.path, metavar="IMAGE", help="picture, or a folder of pictures")
     pictures = cli.group(options, "pictures")
     pictures.add_argument(
-        "--checkpoint", type=cli.path, default=DEFAULT, metavar="PATH",
-        help="checkpoint folder or exported file (default: the CNN that ships)",
+        "--checkpoint", type=cli.network, default=DEFAULT, metavar="PATH",
+        help=f"{cli.NETWORK} (default: cnn-mnist)",
     )  # fmt: skip
     cli.add_tracks(options, where="pictures", default=["numpy"], extra=["all"])
     pictures.add_argument("--top", type=cli.number(int), default=3, metavar="N", help="classes to print (default: 3)")
