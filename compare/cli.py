@@ -27,6 +27,7 @@ TRACKS = ("numpy", "jax", "torch")
 LOADERS = SETTINGS["loader"].valid.choices
 SHIPPED = Path(__file__).resolve().with_name("shipped")  # the networks that are part of the project
 NETWORK = "checkpoint folder, exported file, or a network that ships: mlp-mnist or cnn-mnist"
+program = ""  # how the command was called, if not as python -m compare.COMMAND
 ALIASES = {"pytorch": "torch", "cuda": "gpu", "bf16": "bfloat16"}
 
 # --- argument types: text -> value, or ArgumentTypeError, which argparse prints with the name of the flag -------------
@@ -167,9 +168,12 @@ def setting(name: str) -> Callable[[str], Any]:
 
 
 def parser(command: str, text: str | None, *, what: str = "what to do") -> argparse.ArgumentParser:
-    """The parser of ``python -m compare.COMMAND``; ``text``, its module's docstring, is what it does, and examples."""
+    """The parser of ``python -m compare.COMMAND``, or of ``program``.
+
+    ``text``, its module's docstring, is what it does, and examples.
+    """
     made = argparse.ArgumentParser(
-        prog=f"python -m compare.{command}",
+        prog=program or f"python -m compare.{command}",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
