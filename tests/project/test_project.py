@@ -86,6 +86,13 @@ def test_third_party_imports_are_declared():
     assert not undeclared, "\n".join(undeclared)
 
 
+def test_citation_names_the_version_and_the_licence():
+    cited = dict(re.findall(r"^([a-z-]+): (.+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE))
+    assert {"cff-version", "message", "title"} <= cited.keys()
+    assert (cited["title"], cited["version"]) == (PROJECT["name"], PROJECT["version"])
+    assert cited["license"] in PROJECT["license"].split(" AND ")
+
+
 @pytest.mark.parametrize("command", ["make compare", "make test"])
 def test_readme_names_the_command(command):
     assert re.search(rf"^\W*{command}\b", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE)
