@@ -1,14 +1,19 @@
 # Everything sets itself up: the first command makes .venv, later ones find it ready and do nothing twice.
 #   make compare ARGS="mlp-mnist --epochs 1"      flags are passed on
-#   make test PYTHON=/opt/python3.12/bin/python3  another interpreter, for the first set-up
+#   make test PYTHON=/opt/python3.13/bin/python3  another interpreter, for the first set-up
+#   make compare PIP_ARGS="--extra-index-url URL" an index of your own, e.g. the one of PyTorch's CPU builds
 
 PYTHONS := $(or $(PYTHON),python3.11 python3)
 PORT ?= 5000
 ARGS ?=
+PIP_ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 VENV := .venv
 RUN := $(VENV)/bin/python -m
 READY := $(VENV)/.ready
+INSTALL := $(RUN) pip install $$([ -t 1 ] || echo --quiet) --constraint requirements.lock $(PIP_ARGS) --editable
+PLATFORMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-darwin x86_64-pc-windows-msvc
 
 .DEFAULT_GOAL := help
 .PHONY: help compare test test-long notebooks docs lint format ui play lock clean
@@ -19,13 +24,13 @@ help: ## what can be made (this list)
 compare: $(READY) ## train the presets in NumPy, JAX and PyTorch and report   ARGS="mlp-mnist --epochs 1"
 	@$(RUN) compare.run_all $(ARGS)
 
-test: $(READY) ## run the tests on two cores   ARGS="-k conv"   ARGS="-m slow"   ARGS="-n 0 -m perf"
+test: $(VENV)/.test ## run the tests on two cores   ARGS="-k conv"   ARGS="-m slow"   ARGS="-n 0 -m perf"
 	@$(RUN) pytest -n 2 --dist worksteal $(ARGS)
 
-test-long: $(READY) ## run the tests of several processes or devices, the browser and published networks
+test-long: $(VENV)/.dev ## run the tests of several processes or devices, the browser and published networks
 	@$(RUN) pytest -n 2 --dist worksteal -m "long and not (slow or perf)" $(ARGS)
 
-notebooks: $(READY) ## run every cell and every solution of notebooks/   ARGS="-k 04"
+notebooks: $(VENV)/.dev ## run every cell and every solution of notebooks/   ARGS="-k 04"
 	@$(RUN) pytest tests/project/test_notebooks.py -m slow -n 2 $(ARGS)
 
 docs: $(VENV)/.docs ## build the site into build/site: open its index.html; a broken link is an error
@@ -33,11 +38,11 @@ docs: $(VENV)/.docs ## build the site into build/site: open its index.html; a br
 	@$(RUN) zensical build --clean --strict
 	@$(RUN) compare.side_by_side --out build/site/side-by-side.html
 
-lint: $(READY) ## ruff, formatting and mypy over the whole project: the hooks of commit and push
+lint: $(VENV)/.lint ## ruff, formatting and mypy over the whole project: the hooks of commit and push
 	@$(RUN) pre_commit run --all-files
 	@$(RUN) pre_commit run --all-files --hook-stage pre-push
 
-format: $(READY) ## mend what ruff can mend by itself
+format: $(VENV)/.lint ## mend what ruff can mend by itself
 	@$(RUN) ruff check --fix
 	@$(RUN) ruff format
 
@@ -47,10 +52,16 @@ ui: $(READY) ## open MLflow's page on the runs   PORT=5000
 play: $(READY) ## draw a digit in the browser and see the three tracks answer   ARGS="--port 8080"
 	@$(RUN) compare.play $(ARGS)
 
-lock: $(VENV)/bin/python ## resolve the newest versions pyproject.toml admits into requirements.lock
-	@$(RUN) pip install --quiet --dry-run --ignore-installed --report $(VENV)/resolved.json '.[dev,docs,notebooks]'
-	@$(VENV)/bin/python -c "$$PINS" < $(VENV)/resolved.json > $(VENV)/requirements.lock
-	@mv $(VENV)/requirements.lock requirements.lock
+lock: $(VENV)/bin/python ## resolve the newest versions into requirements.lock, for each Python and platform
+	@$(RUN) pip install --quiet uv
+	@$(RUN) uv pip compile --quiet --universal --python-version 3.11 --upgrade --extra dev --extra docs --extra notebooks \
+	  --no-annotate --custom-compile-command 'make lock' --output-file requirements.lock pyproject.toml > /dev/null
+	@for python in 3.11 3.12 3.13; do for platform in $(PLATFORMS); do \
+	  echo "resolving for Python $$python on $$platform"; \
+	  MACOSX_DEPLOYMENT_TARGET=14.0 $(RUN) uv pip compile --quiet --python-version $$python --python-platform $$platform \
+	    --only-binary :all: --no-binary promise --constraint requirements.lock \
+	    --extra dev --extra docs --extra notebooks pyproject.toml > /dev/null || exit 1; \
+	done; done
 	@echo 'requirements.lock is new: "make test" installs it and tells whether it holds'
 
 clean: ## remove .venv and caches; runs/ and checkpoints/ stay
@@ -59,13 +70,13 @@ clean: ## remove .venv and caches; runs/ and checkpoints/ stay
 
 # Pins are given as constraints: each platform installs what it needs of them, at the tested version.
 $(READY): requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo 'Installing the versions of requirements.lock into $(VENV) (the first time about 5 minutes and 9 GB)'
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install $$([ -t 1 ] || echo --quiet) \
-	  --constraint requirements.lock --editable '.[dev]'
+	@echo 'Installing the versions of requirements.lock into $(VENV) (the first time about 5 minutes and 7 GB)'
+	@$(INSTALL) .
 	@touch $@
 
-$(VENV)/.docs: $(READY)
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(RUN) pip install --quiet --constraint requirements.lock --editable '.[docs]'
+$(VENV)/.%: $(READY)  # an extra of pyproject.toml
+	@echo "Installing the packages of the extra $*"
+	@$(INSTALL) '.[$*]'
 	@touch $@
 
 $(VENV)/bin/python:
@@ -77,13 +88,3 @@ $(VENV)/bin/python:
 	done; \
 	echo 'Python 3.11 or newer is needed, and "$(PYTHONS)" is not that.' >&2; \
 	echo 'Install it, or say where it is: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python3' >&2; exit 1
-
-# pip's resolution as one pin a line; "+cpu" and the like name a build, not a version
-define PINS
-import json, sys
-packages = [p["metadata"] for p in json.load(sys.stdin)["install"] if "dir_info" not in p["download_info"]]
-pins = {p["name"].lower().replace("_", "-"): p["version"].partition("+")[0] for p in packages}
-print("# The tested versions, for Python 3.11: runtime, dev, docs and notebooks extras. Made by: make lock")
-print(*(f"{name}=={pins[name]}" for name in sorted(pins)), sep="\n")
-endef
-export PINS

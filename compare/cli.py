@@ -25,6 +25,9 @@ from compare.errors import LARGEST, UserError, Valid, base_of, require_valid, su
 
 TRACKS = ("numpy", "jax", "torch")
 LOADERS = SETTINGS["loader"].valid.choices
+SHIPPED = Path(__file__).resolve().with_name("shipped")  # the networks that are part of the project
+NETWORK = "checkpoint folder, exported file, or a network that ships: mlp-mnist or cnn-mnist"
+program = ""  # how the command was called, if not as python -m compare.COMMAND
 ALIASES = {"pytorch": "torch", "cuda": "gpu", "bf16": "bfloat16"}
 
 # --- argument types: text -> value, or ArgumentTypeError, which argparse prints with the name of the flag -------------
@@ -54,6 +57,12 @@ def output(text: str) -> Path:
     except UnicodeEncodeError as error:
         raise argparse.ArgumentTypeError(f"invalid path {str(found)!r}: expected a name in UTF-8") from error
     return found
+
+
+def network(text: str) -> Path:
+    """A :func:`path` to a trained network; the name of one that ships stands for its file, unless a path has it."""
+    given, shipped = path(text), SHIPPED / f"{text}.npz"
+    return shipped if shipped.parent == SHIPPED and shipped.is_file() and not given.exists() else given
 
 
 def dataset(text: str) -> str:
@@ -161,9 +170,12 @@ def setting(name: str) -> Callable[[str], Any]:
 
 
 def parser(command: str, text: str | None, *, what: str = "what to do") -> argparse.ArgumentParser:
-    """The parser of ``python -m compare.COMMAND``; ``text``, its module's docstring, is what it does, and examples."""
+    """The parser of ``python -m compare.COMMAND``, or of ``program``.
+
+    ``text``, its module's docstring, is what it does, and examples.
+    """
     made = argparse.ArgumentParser(
-        prog=f"python -m compare.{command}",
+        prog=program or f"python -m compare.{command}",
         description=text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

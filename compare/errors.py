@@ -6,6 +6,7 @@ A message names the thing, the reason and the remedy: ``invalid device 'x': expe
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import re
 import sys
 import types
@@ -46,6 +47,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     close = related or difflib.get_close_matches(name, known, n=1)
     words = " or ".join(filter(None, [", ".join(close[:-1]), *close[-1:]]))
     return f" Did you mean {words}?" if close else ""
+
+
+def require_packages(what: str, *packages: str, extra: str) -> None:
+    """Raise UserError, which names the extra that installs them, unless all packages are there; nothing is imported."""
+    if missing := [name for name in packages if importlib.util.find_spec(name) is None]:
+        raise UserError(f"{what} needs {' and '.join(missing)}: pip install 'nn-three-ways[{extra}]'")
 
 
 # --- valid values -----------------------------------------------------------------------------------------------------

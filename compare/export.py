@@ -1,6 +1,6 @@
 """Export a trained network as safetensors, a PyTorch state dict, ONNX or .npz.
 
-    python -m compare.export checkpoints/shipped/cnn-mnist.npz --to onnx --out cnn.onnx
+    python -m compare.export cnn-mnist --to onnx --out cnn.onnx
 
 ``safetensors``  PyTorch's names and layouts; the header describes the network; reading it executes nothing
 ``torch``        the same as ``torch.save`` of a plain state dict, for ``torch.load(file, weights_only=True)``
@@ -51,7 +51,7 @@ def export(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("export", __doc__)
-    options.add_argument("checkpoint", type=cli.path, metavar="CHECKPOINT", help="checkpoint folder or exported file")
+    options.add_argument("checkpoint", type=cli.network, metavar="CHECKPOINT", help=cli.NETWORK)
     options.add_argument(
         "--to", required=True, type=cli.one_of("format", list(SUFFIXES)), dest="how", metavar="|".join(SUFFIXES),
         help="format of the file",

@@ -17,23 +17,23 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from compare import cli, networks, tracks
-from compare.cli import command_line
+from compare.cli import SHIPPED, command_line
 from compare.data import digits, images
 from compare.errors import UserError
 from compare.weights.network import Network
 from compare.weights.open import open_network
 
-SHIPPED = Path(__file__).resolve().parent.parent / "checkpoints" / "shipped"
 DEFAULT = SHIPPED / "cnn-mnist.npz"
 
 Answer = list[tuple[str, float]]  # classes and their probabilities, the likeliest first
@@ -116,13 +116,30 @@ def ranked(probabilities: np.ndarray, classes: Sequence[str]) -> Answer:
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int, *, show: bool = False) -> str:
-    """The lines to print for one picture; ``show`` writes what the network saw as a PNG file."""
+def looked_at(predictor: Predictor, path: Path) -> Seen:
+    """What the network sees of the picture in a file; an error names the file."""
     image = load_image(path)
     try:
-        seen = predictor.look(image)
+        return predictor.look(image)
     except images.ImageError as error:
         raise images.ImageError(f"{path} {error}") from error
+
+
+def answer(predictor: Predictor, path: Path, track_names: Sequence[str]) -> dict[str, Any]:
+    """The probability of every class by track, for a program; ``note`` says what was done to the picture."""
+    seen = looked_at(predictor, path)
+    found = {name: predictor.probabilities_of(seen.pixels, name).tolist() for name in track_names}
+    classes = predictor.network.classes
+    return {
+        "image": cli.shown(path),
+        "tracks": {name: dict(zip(classes, values, strict=True)) for name, values in found.items()},
+        "note": seen.note,
+    }
+
+
+def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int, *, show: bool = False) -> str:
+    """The lines to print for one picture; ``show`` writes what the network saw as a PNG file."""
+    seen = looked_at(predictor, path)
     answers = {name: predictor.probabilities_of(seen.pixels, name) for name in track_names}
     lines = [cli.shown(path)]
     for name, probabilities in answers.items():
@@ -178,13 +195,14 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("images", nargs="+", type=cli.path, metavar="IMAGE", help="picture, or a folder of pictures")
     pictures = cli.group(options, "pictures")
     pictures.add_argument(
-        "--checkpoint", type=cli.path, default=DEFAULT, metavar="PATH",
-        help="checkpoint folder or exported file (default: the CNN that ships)",
+        "--checkpoint", type=cli.network, default=DEFAULT, metavar="PATH",
+        help=f"{cli.NETWORK} (default: cnn-mnist)",
     )  # fmt: skip
     cli.add_network(options, where="pictures", what="the network of your own that the checkpoint holds")
     cli.add_tracks(options, where="pictures", default=["numpy"], extra=["all"])
     pictures.add_argument("--top", type=cli.number(int), default=3, metavar="N", help="classes to print (default: 3)")
     pictures.add_argument("--show", action="store_true", help="write what the network saw as NAME.seen.png")
+    pictures.add_argument("--json", action="store_true", help="print the probability of every class as JSON")
     return options
 
 
@@ -194,14 +212,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     names = list(tracks.TRACKS) if "all" in options.tracks else options.tracks
-    status = 0
+    status, answers = 0, []
     predictor = load(options.checkpoint, options.network)
     names = networks.available(predictor.network.model, names, asked="all" not in options.tracks)
     for path in pictures(options.images):
         try:
-            print(tell(predictor, path, names, options.top, show=options.show))
+            if options.json:
+                answers.append(answer(predictor, path, names))
+            else:
+                print(tell(predictor, path, names, options.top, show=options.show))
         except UserError as error:
             status = cli.report(error)
+    if options.json:
+        print(json.dumps(answers))
     return status
 
 

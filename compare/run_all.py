@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--list", action="store_true", help="list the presets, with expected accuracy and time, and exit"
     )
+    output.add_argument("--json", action="store_true", help="with --list: print every setting of the presets as JSON")
     return options
 
 
@@ -180,8 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
     if options.list:
-        print(listing())
+        settings = {name: config.to_json() for name, config in presets.PRESETS.items()}
+        print(json.dumps(settings) if options.json else listing())
         return 0
+    if options.json:
+        raise UserError("--json goes with --list; the figures of a comparison are in its results.json")
     return resume(options.resume, arguments) if options.resume else start(options, arguments)
 
 

@@ -30,7 +30,7 @@ try:
     import triton.language as tl
 except ModuleNotFoundError as error:
     raise ImportError(
-        "torch_nn.kernels needs Triton, which comes with PyTorch for Linux: pip install triton"
+        "torch_nn.kernels needs Triton, which comes with PyTorch for Linux, CPU builds excepted: pip install triton"
     ) from error
 
 # --- tiled matmul -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import shlex
 import sys
 import time
@@ -29,7 +28,7 @@ from compare.benchmark.results import Benchmark
 from compare.benchmark.session import Session, begin
 from compare.cli import command_line
 from compare.config import Config
-from compare.errors import UserError
+from compare.errors import require_packages
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,8 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all went well, 1 if a speed cannot be shown or became slower, 2 for a usage error, 130 if stopped."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
-    if options.tensorflow and not importlib.util.find_spec("tensorflow"):
-        raise UserError("--tensorflow: TensorFlow is not installed; pip install 'nn-three-ways[tensorflow]' brings it")
+    if options.tensorflow:
+        require_packages("--tensorflow", "tensorflow", extra="tensorflow")
     configs = [
         overrides.fitted(dataclasses.replace(config, **cli.given(options)))
         for config in presets.chosen(options.presets, options.network)

@@ -62,7 +62,13 @@ class Session:
             self.note(f"checking parity of {' and '.join(names)} in {precision}")
             wanted = [parity_config(config, precision) for config in self.configs]
             self.results["parity"] += process.call(
-                *("compare.parity", "--json", json.dumps([config.to_json() for config in wanted]), "--tracks", *names),
+                *(
+                    "compare.parity",
+                    "--configs",
+                    json.dumps([config.to_json() for config in wanted]),
+                    "--tracks",
+                    *names,
+                ),
                 variables=tracks.device_variables(wanted[0]),
                 hear=lambda text: self.note(f"  {text}"),
             )

@@ -53,6 +53,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0, 1 if a check finds that a bug is not caught, 2 for a usage error."""
     options = parser().parse_args(arguments)
+    if not (ROOT / "tests").is_dir():
+        raise UserError(f"{ROOT} has no tests: the bug zoo needs a clone of the whole project")
     if options.command == "ls":
         return listing()
     if options.command == "plant":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from compare.bugs.bug import RIGHT, WRONG, Bug, which
 from compare.bugs.planting import current, read, swap
-from compare.errors import UserError
+from compare.errors import UserError, require_packages
 
 PARTS = ("numpy_nn", "jax_nn", "torch_nn", "compare", "tests", "pyproject.toml")
 
@@ -63,8 +62,7 @@ class Verdict:
 
 def tested(copy: Path, *tests: str) -> Verdict:
     """Run tests in the copy; pytest's exit status is 1 if a test failed, larger if none could run."""
-    if importlib.util.find_spec("pytest") is None:
-        raise UserError("the checks need pytest: pip install -e '.[dev]'")
+    require_packages("a check", "pytest", "beartype", "hypothesis", extra="test")
     done = run(copy, "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", *tests)
     errors = [line.removeprefix("E").strip() for line in done.stdout.splitlines() if line.startswith("E  ")]
     words = " ".join(errors)[:200] if errors else (done.stdout + done.stderr).strip()[-500:]

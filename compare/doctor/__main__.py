@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import ctypes
 import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -116,14 +117,19 @@ def quiet() -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    return cli.parser("doctor", __doc__)
+    options = cli.parser("doctor", __doc__)
+    options.add_argument("--json", action="store_true", help="print the facts and what is refused as JSON")
+    return options
 
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the facts, whether the machine is quiet, and what would be refused; returns 0."""
-    parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     found = facts() | {"quiet": quiet()}
+    if options.json:
+        print(json.dumps({**found, "refused": refused()}))
+        return 0
     width = max(map(len, found))
     for name, value in found.items():
         print(f"{name:<{width}}  {value}")

@@ -116,7 +116,7 @@ class Comparison:
             hear = self.progress.stage(label, len(configs) * len(names))
             try:
                 rows = process.call(
-                    *("compare.parity", "--json", json.dumps([config.to_json() for config in configs])),
+                    *("compare.parity", "--configs", json.dumps([config.to_json() for config in configs])),
                     *("--tracks", *self.track_names),
                     variables=tracks.device_variables(configs[0]),
                     hear=hear,

@@ -203,6 +203,8 @@ def _figures(program: str, *arguments: str, threads: int) -> list[float]:
 def git_commit() -> str | None:
     """Commit of the project's own checkout, with ``+`` if there are uncommitted changes."""
     root = Path(__file__).parents[1]
+    if not (root / ".git").exists():  # installed, maybe into somebody else's checkout
+        return None
     try:
         commit, changes = (
             subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()

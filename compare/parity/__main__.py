@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from compare import cli, networks
+from compare import cli, networks, presets
 from compare.cli import command_line
 from compare.config import Config
 from compare.errors import UserError, look_up
@@ -68,8 +68,9 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--lr", type=cli.setting("lr"), metavar="X", help="default: 0.05 for sgd, momentum and nesterov, else 0.001"
     )
+    check.add_argument("--json", action="store_true", help="print the rows of results.json instead of a line per leaf")
     # for a comparison: rows of results.json on standard output
-    options.add_argument("--json", metavar="CONFIGS", help=argparse.SUPPRESS)
+    options.add_argument("--configs", metavar="JSON", help=argparse.SUPPRESS)
     return options
 
 
@@ -79,8 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from numpy_nn.models import MODELS
 
     options = parser().parse_args(arguments)
-    if options.json is not None:
-        configs = [Config.from_json(config) for config in json.loads(options.json)]
+    if options.configs is not None:
+        configs = [Config.from_json(config) for config in json.loads(options.configs)]
         rows = [
             row
             for config in configs
@@ -89,6 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(finite(rows)))
         return 0
     for model in options.models:
+        if model in presets.PRESETS:
+            raise UserError(f"{model!r} is a preset: give its model, {presets.PRESETS[model].model}")
         look_up("model", model, MODELS)
     if options.network:
         options.models.append(str(options.network))
@@ -98,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(
             f"nothing to compare in {options.precision} with {' '.join(names) or 'no track'} alone: name two tracks"
         )
-    passed = True
+    rows = []
     for model in options.models or MODELS:
         for optimizer in options.optimizer:
             config = Config(
@@ -114,9 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if networks.is_file(model):
                 networks.require_same_network(config)
             for row, details in check_parity(config, options.tracks, steps=options.steps):
-                show(row, details)
-                passed = passed and row["passed"]
-    print("\nThe tracks are the same model." if passed else "\nThe tracks differ.")
+                rows.append(row)
+                if not options.json:
+                    show(row, details)
+    passed = all(row["passed"] for row in rows)
+    if options.json:
+        print(json.dumps(finite(rows)))
+    else:
+        print("\nThe tracks are the same model." if passed else "\nThe tracks differ.")
     return 0 if passed else 1
 
 

@@ -11,7 +11,6 @@ image of 28 x 28 takes each of them about a millisecond.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import ipaddress
 import os
 import socket
@@ -72,8 +71,6 @@ def admitted(host: str, address: str) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until Ctrl-C; return 0, or 2 for invalid arguments."""
     options = parser().parse_args(arguments)
-    if missing := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
-        raise UserError(f"the playground needs {' and '.join(missing)}: pip install '.[play]'")
     # One thread each; must be set before the frameworks are imported.
     os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
     from compare.play.answers import Playground

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from compare import cli
 from compare.checkpoint import store
 from compare.data import images
 from compare.errors import UserError
 from compare.play.activations import activations
-from compare.predict import DEFAULT, SHIPPED, Predictor, load
+from compare.predict import DEFAULT, Predictor, load
 from compare.report.style import KNOWN, NAMES
 from compare.results.arrays import pack
 from compare.training.error_analysis import softmax
@@ -118,7 +119,7 @@ class Playground:
 
 def trained() -> dict[str, Path]:
     """Return the shipped networks and those of the comparisons in runs/, by the name shown on the page."""
-    shipped = {f"shipped/{path.stem}": path for path in sorted(SHIPPED.glob("*.npz"))}
+    shipped = {f"shipped/{path.stem}": path for path in sorted(cli.SHIPPED.glob("*.npz"))}
     runs = {f"{path.parts[-3]}/{path.name}": path for path in sorted(RUNS.glob("*/checkpoints/*"))}
     return shipped | {name: path for name, path in runs.items() if store.steps(path)}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from compare.errors import require_packages
 from compare.ports.frames import Frame
 from compare.ports.recording import Recording, Store
 from compare.ports.side import Cotangents, Leaf, PortError
@@ -19,11 +20,10 @@ class OnnxSide:
     kind, has_gradients = "ONNX", False
 
     def __init__(self, path: Path, *, precision: str):
-        try:
-            import onnx
-            from onnx import numpy_helper
-        except ImportError as error:
-            raise PortError("ONNX files need onnx: pip install '.[export]'") from error
+        require_packages("an ONNX file", "onnx", extra="export")
+        import onnx
+        from onnx import numpy_helper
+
         if not path.is_file():
             raise PortError(f"{path}: no such file")
         try:

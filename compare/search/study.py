@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compare.errors import UserError
+from compare.errors import UserError, require_packages
 from compare.overrides import Choice, Field
 
 NAME = "search"
@@ -30,10 +30,9 @@ class FailedTrialError(Exception):
 
 def library() -> Any:
     """Optuna, quiet; UserError if it is not installed."""
-    try:
-        import optuna
-    except ModuleNotFoundError as error:
-        raise UserError('a search needs Optuna: pip install -e ".[search]"') from error
+    require_packages("a search", "optuna", extra="search")
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     return optuna

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import warnings
@@ -14,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from compare.errors import UserError
+from compare.errors import require_packages
 from compare.weights.architectures import ARCHITECTURES, published_name, to_published
 from compare.weights.network import Network
 from compare.weights.npz import WeightsError
@@ -102,8 +101,7 @@ def to_onnx(network: Network, names: str) -> bytes:
     """The whole computation, for any number n of images; the description is in the model's metadata."""
     if names != "ours":
         raise WeightsError("ONNX files hold a computation without parameter names: omit --names")
-    if missing := [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]:
-        raise UserError(f"ONNX needs {' and '.join(missing)}: pip install '.[export]'")
+    require_packages("ONNX", "onnx", "onnxscript", extra="export")
     images = torch.zeros((2, *network.input_shape), dtype=torch.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch.export about PyTorch's own recurrent modules

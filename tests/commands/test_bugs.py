@@ -43,8 +43,9 @@ def mended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tree(mended: Path, tmp_path: Path) -> Path:
-    """A tree to plant in."""
-    return Path(shutil.copytree(mended, tmp_path / "tree"))
+    """A tree to plant in, with a folder of tests as a clone has."""
+    (tmp_path / "tree" / "tests").mkdir(parents=True)
+    return Path(shutil.copytree(mended, tmp_path / "tree", dirs_exist_ok=True))
 
 
 @pytest.fixture
@@ -56,6 +57,14 @@ def at(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def bytes_of(tree: Path) -> dict[str, bytes]:
     return {path.relative_to(tree).as_posix(): path.read_bytes() for path in tree.rglob("*") if path.is_file()}
+
+
+def test_an_installed_package_is_left_alone(at: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (at / "tests").rmdir()
+    before = bytes_of(at)
+    assert bugs.main(["plant"]) == 2
+    assert f"{at} has no tests: the bug zoo needs a clone of the whole project" in capsys.readouterr().err
+    assert bytes_of(at) == before
 
 
 # --- the entries ------------------------------------------------------------------------------------------------------

@@ -23,11 +23,12 @@ import numpy as np
 import pytest
 from support.paths import ROOT
 
+from compare.cli import SHIPPED
 from compare.play import __main__ as play
 from compare.play.activations import activations, recorded
 from compare.play.answers import Disturbance, Playground
 from compare.play.server import BODY_LIMIT, FILES, server
-from compare.predict import SHIPPED, load, load_image
+from compare.predict import load, load_image
 from compare.results.arrays import unpack
 from compare.training.error_analysis import softmax
 from compare.weights.network import Network
@@ -289,12 +290,6 @@ def test_port_in_use_is_named(capsys):
         with pytest.raises(SystemExit, match="2"):
             play.main([*wrong, "--no-browser"])
         assert wrong[1] in capsys.readouterr().err
-
-
-def test_missing_package_names_the_extra(monkeypatch, capsys):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert play.main([]) == 2
-    assert capsys.readouterr().err == "error: the playground needs starlette and uvicorn: pip install '.[play]'\n"
 
 
 def test_invalid_checkpoint_is_named(tmp_path, capsys):

@@ -21,12 +21,14 @@ import pytest
 from PIL import Image, ImageOps
 from support.paths import ROOT
 
-from compare import cli, data, pretrained, shipped
+from compare import cli, data, pretrained
 from compare.checkpoint import store
+from compare.cli import SHIPPED
 from compare.data.preparation import Preparation, of_dataset
 from compare.errors import UserError
 from compare.export import export
-from compare.predict import DEFAULT, SHIPPED, Predictor, load, load_image, main
+from compare.predict import DEFAULT, Predictor, load, load_image, main
+from compare.shipped import __main__ as shipped
 from compare.tracks import TRACKS
 from compare.weights.network import Network
 from compare.weights.npz import WeightsError, read_npz, write_npz

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import hashlib
 import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -350,10 +351,10 @@ def test_unreadable_and_unwritable_folders_are_named(
 
 
 def test_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    found = loaders.importlib.util.find_spec
+    found = importlib.util.find_spec
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "grain" else found(name))
     assert run_all.main(["mlp-mnist", "--loader", "grain"]) == 2
-    assert "the loader grain needs grain: pip install '.[tensorflow]'" in capsys.readouterr().err
+    assert "the loader grain needs grain: pip install 'nn-three-ways[grain]'" in capsys.readouterr().err
     assert command.main(["--loaders", "grain"]) == 2
     with pytest.raises(UserError, match=r"unknown loader 'tfd': choose one of memory, torch"):
         loaders.require("tfd")

@@ -12,6 +12,7 @@ from support.paths import ROOT
 from support.printed_commands import BLOCK, PAGES, cases
 
 from compare import presets
+from compare.__main__ import resolve
 from compare.tracks import Track
 
 
@@ -55,10 +56,13 @@ def test_documented_command_is_parsed(page, command, monkeypatch, capsys):
         if targets == {"compare"} and given:
             check("compare.run_all", shlex.split(given[0]), monkeypatch, capsys)
         return
-    if words == ["-m", "compare"]:
+    if program == "nn3":
+        words = ["-m", "compare", *words]
+    if words == ["-m", "compare"] or words[2:3] == ["completion"]:
         return
     if words[:2] == ["-m", "compare"]:  # which runs the command of that name
-        words = ["-m", f"compare.{words[2]}", *words[3:]]
+        name, *first = resolve(words[2], program)
+        words = ["-m", f"compare.{name}", *first, *words[3:]]
     module, *arguments = words[1:] if words[0] == "-m" else [words[0].removesuffix(".py").replace("/", "."), *words[1:]]
     if module.partition(".")[0] == "compare":
         check(module, arguments, monkeypatch, capsys)

@@ -14,6 +14,8 @@ import pytest
 from support.paths import ROOT
 from support.printed_commands import cases
 
+from compare.__main__ import resolve
+
 # What is put behind a command of this module so that it ends soon; of a flag given twice the last counts.
 CUTS = {
     "compare": "",
@@ -35,6 +37,8 @@ CUTS = {
 NOT_RUN = {  # what is only read, and why
     r"make (test|notebooks|docs|lint|format|lock)\b": "builds .venv, or runs this very suite",
     r"make (ui|play)\b": "serves until Ctrl-C",
+    "make compare PIP_ARGS": "installs from another index",
+    "nn3 completion": "prints a script for a shell; test_command_line.py has bash read it",
     "--device gpu": "needs GPUs",
     r"compare\.play": "serves until Ctrl-C; test_play.py asks it",
     r"compare\.generate": "continues a text with a GPT that the reader trained; test_generate.py has a small one",
@@ -48,8 +52,8 @@ NOT_RUN = {  # what is only read, and why
     "--pretrained (torchvision|resnet20)|--model resnet20": "needs somebody's weights; test_pretrained.py has some",
 }
 STAND_INS = {  # the capitals of a page, in turn
-    "IMAGE": ["checkpoints/shipped/seven.png"],
-    "FILE": ["checkpoints/shipped/mlp-mnist.npz"],
+    "IMAGE": ["compare/shipped/seven.png"],
+    "FILE": ["compare/shipped/mlp-mnist.npz"],
     "CHECKPOINT": ["runs/DATE/checkpoints/mlp-mnist-numpy-seed0"],
     "DIR": ["runs/DATE", "runs/OTHER"],
 }
@@ -61,6 +65,10 @@ def expanded(command: str) -> Iterator[str]:
     if command.startswith("make compare"):
         arguments = "".join(shlex.split(command)[2:]).removeprefix("ARGS=")
         command = f"python -m compare.run_all {arguments}".strip()
+    if command.startswith("nn3 "):
+        _, name, *rest = command.split(" ")
+        module, *first = resolve(name, "nn3")
+        command = " ".join(["python -m", f"compare.{module}", *first, *rest])
     choice = next((word for word in command.split() if "|" in word), "")
     yield from (command.replace(choice, one) for one in choice.split("|")) if choice else [command]
 

@@ -24,23 +24,50 @@ PINNED = [
     requirement
     for requirements in (PROJECT["dependencies"], *(extra for name, extra in EXTRAS.items() if name != "gpu"))
     for requirement in map(Requirement, requirements)
-    if requirement.name != PROJECT["name"] and (requirement.marker is None or requirement.marker.evaluate())
+    if requirement.name != PROJECT["name"]
 ]
-FOR_USERS = [requirement for name in ("export", "play", "search", "tensorflow") for requirement in EXTRAS[name]]
-PINS = dict(
-    line.split("==")
+FOR_USERS = [
+    requirement for name in ("export", "grain", "kernels", "search", "tensorflow") for requirement in EXTRAS[name]
+]
+LOCK = [
+    Requirement(line)
     for line in (ROOT / "requirements.lock").read_text("utf-8").splitlines()
     if not line.startswith("#")
-)
+]
+PYTHONS = ("3.11", "3.12", "3.13")
+PLATFORMS = {
+    "Linux x86_64": ("linux", "Linux", "x86_64", "posix"),
+    "Linux aarch64": ("linux", "Linux", "aarch64", "posix"),
+    "macOS": ("darwin", "Darwin", "arm64", "posix"),
+    "Windows": ("win32", "Windows", "AMD64", "nt"),
+}
+MARKERS = ("sys_platform", "platform_system", "platform_machine", "os_name")
 
 
-@pytest.mark.parametrize("requirement", PINNED, ids=lambda r: r.name)
-def test_dependency_is_pinned_within_its_range(requirement):
-    assert PINS[canonicalize_name(requirement.name)] in requirement.specifier
+def needed(requirement: Requirement, environment: dict[str, str]) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate(environment)
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_each_dependency_has_one_pin_in_its_range(python, platform):
+    environment = dict(zip(MARKERS, PLATFORMS[platform], strict=True))
+    environment |= {"python_version": python, "python_full_version": f"{python}.9"}
+    pins = [(canonicalize_name(pin.name), str(pin.specifier)) for pin in LOCK if needed(pin, environment)]
+    versions = dict(pins)
+    assert len(versions) == len(pins)
+    for requirement in (each for each in PINNED if needed(each, environment)):
+        assert versions[canonicalize_name(requirement.name)].removeprefix("==") in requirement.specifier, requirement
 
 
 def test_lock_holds_versions_only():
-    assert all(re.fullmatch(r"[a-z0-9-]+", name) and re.fullmatch(r"[0-9a-z.]+", v) for name, v in PINS.items())
+    assert all(re.fullmatch(r"==[0-9a-z.]+", str(pin.specifier)) and not pin.url for pin in LOCK)
+
+
+def test_the_pythons_of_the_lock_are_those_of_the_classifiers():
+    prefix = "Programming Language :: Python :: "
+    assert [c.removeprefix(prefix) for c in PROJECT["classifiers"] if c.startswith(f"{prefix}3.")] == list(PYTHONS)
+    assert f"for python in {' '.join(PYTHONS)}; do" in (ROOT / "Makefile").read_text("utf-8")
 
 
 def test_third_party_imports_are_declared():
@@ -57,6 +84,13 @@ def test_third_party_imports_are_declared():
         and not declared & {canonicalize_name(owner) for owner in owners.get(top, [top])}
     ]
     assert not undeclared, "\n".join(undeclared)
+
+
+def test_citation_names_the_version_and_the_licence():
+    cited = dict(re.findall(r"^([a-z-]+): (.+)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE))
+    assert {"cff-version", "message", "title"} <= cited.keys()
+    assert (cited["title"], cited["version"]) == (PROJECT["name"], PROJECT["version"])
+    assert cited["license"] in PROJECT["license"].split(" AND ")
 
 
 @pytest.mark.parametrize("command", ["make compare", "make test"])

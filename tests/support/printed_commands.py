@@ -17,7 +17,7 @@ PAGES = [
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-PROSE = re.compile(r"`((?:python|make) [^`]+)`")  # in a sentence
+PROSE = re.compile(r"`((?:python|make|nn3) [^`]+)`")  # in a sentence
 
 
 def commands(text: str) -> set[str]:
@@ -27,7 +27,7 @@ def commands(text: str) -> set[str]:
         if language != "python":
             found |= {re.split(r"\s{3,}|\s#", line)[0] for line in re.sub(r"\n +", " ", block).splitlines()}
     named = {re.sub(r"^(\w+=\S+ )+", "", command) for command in found}
-    return {command for command in named if re.match(r"(python (-m )?\w|make \w)", command)}
+    return {command for command in named if re.match(r"(python (-m )?\w|make \w|nn3 \w)", command)}
 
 
 def cases() -> list[tuple[str, str]]:

@@ -12,7 +12,6 @@ batch: it starts a loader and augments its chunks, the same for all.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -22,14 +21,14 @@ import numpy as np
 from compare import machine
 from compare.data.augment import augment as augmented
 from compare.data.stream import Data, IndexSampler
-from compare.errors import UserError
+from compare.errors import UserError, require_packages
 
 if TYPE_CHECKING:
     from compare.data.loaders.records import Records
 
 Chunk = tuple[np.ndarray, np.ndarray]
 WORKERS = max(1, min(4, machine.cores() // 2))  # processes of `torch`, threads of `grain` and `tfdata`; a chunk each
-NEEDS = {  # packages of a loader
+NEEDS: dict[str, tuple[str, ...]] = {  # packages of a loader
     "memory": (),
     "torch": ("torch",),
     "tfds": ("tensorflow_datasets", "array_record"),
@@ -80,9 +79,8 @@ def require(name: str) -> None:
     """Raise UserError if there is no such loader, or a package of it is not installed; nothing is imported."""
     if name not in NEEDS:
         raise UserError(f"unknown loader {name!r}: choose one of {', '.join(LOADERS)}")
-    missing = [package for package in NEEDS[name] if not importlib.util.find_spec(package)]
-    if missing:
-        raise UserError(f"the loader {name} needs {' and '.join(missing)}: pip install '.[tensorflow]'")
+    # TFDS brings array_record on Linux only, Grain everywhere
+    require_packages(f"the loader {name}", *NEEDS[name], extra="tensorflow" if name == "tfdata" else "grain")
 
 
 def prefetch(load: Callable[[np.ndarray], Chunk], sampler: IndexSampler) -> Generator[Chunk]:

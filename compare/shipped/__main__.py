@@ -1,6 +1,6 @@
 """Train and export the two shipped networks, and write their model cards.
 
-    python -m compare.shipped           # train both in PyTorch, write checkpoints/shipped/: minutes
+    python -m compare.shipped           # train both in PyTorch, write compare/shipped/: minutes
     python -m compare.shipped --cards   # write only the model cards, from the existing networks
 
 Every figure in a card is counted from the network beside it, on all test images, in NumPy.
@@ -18,9 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from compare import cli, data, presets
-from compare.cli import command_line
+from compare.cli import SHIPPED, command_line
 from compare.errors import UserError
-from compare.predict import SHIPPED
 from compare.weights.network import Network
 from compare.weights.open import open_network
 from numpy_nn.tree import count
@@ -78,7 +77,7 @@ CARD = """\
 NumPy, JAX and PyTorch all compute with it:
 
 ```
-python -m compare.predict IMAGE --checkpoint checkpoints/shipped/{name}.npz --tracks all
+python -m compare.predict IMAGE --checkpoint {name} --tracks all
 ```
 
 ## What it was trained on

@@ -1,0 +1,1 @@
+"""The trained networks that are part of the project, each with its card; ``compare.cli`` finds them by name."""
