@@ -112,10 +112,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
     configs = [dataclasses.replace(config, **cli.given(options)) for config in chosen]
     from compare.benchmark import report, results
+    from compare.training import preflight
 
     before = results.read(options.against) if options.against else None
     options.out = cli.output_folder(options.out, "benchmark-")
     cli.require_writable(options.out)
+    preflight.require(configs, options.tracks, folder=options.out)
     found = run(options, configs, command=shlex.join(["python", "-m", "compare.benchmark", *arguments]))
     print("\n" + report.summary(found, before))
     for path in report.write(found, options.out, before):
