@@ -103,6 +103,7 @@ class Measured(TypedDict):
     flops_per_image: int | None
     step_bytes: int | None
     gflops: float | None
+    matmul_gflops: dict[str, float] | None
     gemm_gflops: float | None
     gemm_share: float | None
     peak_rss_mb: float | None

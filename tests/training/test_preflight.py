@@ -59,7 +59,7 @@ def test_everything_that_is_wrong_with_the_data_is_said_at_once(tmp_path, monkey
 
 
 def test_checkpoints_that_do_not_fit_on_the_disk_are_refused(tmp_path, monkeypatch):
-    usage = collections.namedtuple("usage", "free")  # noqa: PYI024  as shutil.disk_usage gives it
+    usage = collections.namedtuple("usage", "free")
     needed = 6 * (2 + 2) * preflight.checkpoint_bytes(MLP)  # two seeds in three tracks
     for free, refused in ((needed - 1, True), (needed, False)):
         monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: usage(free))
