@@ -86,7 +86,7 @@ def data_problems(configs: Sequence[Config]) -> Iterator[str]:
 
 
 def disk_problems(configs: Sequence[Config], tracks_each: int, *, folder: Path, keep: int) -> Iterator[str]:
-    """Say if the checkpoints will not fit on the disk: ``keep`` of each run, the best, and one that is being written."""
+    """Say if the checkpoints do not fit on the disk: ``keep`` of each run, the best, and one that is being written."""
     if not keep:
         return
     sizes = {config.preset: checkpoint_bytes(config) for config in {each.preset: each for each in configs}.values()}

@@ -71,9 +71,9 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
                 figures["error_analysis"] = analysed(training)
             except Exception as error:  # the training and its checkpoint are good without it
                 emit({"event": "note", "text": f"no error analysis: {type(error).__name__}: {error}"})
-            config = job.config
-            how = {"device": config.device, "precision": config.precision, "threads": job.threads}
-            figures["matmul_gflops"] = gemm.own_gflops(job.track, **how)
+            figures["matmul_gflops"] = gemm.own_gflops(
+                job.track, device=job.config.device, precision=job.config.precision, threads=job.threads
+            )
     except UserError as error:
         figures = {"status": "failed", "message": f"{job.config.preset} {job.track}: {error}"}
     emit({"event": "end", **figures})
