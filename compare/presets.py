@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from compare.config import Config
@@ -137,3 +138,8 @@ PRESETS = {
 def get(name: str) -> Config:
     """Look up a preset; an unknown name is answered with the known ones."""
     return look_up("preset", name, PRESETS)
+
+
+def seeded(name: str, seed: int) -> Config:
+    """A preset with another seed."""
+    return dataclasses.replace(get(name), seed=seed)

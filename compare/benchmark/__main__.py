@@ -8,6 +8,7 @@
     python -m compare.benchmark mlp-mnist --tensorflow        also a plain Keras script on the same batches
     python -m compare.benchmark cnn-mnist --device gpu --precision bfloat16
     python -m compare.benchmark mlp-mnist --against OLD.json  which variants became significantly slower
+    python -m compare.benchmark mlp-mnist --entry             also this machine's entry for docs/machines.md
 
 Tracks are timed only after they pass the parity check, and no speed is shown for a process whose first losses differ
 from the others'. Ctrl-C stops the benchmark and reports the processes that have ended.
@@ -64,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     measured.add_argument("--no-layers", action="store_true", help="leave out the roofline of single layers")
     measured.add_argument("--against", type=cli.path, metavar="OLD", help="an earlier benchmark.json to compare with")
     cli.add_output(options, default="benchmark-")
+    cli.group(options, "output").add_argument(
+        "--entry", action="store_true", help="also write entry.json, this machine's entry for docs/machines.md"
+    )
     return options
 
 
@@ -111,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError("--tensorflow: TensorFlow is not installed; pip install 'nn-three-ways[tensorflow]' brings it")
     chosen = [presets.get(name) for name in dict.fromkeys(options.presets or presets.DEFAULT)]
     configs = [dataclasses.replace(config, **cli.given(options)) for config in chosen]
-    from compare.benchmark import report, results
+    from compare.benchmark import entry, report, results
+    from compare.files import write_json
     from compare.training import preflight
 
     before = results.read(options.against) if options.against else None
@@ -122,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print("\n" + report.summary(found, before))
     for path in report.write(found, options.out, before):
         print(path)
+    if options.entry:
+        print(write_json(options.out / "entry.json", entry.of_benchmark(found)))
     return 130 if found["status"] == "interrupted" else report.status(found, before)
 
 

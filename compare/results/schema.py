@@ -182,8 +182,8 @@ class Load(TypedDict):
     after: float | None
 
 
-class Environment(TypedDict):
-    """The machine and the software."""
+class Machine(TypedDict):
+    """The processor and the software."""
 
     python: str
     platform: str
@@ -192,6 +192,11 @@ class Environment(TypedDict):
     threads: int
     versions: dict[str, str]
     git_commit: str | None
+
+
+class Environment(Machine):
+    """The machine and the software, and what was measured of it."""
+
     gemm_gflops: float | None
     memory_gbs: float | None
     load: Load

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import typed_json
 from support.paths import ROOT
 
 from compare import machine, run_all
 from compare.machine import disturbance
 from compare.progress import Progress
+from compare.results import typed_json
 from compare.results.schema import Results
 
 
