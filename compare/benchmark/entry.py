@@ -43,6 +43,15 @@ class ParityOutcome(TypedDict):
     passed: bool
 
 
+class Worst(TypedDict):
+    """The figures that have a limit, the worst of the processes; see compare/machine/disturbance.py."""
+
+    others: float | None
+    throttled: float | None
+    step_spread: float | None
+    matmul_swing: float | None
+
+
 class EntryRow(TypedDict):
     """A variant of a preset: medians over its processes, and whether they may be shown."""
 
@@ -50,12 +59,11 @@ class EntryRow(TypedDict):
     variant: str  # "jax scan"
     hardware: str | None
     step_ms: list[float]  # of each process
-    images_per_second: float
     gemm_share: float | None
     test_accuracy: float | None
     peak_rss_mb: float | None
     left_out: int  # disturbed processes
-    disturbance: dict[str, float | None]  # the worst of the processes, by figure
+    disturbance: Worst
     disturbed: str | None
     problem: str | None  # why the speed may not be shown
 
@@ -99,7 +107,7 @@ def of_benchmark(found: Benchmark) -> Entry:
 def _row(found: Benchmark, row: Row) -> EntryRow:
     plan = found["presets"][row.preset]
     seen: list[Any] = [trial.get("disturbance") or {} for trial in row.trials]
-    worst = {
+    worst: Any = {
         name: max((figures[name] for figures in seen if figures.get(name) is not None), default=None)
         for name in disturbance.LIMITS
     }
@@ -108,7 +116,6 @@ def _row(found: Benchmark, row: Row) -> EntryRow:
         "variant": row.label,
         "hardware": row.trials[0].get("hardware"),
         "step_ms": row.times,
-        "images_per_second": row.images_per_second(plan),
         "gemm_share": row.gemm_share(plan["batch_size"] * plan["flops_per_image"]),
         "test_accuracy": row.median("test_accuracy"),
         "peak_rss_mb": row.median("peak_rss_mb"),
@@ -139,13 +146,15 @@ def refusals(entry: Entry) -> list[str]:
     ]
     for row in entry["rows"]:
         name = f"{row['preset']}, {row['variant']}"
+        if row["preset"] not in entry["presets"]:
+            found.append(f"{name}: its preset is not described")
         if not any(pair["preset"] == row["preset"] for pair in entry["parity"]):
             found.append(f"{name}: parity was not checked")
         if row["problem"]:
             found.append(f"{name}: {row['problem']}")
         if reason := row["disturbed"] or disturbance.reason(cast(Any, row["disturbance"])):
             found.append(f"{name} was disturbed: {reason}")
-        if all(row["disturbance"].get(figure) is None for figure in ("others", "step_spread")):
+        if row["disturbance"]["others"] is None:
             found.append(f"{name}: nothing tells whether other programs disturbed it")
         if len(row["step_ms"]) < REPEATS:
             found.append(f"{name}: {len(row['step_ms'])} processes, and {REPEATS} are needed: measure with --repeats 5")

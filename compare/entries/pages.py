@@ -133,12 +133,13 @@ def of_machine(name: str, entry: machine_entry.Entry) -> list[str]:
 
 def of_row(entry: machine_entry.Entry, row: machine_entry.EntryRow) -> list[str]:
     """The figures of a variant."""
+    step_ms, batch = statistics.median(row["step_ms"]), entry["presets"][row["preset"]]["batch_size"]
     return [
         f"{plain(entry['environment']['cpu'])}, {entry['environment']['threads']} cores",
         plain(named(row["variant"])),
         str(len(row["step_ms"])),
-        number(row["images_per_second"]),
-        f"{statistics.median(row['step_ms']):.2f}",
+        number(1000 * batch / step_ms),
+        f"{step_ms:.2f}",
         number(row["gemm_share"], ".0%"),
         number(row["test_accuracy"], ".2%"),
         number(row["peak_rss_mb"]),
