@@ -13,7 +13,7 @@ from compare.errors import look_up
 
 GROUPS = {
     "Train and compare": ("run_all", "parity", "ports", "report", "checkpoint", "tracking"),
-    "Measure": ("doctor", "benchmark", "loaders"),
+    "Measure": ("doctor", "benchmark", "record", "entries", "loaders"),
     "Find and reuse networks": (
         "search",
         "transfer",
