@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import importlib.util
 import re
 import shlex
 import sys
@@ -23,8 +24,10 @@ from typing import Any
 
 from compare import cli, machine, presets
 from compare.cli import TRACKS, command_line
+from compare.errors import UserError
 from compare.record import results
 from compare.record.results import SCRIPTS, TARGETS, Entry, Row
+from compare.statistics import p_above
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,21 +96,12 @@ def shown(entry: Entry) -> str:
     return table(head, [of_rung(rung) for rung in results.ladder([entry])])
 
 
-@command_line
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if every track reaches the target at p < 0.01, else 1; 2 for a usage error, 130 after Ctrl-C."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    options = parser().parse_args(arguments)
-    from compare.files import write_json
+def measured(entry: Entry) -> bool:
+    """Fill in the runs, the other commit checked out beside this one; False if it was interrupted."""
     from compare.record.measure import checkout, measure
-    from compare.training import preflight
     from compare.workers.process import ROOT
 
-    names = [name for name in options.tracks if name in TRACKS]
-    preflight.require([presets.get(options.preset)], names, folder=ROOT)
-    entry = begin(options, shlex.join(["python", "-m", "compare.record", *arguments]))
     roots: dict[str | None, Path] = {entry["environment"]["git_commit"]: ROOT}
-    status = 0
     with contextlib.ExitStack() as stack:
         if (against := entry["against"]) and against not in roots:
             roots[against] = stack.enter_context(checkout(against))
@@ -115,14 +109,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
             measure(entry, roots, lambda text: print(text, flush=True))
         except KeyboardInterrupt:
             print("\nStopped; the seeds that have ended are kept.")
-            status = 130
+            return False
+    return True
+
+
+@command_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if every track reaches the target at p < 0.01, else 1; 2 for a usage error, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(arguments)
+    from compare.files import write_json
+    from compare.training import preflight
+    from compare.workers.process import ROOT
+
+    if "plain-nnx" in options.tracks and not importlib.util.find_spec("tensorflow"):
+        raise UserError("plain-nnx: TensorFlow is not installed; pip install 'nn-three-ways[tensorflow]' brings it")
+    names = [name for name in options.tracks if name in TRACKS]
+    preflight.require([presets.get(options.preset)], names, folder=ROOT)
+    entry = begin(options, shlex.join(["python", "-m", "compare.record", *arguments]))
+    interrupted = not measured(entry)
     entry["rows"] = [row for row in entry["rows"] if row["runs"]]
     if not entry["rows"]:
-        return status
+        return 130
     print("\n" + shown(entry))
     print(cli.shown(write_json(options.out or file_of(entry), entry)))
-    tracks_of_entry = [rung for rung in results.ladder([entry]) if rung.row["name"] in TRACKS]
-    return status or int(not all(rung.p < results.LEVEL for rung in tracks_of_entry))
+    here = entry["environment"]["git_commit"]
+    own = [row for row in entry["rows"] if row["name"] in TRACKS and row["commit"] == here]
+    reached = all(p_above(results.accuracies(row), entry["target"]) < results.LEVEL for row in own)
+    return 130 if interrupted else int(not reached)
 
 
 if __name__ == "__main__":

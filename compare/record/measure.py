@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -59,11 +60,15 @@ def clocked(command: list[str], root: Path, variables: Mapping[str, str]) -> tup
         start = time.perf_counter()
         with subprocess.Popen(
             [sys.executable, "-m", *command],
-            cwd=root, env=os.environ | dict(variables), stdout=subprocess.PIPE, stderr=log, text=True,
+            cwd=root, env=os.environ | dict(variables), stdout=subprocess.PIPE, stderr=log, text=True, process_group=0,
         ) as process:  # fmt: skip
             assert process.stdout
-            answer = next((line for line in process.stdout if line.startswith(ANSWER)), None)
-            seconds = time.perf_counter() - start
+            try:
+                answer = next((line for line in process.stdout if line.startswith(ANSWER)), None)
+                seconds = time.perf_counter() - start
+            finally:  # also after Ctrl-C, and with whatever it has started
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
         log.seek(0)
         last = next((line.strip() for line in reversed(log.readlines()) if line.strip()), "none")
     if answer is None:
