@@ -31,6 +31,7 @@ GROUPS = {
         "doctor": "doctor",
         "bench": "benchmark",
         "record": "record",
+        "entries": "entries",
         "loaders": "loaders",
         "eval": "eval",
     },

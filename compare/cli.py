@@ -342,17 +342,25 @@ RESULTS = ("results.json", "benchmark.json", "loaders.json", "transfer.json")  #
 
 
 def require_writable(directory: Path) -> None:
-    """Make the folder and try it, before hours of training find out; UserError if it cannot be, or holds results."""
+    """Raise UserError if the folder holds results, or if it cannot be made and written to.
+
+    A folder that is new is removed again: it is made when the first file is written.
+    """
     for name in RESULTS:
         if (directory / name).exists():
             resume = ", or finish it with python -m compare.run_all --resume" if name == "results.json" else ""
             raise UserError(f"{directory} holds results already ({name}): choose another folder with --out{resume}")
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
         raise UserError(f"cannot write to {directory} ({error.strerror}); choose another folder with --out") from error
+    finally:
+        for each in missing:
+            with contextlib.suppress(OSError):
+                each.rmdir()
 
 
 # --- how a command begins and ends ------------------------------------------------------------------------------------

@@ -120,6 +120,20 @@ def mean_interval(sample: Sequence[float]) -> MeanInterval:
     return MeanInterval(mean, mean - half, mean + half)
 
 
+def p_above(sample: Sequence[float], value: float) -> float:
+    """One-sided p of Student's t test that the mean is above ``value``; 1 for a single number.
+
+    The probability of a mean as high as the sample's, or higher, if the true one were ``value``.
+    """
+    if len(sample) < 2:
+        return 1.0
+    if len(set(sample)) == 1:  # no deviation: the test divides by it
+        return 0.0 if sample[0] > value else 1.0
+    from scipy import stats  # takes half a second to import
+
+    return float(stats.ttest_1samp(sample, value, alternative="greater").pvalue)
+
+
 def _quantile(degrees: int) -> float:
     return STUDENT_T[min(degrees, len(STUDENT_T)) - 1]
 

@@ -8,6 +8,7 @@
     python -m compare.benchmark mlp-mnist --tensorflow        also a plain Keras script on the same batches
     python -m compare.benchmark cnn-mnist --device gpu --precision bfloat16
     python -m compare.benchmark mlp-mnist --against OLD.json  which variants became significantly slower
+    python -m compare.benchmark mlp-mnist --entry             also this machine's entry for docs/machines.md
 
 Tracks are timed only after they pass the parity check, and no speed is shown for a process whose first losses differ
 from the others'. Ctrl-C stops the benchmark and reports the processes that have ended.
@@ -64,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     measured.add_argument("--no-layers", action="store_true", help="leave out the roofline of single layers")
     measured.add_argument("--against", type=cli.path, metavar="OLD", help="an earlier benchmark.json to compare with")
     cli.add_output(options, default="benchmark-")
+    cli.group(options, "output").add_argument(
+        "--entry", action="store_true", help="also write entry.json, this machine's entry for docs/machines.md"
+    )
     return options
 
 
@@ -119,15 +123,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         networks.require_same_network(configs[0])
         options.tracks = networks.available(configs[0].model, options.tracks, asked=options.tracks is not cli.TRACKS)
-    from compare.benchmark import report, results
+    from compare.benchmark import entry, report, results
+    from compare.files import write_json
+    from compare.training import preflight
 
     before = results.read(options.against) if options.against else None
     options.out = cli.output_folder(options.out, "benchmark-")
     cli.require_writable(options.out)
+    preflight.require(configs, options.tracks, folder=options.out)
     found = run(options, configs, command=shlex.join(["python", "-m", "compare.benchmark", *arguments]))
     print("\n" + report.summary(found, before))
     for path in report.write(found, options.out, before):
         print(path)
+    if options.entry:
+        print(write_json(options.out / "entry.json", entry.of_benchmark(found)))
     return 130 if found["status"] == "interrupted" else report.status(found, before)
 
 

@@ -63,7 +63,8 @@ class Trial(TypedDict):
     peak_device_mb: NotRequired[float | None]
     hardware: NotRequired[str]
     matmul_precision: NotRequired[str]
-    gemm_gflops: NotRequired[float | None]  # median of large matmuls just before and after
+    matmul_gflops: NotRequired[dict[str, float] | None]  # of large ones just before and after, by library
+    gemm_gflops: NotRequired[float | None]  # of the fastest library
     disturbance: NotRequired[Disturbance]  # what other programs did during the timed steps
     disturbed: NotRequired[str | None]  # why the figures are in no ratio, if so
 
@@ -171,7 +172,7 @@ class Row:
         return 1000 * plan["batch_size"] / self.step_ms
 
     def gemm_share(self, step_flops: float) -> float | None:
-        """FLOP/s of a step as a share of the large matmuls' just before and after; the median over the processes."""
+        """FLOP/s of a step as a share of the GEMM peak around it; the median over the processes."""
         pairs = [(ms, trial.get("gemm_gflops")) for ms, trial in zip(self.times, self.trials, strict=True)]
         shares = [step_flops / ms / 1e6 / gflops for ms, gflops in pairs if gflops]
         return statistics.median(shares) if shares else None

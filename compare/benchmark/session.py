@@ -27,7 +27,7 @@ from compare.benchmark.results import (
 )
 from compare.config import Config
 from compare.files import write_json
-from compare.machine import disturbance
+from compare.machine import disturbance, gemm
 from compare.workers import process
 
 CHUNKS = 10  # of a trial at least: one warms up, nine are timed
@@ -120,15 +120,19 @@ class Session:
         before = self.matmul_gflops or machine.matmul_gflops(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
         self.matmul_gflops = machine.matmul_gflops(threads=self.threads)
-        gflops = machine.record_gemm_gflops(self.results["environment"], before, self.matmul_gflops)
-        if not machine.on_cpu(answer.get("hardware")):
-            gflops = machine.accelerator_gflops(config.device, config.precision)
-        trial: Any = {"repeat": number, **answer, "gemm_gflops": gflops}
+        on_cpu, own = machine.on_cpu(answer.get("hardware")), answer.get("matmul_gflops") or {}
+        own_here = own.values() if on_cpu else ()
+        machine.record_peak(self.results["environment"], *before, *self.matmul_gflops, *own_here)
+        speeds = machine.around(before, self.matmul_gflops, own)
+        if not on_cpu:
+            there = machine.accelerator_gflops(config.device, config.precision)
+            speeds = {"torch": there, **own} if there else None
+        trial: Any = {"repeat": number, **answer, "matmul_gflops": speeds, "gemm_gflops": None}
         if seen := trial.get("disturbance"):
-            on_cpu = machine.on_cpu(answer.get("hardware"))
             seen["matmul_swing"] = disturbance.swing(before, self.matmul_gflops) if on_cpu else None
             trial["disturbed"] = disturbance.reason(seen)
         self.results[kind].append(trial)
+        gemm.set_peaks([*self.results["trials"], *self.results["cold"]])
         self.note(f"{number + 1}/{self.results['repeats']}  {config.preset}  {variant.label:<16}  {describe(trial)}")
         self.results["environment"]["load"].append(machine.load())
         self.save()
@@ -143,6 +147,7 @@ class Session:
             for config, track in itertools.product(self.configs, self.tracks):
                 self.note(f"layers of {config.preset}, one by one on one core: {track}")
                 answer: Any = variants.time_layers(config, track, folder=self.out)
+                limits["gemm_gflops"] = max([limits["gemm_gflops"] or 0.0, *answer.pop("matmul_gflops", {}).values()])
                 self.results["layers"].append({"preset": config.preset, "track": track, **answer})
                 self.save()
 

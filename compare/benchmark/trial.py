@@ -24,6 +24,7 @@ from compare.config import Config
 from compare.data.loaders import BatchIterator
 from compare.data.stream import IndexSampler
 from compare.errors import UserError
+from compare.machine import gemm
 from compare.training import loop, worker
 from compare.training.clocks import Timings
 from compare.training.loop import Training
@@ -75,6 +76,7 @@ def run(
     loop.train(training, stop=enough)
     peak = machine.peak_rss_mb()  # before the breakdown allocates arrays of its own
     figures = training.result()
+    config = job.config
     return {
         "seconds": figures["seconds"],
         "step_ms": [1000 * lap / training.schedule.chunk for lap in timings.chunks.steady],
@@ -90,6 +92,9 @@ def run(
         "import_rss_mb": import_rss_mb,
         "peak_rss_mb": peak,
         **track.device_facts(training.state),
+        "matmul_gflops": gemm.own_gflops(
+            job.track, device=config.device, precision=config.precision, threads=job.threads
+        ),
     }
 
 
@@ -145,6 +150,7 @@ def main() -> None:
     try:
         if "layers" in job:
             answer = {"layers": roofline.measured(Config.from_json(job["layers"]), job["track"])}
+            answer["matmul_gflops"] = gemm.own_gflops(job["track"], device="cpu", precision="float32", threads=1)
         else:
             answer = run(Job.from_json(job.pop("job")), **job)
     except UserError as error:

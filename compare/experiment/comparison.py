@@ -21,7 +21,7 @@ from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.experiment import plan
 from compare.files import write_json
-from compare.machine import disturbance
+from compare.machine import disturbance, gemm
 from compare.parity.check import parity_config
 from compare.progress import Progress
 from compare.report.write import show, write
@@ -225,21 +225,22 @@ class Comparison:
             self.progress.end(label, f"{run['status'].upper()}: {run['message']}")
 
     def measure_matmul(self, run: RunResult, label: str) -> None:
-        """Set a run's ``gemm_gflops``: the matmul speed just before and after it, because a machine's speed varies.
+        """Enter the matmul speeds around a run, in NumPy and in its own library, and what they say of every run so far.
 
-        How much it varied is the last figure that tells whether other programs disturbed the run.
-
-        The speed of a run on an accelerator is compared with that accelerator's matmul speed.
+        How much NumPy's varied is the last figure that tells whether other programs disturbed the run. The speed of a
+        run on an accelerator is compared with that accelerator's matmul speed.
         """
         environment, before, config = cast(dict[str, Any], self.results["environment"]), self.matmuls, run["config"]
         self.matmuls = [] if self.stopping else machine.matmul_gflops(threads=environment["threads"])
-        pace = machine.record_gemm_gflops(environment, before, self.matmuls)
-        on_cpu = machine.on_cpu(run["hardware"])
-        if not on_cpu:
+        on_cpu, own = machine.on_cpu(run["hardware"]), run["matmul_gflops"] or {}
+        machine.record_peak(environment, *before, *self.matmuls, *(own.values() if on_cpu else ()))
+        if on_cpu:
+            run["matmul_gflops"] = machine.around(before, self.matmuls, own)
+        else:
             each = machine.accelerator_gflops(config["device"], config["precision"])
-            pace = each and each * config["devices"]
-        run["gemm_gflops"] = pace
-        run["gemm_share"] = run["gflops"] / pace if run["gflops"] and pace else None
+            speeds = {"torch": each, **own} if each else {}
+            run["matmul_gflops"] = {library: speed * config["devices"] for library, speed in speeds.items()} or None
+        gemm.set_peaks(self.results["runs"])
         if seen := run["disturbance"]:
             seen["matmul_swing"] = disturbance.swing(before, self.matmuls) if on_cpu else None
             run["disturbed"] = disturbance.reason(seen)

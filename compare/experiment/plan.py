@@ -19,9 +19,12 @@ from typing import Any, TypedDict, cast
 from compare import machine, networks
 from compare.cli import require_writable
 from compare.config import SETTINGS, Config
+from compare.data import load as load_data
 from compare.errors import UserError
 from compare.results.reader import read
 from compare.results.schema import SCHEMA, Environment, Results, RunResult, new_run
+from compare.training import preflight, steps
+from compare.training.checks import require_same_data, require_steps_left
 from compare.training.flops import training_bytes, training_flops
 from compare.workers import process
 
@@ -38,8 +41,9 @@ def plan(
     keep: int = 2,
     resume_from: Path | None = None,
 ) -> Results:
-    """The results of a new comparison in ``directory``, all of its runs not started."""
+    """The results of a new comparison in ``directory``, all of its runs not started; UserError if one cannot start."""
     require_writable(directory)
+    preflight.require(configs, track_names, folder=directory, keep=keep)
     costs = {preset: step_costs(config) for preset, config in {each.preset: each for each in configs}.items()}
     return {
         "schema": SCHEMA,
@@ -103,6 +107,13 @@ def resumed(directory: Path) -> tuple[Results, list[str]]:
             config = Config.from_json(run["config"])
             networks.require_unchanged(config.model, config.network_digest)
             results["runs"][number] = planned(config, run["track"], step_costs(config))
+    left = [run for run in results["runs"] if run["status"] != "finished"]
+    preflight.require(
+        [Config.from_json(run["config"]) for run in left],
+        list(dict.fromkeys(run["track"] for run in left)),
+        folder=directory,
+        keep=results["settings"]["keep"],
+    )
     then, now = cast(dict[str, Any], results["environment"]), machine.facts(threads=machine.cores())
     results["status"] = "interrupted"
     changed = [
@@ -135,6 +146,9 @@ def from_checkpoint(path: Path, wanted: Config | None, changes: Mapping[str, Any
     unfit = [f"{name} is {old[name]!r}, not {new[name]!r}" for name in lasting if old[name] != new[name]]
     if unfit:
         raise UserError(f"{path} cannot continue as this run: its {'; its '.join(unfit)}")
+    data = load_data(now.dataset, data_dir=now.data_dir, val_size=now.val_size, seed=now.seed)
+    require_same_data(path, meta, data)
+    require_steps_left(path, meta["step"], steps.plan(now, len(data.train_x), first=meta["step"]).steps)
     return now
 
 
@@ -144,6 +158,7 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises UserError if another process has it, or if the folder's file system has no locks.
     """
+    directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -103,6 +103,7 @@ class Measured(TypedDict):
     flops_per_image: int | None
     step_bytes: int | None
     gflops: float | None
+    matmul_gflops: dict[str, float] | None
     gemm_gflops: float | None
     gemm_share: float | None
     peak_rss_mb: float | None
@@ -181,8 +182,8 @@ class Load(TypedDict):
     after: float | None
 
 
-class Environment(TypedDict):
-    """The machine and the software."""
+class Machine(TypedDict):
+    """The processor and the software."""
 
     python: str
     platform: str
@@ -191,6 +192,11 @@ class Environment(TypedDict):
     threads: int
     versions: dict[str, str]
     git_commit: str | None
+
+
+class Environment(Machine):
+    """The machine and the software, and what was measured of it."""
+
     gemm_gflops: float | None
     memory_gbs: float | None
     load: Load

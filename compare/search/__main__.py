@@ -97,6 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trials = min(trials, study.grid_size(fields))
     directory = cli.output_folder(options.out, "search-")
     cli.require_writable(directory)
+    from compare.training import preflight
+
+    preflight.require(list(configs.values()), [options.track], folder=directory)
     settings = settings_of(options)
     url = options.storage or cli.sqlite_url(directory / "study.db")
     found = study.opened(url, directory, settings)

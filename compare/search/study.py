@@ -70,6 +70,7 @@ def opened(url: str, directory: Path, settings: Mapping[str, Any]) -> Any:
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     """Hold the lock that the processes of this search share."""
+    directory.mkdir(parents=True, exist_ok=True)
     with (directory / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

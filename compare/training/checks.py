@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from compare import tracks
@@ -33,6 +37,22 @@ def require_images(config: Config, data: Data) -> None:
         )
     if len(shape) == 1 and config.augment:
         raise UserError(f"{config.preset} trains on a text, and only images are augmented: choose augment=[]")
+
+
+def require_same_data(path: Path, meta: Mapping[str, Any], data: Data) -> None:
+    """Raise UserError if the checkpoint with this metadata was trained on other data."""
+    then, now = meta["data"]["digest"], data.digest
+    if then != now:
+        raise UserError(
+            f"{path} was trained on other data: {data.name} had SHA-256 {then[:12]}… then and has {now[:12]}… "
+            "now; restore the data, or train from the start"
+        )
+
+
+def require_steps_left(path: Path, step: int, steps: int) -> None:
+    """Raise UserError if a checkpoint is already at the last of so many steps."""
+    if step >= steps:
+        raise UserError(f"{path} is already at step {step:,} of {steps:,}: increase --steps")
 
 
 def require_finite(loss: np.ndarray, first_step: int, config: Config) -> None:

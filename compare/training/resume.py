@@ -10,6 +10,7 @@ from compare.checkpoint.store import Checkpoint, CheckpointError
 from compare.config import Config
 from compare.data import Data
 from compare.errors import UserError
+from compare.training.checks import require_same_data, require_steps_left
 from compare.training.loop import SavedState, Training
 from compare.training.steps import plan
 from compare.workers.protocol import Job
@@ -45,14 +46,9 @@ def require_fit(found: Checkpoint, job: Job, data: Data, *, steps: int) -> None:
             f"{found.path} holds a network without a training state: predict with it, or transfer it "
             "from it with python -m compare.transfer"
         )
-    then, now = found.meta["data"]["digest"], data.digest
-    if then != now:
-        raise UserError(
-            f"{found.path} was trained on other data: {data.name} had SHA-256 {then[:12]}… then and has {now[:12]}… "
-            "now; restore the data, or train from the start"
-        )
-    if found.step >= steps and not is_same_run(found, job):
-        raise UserError(f"{found.path} is already at step {found.step:,} of {steps:,}: increase --steps")
+    require_same_data(found.path, found.meta, data)
+    if not is_same_run(found, job):
+        require_steps_left(found.path, found.step, steps)
 
 
 def restore(training: Training, found: Checkpoint, job: Job, note: Note) -> None:

@@ -22,6 +22,7 @@ from compare import machine, networks, tracks
 from compare.config import Config
 from compare.data import load as load_data
 from compare.errors import UserError
+from compare.machine import gemm
 from compare.results.schema import ErrorAnalysis
 from compare.training import loop, resume
 from compare.training.checks import require_images, require_validation
@@ -70,6 +71,9 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
                 figures["error_analysis"] = analysed(training)
             except Exception as error:  # the training and its checkpoint are good without it
                 emit({"event": "note", "text": f"no error analysis: {type(error).__name__}: {error}"})
+            figures["matmul_gflops"] = gemm.own_gflops(
+                job.track, device=job.config.device, precision=job.config.precision, threads=job.threads
+            )
     except UserError as error:
         figures = {"status": "failed", "message": f"{job.config.preset} {job.track}: {error}"}
     emit({"event": "end", **figures})

@@ -20,7 +20,7 @@ from compare.benchmark import __main__ as benchmark
 from compare.benchmark import plots, report, roofline, session, sweep, tables, trial, variants
 from compare.benchmark.results import PARTS, read, rows
 from compare.errors import UserError
-from compare.machine import disturbance
+from compare.machine import disturbance, gemm
 from compare.training.flops import training_flops
 from compare.workers import process
 from compare.workers.protocol import Job
@@ -353,7 +353,8 @@ def test_an_accelerator_is_compared_with_its_own_matmuls(tmp_path: Path, monkeyp
     def one(config: Any, variant: Any, **_: Any) -> dict[str, Any]:
         hardware = "NVIDIA H200" if variant.track == "jax" else "cpu"
         facts = {"preset": config.preset, "track": variant.track, "variant": variant.name}
-        return facts | {"hardware": hardware, "error": "-"}
+        own = {"jax": 9e5} if variant.track == "jax" else {}
+        return facts | {"hardware": hardware, "error": "-", "matmul_gflops": own}
 
     monkeypatch.setattr(process, "call", parity)
     monkeypatch.setattr(variants, "measure", one)
@@ -363,8 +364,34 @@ def test_an_accelerator_is_compared_with_its_own_matmuls(tmp_path: Path, monkeyp
     options = benchmark.parser().parse_args(["--repeats", "1", "--out", str(tmp_path)])
     found = benchmark.run(options, [config], "the command")
     pace = {trial["track"]: trial["gemm_gflops"] for trial in found["trials"]}
-    assert pace == {"jax": 8e5, "torch": 200.0}  # NumPy has no bfloat16
+    assert pace == {"jax": 9e5, "torch": 200.0}  # NumPy has no bfloat16; JAX's own matmul is faster than PyTorch's
     assert found["layers"] == []  # the roofline is one of a CPU
+
+
+def test_the_gemm_peak_is_that_of_the_fastest_library_around_each_row() -> None:
+    rows = [
+        {"matmul_gflops": {"numpy": 100.0}, "gflops": 90.0},
+        {"matmul_gflops": {"numpy": 100.0, "jax": 160.0}, "gflops": 156.0},
+        {"matmul_gflops": {"numpy": 50.0, "jax": 85.0}},  # in a slow minute
+        {"matmul_gflops": {"numpy": 200.0, "torch": 180.0}},
+        {"matmul_gflops": {"torch": 5e4, "jax": 4e4}, "hardware": "NVIDIA H200"},
+        {"matmul_gflops": None},
+    ]
+    gemm.set_peaks(rows)
+    gain = (1.6 + 1.7) / 2  # of JAX over NumPy, the median of two runs
+    expected = [100 * gain, 100 * gain, 85.0, 200 * gain, 5e4, None]
+    assert [row.get("gemm_gflops") for row in rows] == pytest.approx(expected)
+    assert [row.get("gemm_share") for row in rows[:2]] == pytest.approx([90 / 165, 156 / 165])
+    gemm.set_peaks(rows)
+    assert [row.get("gemm_gflops") for row in rows] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("library", ["numpy", "jax", "torch"])
+def test_each_worker_times_the_matmul_of_its_own_library(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "_matrix", lambda platform: np.ones((256, 256), np.float32))
+    found = gemm.own_gflops(library, device="cpu", precision="bfloat16", threads=1)
+    assert list(found) == ([] if library == "numpy" else [library])
+    assert all(0.1 < speed < 1e4 for speed in found.values())
 
 
 def test_variant_sets_arguments_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import typed_json
 from support.fake_results import fake_results
 from support.paths import ROOT
 
 from compare.errors import UserError
 from compare.report import __main__ as report
+from compare.results import typed_json
 from compare.results.reader import read
 from compare.results.schema import Results
 

@@ -117,6 +117,7 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> RunResult:
         "step_bytes": 30_000_000,
         "gflops": gflops,
         "input_share": 0.01,
+        "matmul_gflops": {"numpy": 150.0},
         "gemm_gflops": 150.0,
         "gemm_share": gflops / 150.0,
         "peak_rss_mb": {"numpy": 310.0, "jax": 640.0, "torch": 820.0}[track],

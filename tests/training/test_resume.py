@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support import typed_json
 from support.small_training import CONFIG, separable
 
 from compare.checkpoint import store
@@ -30,6 +29,7 @@ from compare.data import Data
 from compare.errors import UserError
 from compare.experiment import plan
 from compare.parity.check import distance
+from compare.results import typed_json
 from compare.results.reader import read
 from compare.results.schema import Results
 from compare.tracks import TRACKS

@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support import typed_json
 from support.paths import ROOT
 
 from compare import machine, run_all
 from compare.machine import disturbance
 from compare.progress import Progress
+from compare.results import typed_json
 from compare.results.schema import Results
 
 
@@ -284,8 +284,9 @@ def test_non_finite_weights_after_the_last_update_fail_the_run(tmp_path, run_her
 def test_batch_larger_than_the_dataset_is_refused(tmp_path, run_here):
     flags = ("--tracks", "numpy", "--skip-parity", "--no-mlflow", "--out", tmp_path / "out")
     code, printed = run_here("mlp-mnist", "--batch-size", 60_000, *flags)
-    assert code == 1
+    assert code == 2
     assert re.search(r"60,?000.*55,?000|55,?000.*60,?000", printed), printed
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGHUP, 129)])

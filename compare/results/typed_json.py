@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal
+
+from compare.errors import UserError
 
 NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -42,6 +45,13 @@ def type_name(annotation: Any, *, plural: bool = False) -> str:
     return f"{NAMES.get(annotation, 'object')}{s}"
 
 
+def require(value: Any, annotation: Any, path: Path) -> None:
+    """Raise UserError, which lists the differences, unless the content of a file conforms to a TypedDict."""
+    if found := problems(value, annotation):
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise UserError(f"{path} is not of this kind or version: {'; '.join(found[:5])}{more}")
+
+
 def problems(value: Any, annotation: Any, path: str = "") -> list[str]:
     """How a JSON value differs from a type: keys that are missing or unknown, values of another type."""
     if isinstance(annotation, types.UnionType):
@@ -51,7 +61,7 @@ def problems(value: Any, annotation: Any, path: str = "") -> list[str]:
         if not isinstance(value, dict):
             return [f"{path}: {value!r} is no object"]
         hints = typing.get_type_hints(annotation)
-        found = [f"{path}.{name}: missing" for name in hints.keys() - value.keys()]
+        found = [f"{path}.{name}: missing" for name in annotation.__required_keys__ - value.keys()]
         found += [f"{path}.{name}: unknown" for name in value.keys() - hints.keys()]
         return found + [
             p for name in hints.keys() & value.keys() for p in problems(value[name], hints[name], f"{path}.{name}")
@@ -67,6 +77,6 @@ def problems(value: Any, annotation: Any, path: str = "") -> list[str]:
         return [] if value in arguments else [f"{path}: {value!r} is none of {arguments}"]
     if annotation is Any:
         return []
-    expected = {float: (int, float), int: int, str: str, bool: bool, types.NoneType: types.NoneType}[annotation]
+    expected: Any = {float: (int, float), int: int, str: str, bool: bool, types.NoneType: types.NoneType}[annotation]
     right = isinstance(value, expected) and (annotation is bool or not isinstance(value, bool))
     return [] if right else [f"{path}: {value!r} is no {type_name(annotation)}"]

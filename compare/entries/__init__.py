@@ -1,0 +1,1 @@
+"""The entries that people send in, and the pages that are made of them."""

@@ -1,0 +1,1 @@
+"""Records: the cold time in which each track reaches a test accuracy, over many seeds."""
