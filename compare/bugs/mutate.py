@@ -11,31 +11,38 @@ from compare.bugs.copies import copy_of, tested
 from compare.bugs.mutants import Mutant, mutants
 
 TRACKS = ("numpy_nn", "jax_nn", "torch_nn")
-NETWORKS = ("tests/nn/test_train.py", "tests/nn/test_techniques.py", "tests/nn/test_lr_scale.py")
+NN, REPORT, TRAINING = "tests/nn/test_", "tests/report/test_", "tests/training/test_"
+PARITY = f"{NN}parity.py::test_"
 
 # name: (files, the tests that should notice, the quickest first)
 MODULES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "numpy_nn": (
         ("numpy_nn/*.py", "numpy_nn/models/*.py"),
-        ("tests/nn/test_ops.py", "tests/nn/test_parity.py", "tests/nn/test_sequence_models.py", *NETWORKS),
+        (f"{NN}layer_arguments.py", f"{NN}ops.py", f"{NN}model_arguments.py", f"{PARITY}models_agree"),
     ),
     "losses": (
         tuple(f"{track}/losses.py" for track in TRACKS),
-        ("tests/nn/test_ops.py", "tests/nn/test_techniques.py", "tests/nn/test_parity.py", "tests/nn/test_train.py"),
+        (f"{NN}arguments.py", f"{PARITY}losses_agree", f"{NN}ops.py", f"{NN}techniques.py"),
     ),
     "optim": (
         tuple(f"{track}/optim.py" for track in TRACKS),
-        (*NETWORKS, "tests/nn/test_parity.py", "tests/nn/test_sequence_models.py"),
+        (f"{NN}arguments.py", f"{NN}lr_scale.py", f"{NN}train.py", f"{PARITY}optimizers_agree"),
     ),
-    "train": (tuple(f"{track}/train.py" for track in TRACKS), (*NETWORKS, "tests/nn/test_parity.py")),
+    "train": (
+        tuple(f"{track}/train.py" for track in TRACKS),
+        (f"{NN}shards.py", f"{NN}train.py", f"{NN}lr_scale.py", f"{NN}techniques.py"),
+    ),
     "parity": (
         ("compare/parity/check.py", "compare/parity/drift.py"),
-        ("tests/nn/test_parity.py", "tests/nn/test_techniques.py"),
+        (f"{NN}tolerances.py", f"{REPORT}known_answers.py", f"{PARITY}losses_agree", f"{NN}parity.py"),
     ),
-    "statistics": (("compare/statistics.py",), ("tests/report/test_statistics.py",)),
+    "statistics": (
+        ("compare/statistics.py",),
+        (f"{REPORT}statistics.py", f"{REPORT}known_answers.py", f"{REPORT}report.py"),
+    ),
     "checkpoint": (
         ("compare/checkpoint/store.py", "compare/checkpoint/reader.py", "compare/checkpoint/digests.py"),
-        ("tests/training/test_checkpoint.py", "tests/training/test_resume.py"),
+        (f"{TRAINING}checkpoint.py", f"{TRAINING}resume.py"),
     ),
 }
 
