@@ -135,3 +135,9 @@ def test_nobody_is_the_winner_by_1_00_times():
     interval = ratio_of_medians([1.002, 1.003, 1.002], [1.0, 1.0, 1.0])
     assert 1 < interval.low < interval.high < 1.005
     assert interval.sentence("JAX", "NumPy").startswith("no significant difference between JAX and NumPy (1.00×")
+    other = ratio_of_medians([1.0, 1.0, 1.0], [1.002, 1.003, 1.002])
+    assert 0.995 < other.low < other.high < 1
+    assert other.outcome == "no significant difference"
+    clear = ratio_of_medians([1.0, 1.0, 1.0], [1.008, 1.009, 1.008])
+    assert 0.99 < clear.low < clear.high < 0.995
+    assert clear.outcome == "slower"
