@@ -243,7 +243,7 @@ def train_steps(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) ->
         lrs.append(lr)
     per_step = (len(lrs), state.accumulate)
     loss_sums, correct_sums = (torch.stack(values).view(per_step).sum(dim=1) for values in (losses, corrects))
-    return state, {"loss": loss_sums.cpu(), "correct": correct_sums.cpu(), "lr": torch.tensor(lrs)}
+    return state, {"loss": loss_sums.cpu(), "correct": correct_sums.cpu(), "lr": torch.tensor(lrs, dtype=torch.float64)}
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ python -m compare.bugs hint               the symptom, then the file, then a fai
 python -m compare.bugs solve              name the bug and restore the right lines
 python -m compare.bugs show NAME          compare with and without the bug, in a copy: accuracy, gradients, parity
 python -m compare.bugs check NAME         check that a test passes without the bug and fails with it, in a copy
+python -m compare.bugs mutate             make random small edits in a copy, and count those that no test notices
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from compare import cli
 from compare.bugs.bug import RIGHT, Bug
+from compare.bugs.mutate import MODULES, mutate
 from compare.bugs.planting import BUGS, current, difference, plant, remember, solve
 from compare.cli import command_line
 from compare.errors import UserError, look_up
@@ -27,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def parser() -> argparse.ArgumentParser:
-    """``ls``, ``plant``, ``hint``, ``solve``, ``show`` and ``check``."""
+    """``ls``, ``plant``, ``hint``, ``solve``, ``show``, ``check`` and ``mutate``."""
     options = cli.parser("bugs", __doc__)
     commands = options.add_subparsers(dest="command", required=True)
     commands.add_parser("ls", help="the bugs by name, and whether one is planted")
@@ -46,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
     )
     checking.add_argument("name", nargs="?", metavar="NAME", help="see ls")
     checking.add_argument("--all", action="store_true", help="check every bug (some minutes)")
+    mutating = commands.add_parser("mutate", help="make random small edits in a copy, and count those that survive")
+    mutating.add_argument("--module", choices=MODULES, action="append", help="whose code (default: all in turn)")
+    mutating.add_argument("--limit", type=cli.number(int, 1), default=20, metavar="N", help="edits (default: 20)")
+    mutating.add_argument("--seed", type=cli.number(int, 0), default=0, metavar="N", help="seed of the random choice")
     return options
 
 
@@ -65,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return solved(keep=options.keep)
     if options.command == "show":
         return shown(named(options.name))
+    if options.command == "mutate":
+        return mutate(ROOT, options.module or list(MODULES), limit=options.limit, seed=options.seed)
     if bool(options.name) == options.all:
         raise UserError("nothing to check: give the NAME of a bug, or --all")
     return checked(list(BUGS.values()) if options.all else [named(options.name)])

@@ -47,7 +47,7 @@ def headline(results: Results) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
 
 
 # --- parity -----------------------------------------------------------------------------------------------------------

@@ -12,15 +12,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.paths import ROOT
 
 from compare.bugs import __main__ as bugs
-from compare.bugs import copies, planting, probe
+from compare.bugs import copies, mutate, planting, probe
 from compare.bugs.bug import CHANGED, RIGHT, WRONG, Bug, which
 from compare.bugs.copies import Verdict
+from compare.bugs.mutants import mutants
 from compare.bugs.planting import BUGS, STATE_FILE, Planted, current, difference, plant, solve, swap
 from compare.bugs.showing import measured, sparkline, table
 from compare.errors import UserError
@@ -213,6 +215,73 @@ def test_diff_is_the_same_before_and_after_planting(tree: Path):
     plant(bug, tree)
     assert difference(bug, tree) == after
     assert "+        state.optimizer.zero_grad()" in after
+
+
+# --- mutants ----------------------------------------------------------------------------------------------------------
+
+SOURCE = b'''"""About."""
+LIMIT = 2.0 * 3
+
+
+def f(x: int = 1, *, y: bool = True) -> str:
+    """What it does."""
+    for a, b in zip(x, x, strict=True):
+        x += 1
+    if not x < 2 and y:
+        raise ValueError(f"{x + 1}")
+    g(x, key="text", *x)
+    return "a" + h(x) if x is None else -x / 2
+'''
+
+
+def test_mutants_are_the_small_edits_of_code_and_of_no_text():
+    found = {(each.line, each.old, each.new) for each in mutants("a.py", SOURCE)}
+    assert found == {
+        (2, "2.0 * 3", "(2.0 / 3)"), (2, "2.0", "4.0"), (2, "3", "4"),
+        (5, "1", "2"), (5, "True", "False"),
+        (8, "x += 1", "pass"), (8, "1", "2"),
+        (9, "not x < 2 and y", "(not x < 2 or y)"), (9, "not x < 2", "(x < 2)"),
+        (9, "x < 2", "(x <= 2)"), (9, "2", "3"),
+        (11, 'g(x, key="text", *x)', "pass"), (11, 'g(x, key="text", *x)', "g(x, *x)"),
+        (12, '"a" + h(x) if x is None else -x / 2', "('a' + h(x) if not x is None else -x / 2)"),
+        (12, "x is None", "(x is not None)"), (12, "-x / 2", "(-x * 2)"), (12, "-x", "(x)"), (12, "2", "3"),
+    }  # fmt: skip
+
+
+def test_every_mutant_compiles_and_a_sample_is_a_function_of_its_seed():
+    for module, (files, tests) in mutate.MODULES.items():
+        paths = [path for pattern in files for path in ROOT.glob(pattern)]
+        assert all((ROOT / test.partition("::")[0]).is_file() for test in tests), module
+        for path in paths:
+            source = path.read_bytes()
+            for each in mutants(path.name, source)[::10]:
+                assert each.apply(source) != source, each
+                assert compile(each.apply(source), path.name, "exec"), each
+    modules = list(mutate.MODULES)
+    drawn = mutate.sample(ROOT, modules, limit=21, seed=3)
+    assert drawn == mutate.sample(ROOT, modules, limit=21, seed=3) != mutate.sample(ROOT, modules, limit=21, seed=4)
+    assert [module for module, _ in drawn] == modules * 3
+    assert len({mutant for _, mutant in drawn}) == 21
+
+
+def test_survivors_are_counted_and_the_copy_is_whole_again(monkeypatch: pytest.MonkeyPatch, capsys: Any):
+    """With tests that notice every second mutant."""
+    seen: list[dict[str, bytes]] = []
+
+    def tested(copy: Path, *tests: str) -> Verdict:
+        seen.append({path.name: path.read_bytes() for path in (copy / "compare/checkpoint").glob("*.py")})
+        return Verdict(passed=len(seen) % 2 == 1, failed=len(seen) % 2 == 0, words="")
+
+    monkeypatch.setattr(mutate, "tested", tested)
+    assert bugs.main(["mutate", "--module", "checkpoint", "--limit", "4", "--seed", "1"]) == 0
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["noticed", "SURVIVED"] * 2
+    assert total == "2 of 4 mutants noticed, 2 survived"
+    right, *broken = seen
+    assert [sum(each[name] != right[name] for name in right) for each in broken] == [1] * 4
+    monkeypatch.setattr(mutate, "tested", lambda *_: Verdict(False, True, "assert 1 == 2"))
+    assert bugs.main(["mutate", "--module", "checkpoint"]) == 1
+    assert "the tests fail without a mutant: assert 1 == 2" in capsys.readouterr().out
 
 
 # --- in a copy --------------------------------------------------------------------------------------------------------

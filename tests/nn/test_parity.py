@@ -88,8 +88,7 @@ def test_activations_agree(activation):
     require_equal(config("mlp", model_args=args, precision="float64"))
 
 
-@pytest.mark.parametrize("precision", ["float64", "float32"])
-@pytest.mark.parametrize("clip_norm", [None, 0.5])
+@pytest.mark.parametrize(("clip_norm", "precision"), [(None, "float64"), (0.5, "float32")])
 @pytest.mark.parametrize("optimizer", numpy_optim.OPTIMIZERS)
 def test_optimizers_agree(optimizer, clip_norm, precision):
     args = {"weight_decay": 1e-2} | ({} if clip_norm is None else {"clip_norm": clip_norm})

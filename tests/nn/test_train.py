@@ -9,8 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from support.signatures import parameters
 
 from compare import tracks
+from compare.config import Config
 from jax_nn import train as jax_train
 from numpy_nn import train as numpy_train
 from numpy_nn.models import MODELS
@@ -55,6 +57,17 @@ def test_every_track_module_has_the_contract_functions():
     for module in TRACKS.values():
         for name in CONTRACT:
             assert callable(getattr(module, name))
+
+
+BESIDE_THE_CONFIG = {"numpy": set(), "jax": {"parallel"}, "torch": {"compile"}}  # see test_shards and test_benchmark
+
+
+@pytest.mark.parametrize("name", TRACKS)
+def test_the_runner_gives_every_argument_of_a_state(name):
+    """An argument that the runner forgets has its default whatever the Config says."""
+    config = Config("small", "mlp", "made up")
+    given = set(tracks.state_arguments(config, name, steps=1, threads=1)) | {"snapshot", "mean", "std"}
+    assert parameters(TRACKS[name].init_state) == given | BESIDE_THE_CONFIG[name]
 
 
 def test_float32_stays_float32(track, rng):

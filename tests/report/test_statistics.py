@@ -60,6 +60,21 @@ def test_interval_covers_the_true_ratio(noise: str, runs: int, scale: int):
     assert 0.94 <= covered <= 0.998  # expected: 0.955 to 0.992, with a standard error of at most 0.005
 
 
+def claims(ratio: float) -> list[str]:
+    """What is said of 1,000 pairs of five runs with 3 % of noise, one of which is so many times as fast."""
+    rng = np.random.default_rng(1)
+    noise = np.exp(0.03 * rng.normal(size=(1000, 2, 5)))
+    return [ratio_of_medians(ratio * a, b).outcome for a, b in noise]
+
+
+def test_false_alarms_are_rare_but_not_absent_and_a_real_difference_is_claimed():
+    """An interval that always held 1 would raise no false alarm, and no true one."""
+    equal = claims(1.0)
+    for wrong in ("faster", "slower"):
+        assert 0.002 <= equal.count(wrong) / 1000 <= 0.025  # expected: 0.01, and rounding leaves fewer
+    assert claims(1.2).count("faster") == claims(1 / 1.2).count("slower") == 1000
+
+
 @pytest.mark.parametrize(
     ("a", "b", "outcome", "text"),
     [
@@ -120,3 +135,9 @@ def test_nobody_is_the_winner_by_1_00_times():
     interval = ratio_of_medians([1.002, 1.003, 1.002], [1.0, 1.0, 1.0])
     assert 1 < interval.low < interval.high < 1.005
     assert interval.sentence("JAX", "NumPy").startswith("no significant difference between JAX and NumPy (1.00×")
+    other = ratio_of_medians([1.0, 1.0, 1.0], [1.002, 1.003, 1.002])
+    assert 0.995 < other.low < other.high < 1
+    assert other.outcome == "no significant difference"
+    clear = ratio_of_medians([1.0, 1.0, 1.0], [1.008, 1.009, 1.008])
+    assert 0.99 < clear.low < clear.high < 0.995
+    assert clear.outcome == "slower"

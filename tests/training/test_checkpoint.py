@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import pickle
 import random
@@ -210,6 +209,22 @@ def test_changed_metadata_is_detected(run):
         store.read(run)
 
 
+@pytest.mark.parametrize("change", ["missing", "added"])
+def test_an_array_that_is_missing_or_added_is_named(change, run, tmp_path):
+    """The arrays of another checkpoint, each of them whole, in the place of those that were saved."""
+    snapshot = snapshot_of(20)
+    if change == "missing":
+        del snapshot["params"]["bias"]
+    else:
+        snapshot["params"]["extra"] = np.ones(3)
+    store.save(tmp_path / "other", 20, snapshot, META)
+    shutil.rmtree(run / "20" / "snapshot")
+    shutil.copytree(tmp_path / "other" / "20" / "snapshot", run / "20" / "snapshot")
+    name = {"missing": "params/bias", "added": "params/extra"}[change]
+    with pytest.raises(CheckpointError, match=rf"20 is damaged: not what was saved \(SHA-256 differs\): {name};"):
+        store.read(run)
+
+
 def test_other_format_version_is_named(run):
     path = run / "20" / "meta" / "metadata"
     path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
@@ -262,12 +277,16 @@ def test_nothing_in_a_checkpoint_is_executed(run, tmp_path):
         def __reduce__(self):
             return Path.touch, (trace,)
 
+    refused = set()
     for name in files(run / "20"):
         content = (run / "20" / name).read_bytes()
         (run / "20" / name).write_bytes(pickle.dumps(Trap()))
-        with contextlib.suppress(CheckpointError):
+        try:
             store.verified(run / "20")
+        except CheckpointError:
+            refused.add(name.as_posix())
         (run / "20" / name).write_bytes(content)
+    assert refused >= {"meta/metadata", "progress/metadata", "snapshot/_METADATA"}  # Orbax's marks are not read
     assert not trace.exists()
 
 

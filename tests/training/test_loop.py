@@ -41,8 +41,8 @@ def data(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> Data:
     return made
 
 
-def job(config: Config, folder: Path) -> Job:
-    return Job(config, "numpy", threads=1, folder=folder)
+def job(config: Config, folder: Path, track: str = "numpy") -> Job:
+    return Job(config, track, threads=1, folder=folder)
 
 
 # Settings under which the last state is not the best.
@@ -83,11 +83,14 @@ def fields(training: Training) -> dict[str, Any]:
     return found | {"state": comparable(leaves(training.track.to_snapshot(training.state)))}
 
 
-def trained(config: Config, folder: Path, *, stop_at: int | None = None) -> tuple[dict[int, dict[str, Any]], Training]:
+def trained(
+    config: Config, folder: Path, *, stop_at: int | None = None, track: str = "numpy"
+) -> tuple[dict[int, dict[str, Any]], Training]:
     """Train and save at the end; return the fields at the beginning and after each chunk, by step."""
-    training = worker.begin(job(config, folder), tracks.load("numpy"), Timings(), lambda event: None)
+    own = job(config, folder, track)
+    training = worker.begin(own, tracks.load(track), Timings(), lambda event: None)
     found = {training.step: fields(training)}
-    with Saver(job(config, folder), training) as saver:
+    with Saver(own, training) as saver:
 
         def save() -> None:
             found[training.step] = fields(training)
@@ -103,14 +106,25 @@ def trained(config: Config, folder: Path, *, stop_at: int | None = None) -> tupl
 )
 def test_a_training_stopped_at_any_step_and_resumed_equals_one_that_never_stopped(changes, data, tmp_path, monkeypatch):
     monkeypatch.setattr("compare.training.steps.CHUNK", 6)
-    config = dataclasses.replace(CONFIG, **changes)
-    whole, training = trained(config, tmp_path / "whole")
-    assert len(whole) > 4
-    assert training.stopped_early == ("patience" in changes)
+    require_equal_wherever_it_stops(dataclasses.replace(CONFIG, **changes), tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("track", ["jax", "torch"])
+def test_in_the_other_tracks_too(track, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("compare.training.steps.CHUNK", 12)
+    require_equal_wherever_it_stops(dataclasses.replace(CONFIG, steps=36), tmp_path, track=track)
+
+
+def require_equal_wherever_it_stops(config: Config, folder: Path, *, track: str = "numpy") -> None:
+    """Compare every field of a training that never stopped with one stopped after each of its chunks and resumed."""
+    whole, training = trained(config, folder / "whole", track=track)
+    assert len(whole) > 3
+    assert training.stopped_early == (config.patience is not None)
     assert json.dumps(whole[0])
     for step in list(whole)[1:]:
-        trained(config, tmp_path / f"{step}", stop_at=step)
-        resumed, training = trained(config, tmp_path / f"{step}")
+        trained(config, folder / f"{step}", stop_at=step, track=track)
+        resumed, training = trained(config, folder / f"{step}", track=track)
         assert training.resumed[-1]["step"] == step
         assert resumed[step] == whole[step]  # at once
         assert resumed[max(resumed)] == whole[max(whole)]  # and at the end
@@ -127,6 +141,22 @@ def evaluated(snapshot: Tree, config: Config, data: Data) -> dict[str, float]:
     arguments = tracks.state_arguments(config, "numpy", steps=60, threads=1)
     state = track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
     return loop.evaluate(track, state, data, batch_size=50, watch=Stopwatch())
+
+
+def test_an_evaluation_is_that_of_each_split_by_hand(data):
+    """Batches of 35 leave a rest in both splits, whose sizes and figures differ."""
+    data = dataclasses.replace(data, val_x=data.val_x[:40], val_y=data.val_y[:40])
+    track, config = tracks.load("numpy"), dataclasses.replace(CONFIG, ema=None)
+    snapshot = MODELS["mlp"](**config.model_args).init(np.random.default_rng(0))
+    arguments = tracks.state_arguments(config, "numpy", steps=60, threads=1)
+    state = track.init_state(snapshot, **arguments, mean=data.mean, std=data.std)
+    found = loop.evaluate(track, state, data, batch_size=35, watch=Stopwatch())
+    for split, x, y in (("val", data.val_x, data.val_y), ("test", data.test_x, data.test_y)):
+        outputs = np.asarray(track.logits(state, x), np.float64)
+        log_p = outputs - np.log(np.exp(outputs).sum(axis=1, keepdims=True))
+        assert found[f"{split}_loss"] == pytest.approx(-log_p[np.arange(len(y)), y].mean(), rel=1e-5)
+        assert found[f"{split}_accuracy"] == np.mean(outputs.argmax(axis=1) == y)
+    assert found["val_accuracy"] != found["test_accuracy"]
 
 
 def run(folder: Path, config: Config, *, stop_after: int | None = None) -> dict[str, Any]:

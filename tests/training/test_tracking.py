@@ -20,6 +20,8 @@ from compare.results.runs import final_metrics, trajectory
 from compare.results.schema import not_measured
 from compare.tracking import Tracker, environment_tags, log, main
 
+SIZES = {"numpy": 0.25, "jax": 0.5}
+
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -100,6 +102,31 @@ def test_comparison_is_a_parent_with_a_child_per_run(store: Path):
     assert found[0].data.metrics == {"loss": 0.25, "lr": 0.1, "test_accuracy": 0.98}
     assert [it.path for it in stored.list_artifacts(parent)] == ["curves.png"]
     assert (store / "mlartifacts" / child / "artifacts" / "curves.png").read_bytes() == b"PNG"
+
+
+def test_the_figures_of_two_runs_stay_with_their_own(store: Path):
+    """Steps of the two come in turn, as those of workers that train at once, and the first ends first."""
+    with tracker(store) as mlflow:
+        parent = mlflow.start("compare", "main")
+        runs = {track: mlflow.child("mlp-mnist", track, 0, params={"size": size}) for track, size in SIZES.items()}
+        for step in (1, 2):
+            for track, run in runs.items():
+                mlflow.log_steps(run, [(step, {"loss": SIZES[track] * step})])
+        for track, run in runs.items():
+            mlflow.finish_child(run, "finished", metrics={"test_accuracy": SIZES[track]})
+        mlflow.finish("finished")
+    stored = client(store)
+    assert stored.get_run(parent).data.metrics == {}
+    for track, run in runs.items():
+        size = SIZES[track]
+        assert stored.get_run(run).data.params == {
+            "preset": "mlp-mnist",
+            "track": track,
+            "seed": "0",
+            "size": str(size),
+        }
+        assert stored.get_run(run).data.metrics == {"loss": 2 * size, "test_accuracy": size}
+        assert [(it.step, it.value) for it in stored.get_metric_history(run, "loss")] == [(1, size), (2, 2 * size)]
 
 
 def test_metrics_wait_for_flush_and_go_in_batches_mlflow_accepts(store: Path):
@@ -216,7 +243,10 @@ def test_log_command_sends_results_from_disk(results_dir: Path, store: Path):
     assert {run.info.status for run in found} == {"FINISHED"}
     assert stored.get_run(parent).info.run_name == "comparison"
     assert {it.path for it in stored.list_artifacts(parent)} == {"results.json", "report.md"}
-    assert found[0].data.metrics["test_accuracy"] == pytest.approx(0.983, abs=0.01)
+    written = json.loads((results_dir / "results.json").read_text())["runs"]
+    for run, own in zip(found, written, strict=True):
+        for name in ("test_accuracy", "images_per_second", "peak_rss_mb"):
+            assert run.data.metrics[name] == own[name]
     assert found[0].data.metrics["seconds_train"] > 0
     assert [it.step for it in stored.get_metric_history(found[0].info.run_id, "chunk_loss")] == [43, 86, 100]
     assert len(stored.get_metric_history(found[0].info.run_id, "val_accuracy")) == 11  # ten evaluations and the end
