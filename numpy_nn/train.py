@@ -25,10 +25,11 @@ from typing import Any
 import numpy as np
 
 from numpy_nn import optim, parallel
+from numpy_nn.batch import STEPS, Batches
 from numpy_nn.losses import LOSSES, Labels, correct
 from numpy_nn.models import MODELS
 from numpy_nn.norm import EVAL, TRAIN, Mode, freeze
-from numpy_nn.shapes import Array, Float, Int, UInt8
+from numpy_nn.shapes import Array, Float, UInt8
 from numpy_nn.tree import Tree, cast, first_average, frozen_norms, rate_factors, require_same, tree_map
 
 KNOWN = {"model": MODELS, "loss": LOSSES, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}
@@ -52,6 +53,7 @@ class State:
     accumulate: int
     mean: Float[Array, " c"]
     std: Float[Array, " c"]
+    batches: Batches  # what it accepts as images and labels
     group: parallel.Group  # the processes that take a step together; usually one
 
 
@@ -134,6 +136,7 @@ def init_state(
         accumulate=accumulate,
         mean=np.asarray(mean, precision),
         std=np.asarray(std, precision),
+        batches=Batches.of(MODELS[model], model_args or {}),
         group=parallel.Group(),
     )
     processes = devices if devices > 1 else threads
@@ -199,13 +202,13 @@ def update(state: State, grads: Tree) -> None:
     optim.average(state.ema, state.params, state.decay)
 
 
-def train_steps(
-    state: State, x: UInt8[Array, "k n h w c"], y: Int[Array, "k n"] | Float[Array, "k n v"]
-) -> tuple[State, dict[str, np.ndarray]]:
+def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, np.ndarray]]:
     """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
 
-    Labels y are class numbers (k, n), or distributions over the classes (k, n, v).
+    Images x are uint8 (k, n, h, w, c); labels y are class numbers (k, n), or distributions over the classes (k, n, v).
+    ValueError for any others: see ``batch``.
     """
+    x, y = state.batches.pairs(x, y, STEPS)
     group = state.group  # on one core, the lines that use it change nothing
     compute = parallel.all_reduced(accumulated(parallel.sharded(loss_and_grads, group), state.accumulate), group)
     apply = parallel.sharded_update(update, group)
@@ -224,23 +227,29 @@ def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> None:
     """Nothing to move: NumPy computes where the dataset is."""
 
 
-def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> Float[Array, " sums"]:
+def evaluate(state: State, x: UInt8[Array, "n h w c"], y: Labels) -> Float[Array, " sums"]:
     """Sum of the losses, number of correct answers, number of images that count."""
-    outputs = logits(state, x)
+    outputs = infer(state, x)
     loss, _ = state.loss[0](outputs, y)
     count = int((y >= 0).sum())
     return np.array([float(loss) * count, correct(outputs, y), count])
 
 
-def eval_batch(state: State, x: UInt8[Array, "n h w c"], y: Int[Array, " n"]) -> dict[str, float]:
+def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
+    x, y = state.batches.pairs(x, y)
     with state.group.call("eval_batch", state, x, y):
         loss_sum, right, count = parallel.summed(evaluate, state.group)(state, x, y)
     return {"loss_sum": float(loss_sum), "correct": int(right), "count": int(count)}
 
 
-def logits(state: State, x: UInt8[Array, "n h w c"]) -> Float[Array, "n v"]:
+def logits(state: State, x: np.ndarray) -> Float[Array, "n v"]:
     """Outputs of the network outside training, with the averaged parameters where an average is kept."""
+    return infer(state, state.batches.images(x))
+
+
+def infer(state: State, x: UInt8[Array, "n h w c"]) -> Float[Array, "n v"]:
+    """The same for images that are checked."""
     params = state.ema or state.params
     outputs, _, _ = state.model.forward(params, state.stats, preprocess(x, state.mean, state.std), EVAL)
     return outputs

@@ -14,8 +14,8 @@ from support.paths import ROOT
 # What a track may lean on, the standard library and itself aside.
 MAY_IMPORT = {
     "numpy_nn": {"numpy", "jaxtyping"},
-    "jax_nn": {"numpy", "jaxtyping", "jax", "flax", "optax", "numpy_nn.tree"},
-    "torch_nn": {"numpy", "jaxtyping", "torch", "triton", "numpy_nn.tree"},
+    "jax_nn": {"numpy", "jaxtyping", "jax", "flax", "optax", "numpy_nn.tree", "numpy_nn.batch"},
+    "torch_nn": {"numpy", "jaxtyping", "torch", "triton", "numpy_nn.tree", "numpy_nn.batch"},
 }
 
 # What only one module may import, so that it can be exchanged there.
