@@ -44,7 +44,9 @@ class Batches:
             hint = ""
             if x.ndim == len(axes) + len(self.image) - 1 and (*x.shape[len(axes) :], 1) == self.image:
                 hint = "; x[..., None] adds the axis of the channels"
-            raise ValueError(f"images have shape {x.shape}: expected ({', '.join([*axes, *map(str, self.image)])}){hint}")
+            raise ValueError(
+                f"images have shape {x.shape}: expected ({', '.join([*axes, *map(str, self.image)])}){hint}"
+            )
         return np.require(x, requirements=["C", "W"])
 
     def labels(self, y: Any, axes: tuple[str, ...] = ONE) -> np.ndarray:

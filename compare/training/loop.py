@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from compare.machine.disturbance import Disturbance
 from compare.training.checks import require_finite
 from compare.training.clocks import Stopwatch, Timings
 from compare.training.steps import Plan
+from compare.weights import familiarity
 from compare.workers.protocol import Emit, Event
 from numpy_nn import tree
 
@@ -36,6 +37,7 @@ class SavedState:
     snapshot: tree.Tree
     progress: Event  # what `Training.resume` needs
     metrics: Event  # of the evaluation at this step, {} if there was none
+    usual: Event  # energy score of images like those of the training
 
     @property
     def step(self) -> int:
@@ -166,7 +168,9 @@ class Training:
             "resumed": list(self.resumed),
         }
         metrics = {name: evaluated[name] for name in names if evaluated.get(name) is not None}
-        return SavedState(self.track.to_snapshot(self.state), progress, metrics)
+        logits = partial(self.track.logits, self.state)
+        usual = familiarity.measured(logits, self.data, batch_size=self.config.eval_batch_size)
+        return SavedState(self.track.to_snapshot(self.state), progress, metrics, usual)
 
     def resume(self, progress: Event, *, same_run: bool) -> None:
         """Continue from the progress of a checkpoint; from its clocks and memory only if it is of the same run."""

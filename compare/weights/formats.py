@@ -24,7 +24,7 @@ from torch_nn import interop
 from torch_nn.models import MODELS
 from torch_nn.train import preprocess
 
-KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics")  # of a checkpoint's metadata
+KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics", "usual")  # of a checkpoint's metadata
 
 
 def description(network: Network, **more: Any) -> dict[str, Any]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from compare import data, tracks
 from compare.data import cifar, idx, preparation
 from compare.data.preparation import Preparation
-from compare.errors import UserError
+from compare.errors import UserError, short
+from compare.weights import familiarity
 from compare.weights.npz import WeightsError
+from numpy_nn import tree
 from numpy_nn.models import MODELS
 from numpy_nn.tree import Tree, leaves
 
@@ -35,6 +38,7 @@ class Network:
     dataset: str = "elsewhere"
     meta: dict[str, Any] = field(default_factory=dict)  # of the checkpoint
     preparation: Preparation = field(default_factory=Preparation)  # of the pictures that it sees
+    usual: float | None = None  # energy score that images like those of its training exceed
     states: dict[str, Any] = field(default_factory=dict, init=False, repr=False)  # by track, made on first use
 
     @property
@@ -85,17 +89,34 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     try:
         count = int(tracks.model_argument(model, args, "classes"))
         h, w, c = map(int, tracks.model_argument(model, args, "input_shape"))
-        MODELS[model](**args)
+        MODELS[model](**args).init(cast(np.random.Generator, BoundedZeros(tree.count(params))))
         if any(isinstance(args[k], str) != isinstance(tracks.model_argument(model, {}, k), str) for k in args):
             raise TypeError("words and numbers are exchanged")
     except (TypeError, ValueError, LookupError) as error:
-        raise WeightsError(f"has model_args that no {model} takes: {dict(args)}") from error
+        raise WeightsError(f"has model_args that no {model} takes: {short(dict(args))} ({error})") from error
     names = meta.get("classes") or CLASSES.get(dataset) or ()
     if not isinstance(names, list | tuple):
         raise WeightsError("has classes that are no list of names")
     classes = tuple(map(str, names)) if len(names) == count else tuple(f"class {k}" for k in range(count))
     prepared = preparation.read(meta.get("prepared"), dataset, classes, (h, w, c))
-    return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared)
+    usual = familiarity.read(meta.get("usual"))
+    return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared, usual)
+
+
+class BoundedZeros:
+    """What a network draws its first parameters from, to see how many it has, before that memory is taken."""
+
+    def __init__(self, limit: int):
+        self.limit, self.left = limit, limit
+
+    def normal(self, loc: float = 0.0, scale: float = 1.0, size: tuple[int, ...] = ()) -> np.ndarray:
+        """Zeros; ValueError when more were drawn than there are numbers in a file."""
+        self.left -= math.prod(size)
+        if self.left < 0:
+            raise ValueError(f"they make a network of more parameters than the {self.limit:,} that there are")
+        return np.zeros(size)
+
+    uniform = normal
 
 
 def scaling(meta: Mapping[str, Any], dataset: str, data_dir: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

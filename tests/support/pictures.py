@@ -105,7 +105,9 @@ def light(rng: Rng, *, depth: float = 0.45) -> np.ndarray:
     """How bright each place is (h, w, 1): a lamp on one side and darker corners."""
     y, x = grid()
     angle = rng.uniform(0, 2 * np.pi)
-    return (1 - depth * (0.5 + 0.5 * (np.cos(angle) * x + np.sin(angle) * y) / 1.42) - 0.15 * (x * x + y * y))[..., None]
+    return (1 - depth * (0.5 + 0.5 * (np.cos(angle) * x + np.sin(angle) * y) / 1.42) - 0.15 * (x * x + y * y))[
+        ..., None
+    ]
 
 
 def rules(rng: Rng, *, across: bool, every: int, width: int = 2, tilt: float = 0.0) -> Ink:
@@ -252,7 +254,9 @@ def deep_grey(ink: Ink, rng: Rng) -> Image.Image:
 
 
 def fax(ink: Ink, rng: Rng) -> Image.Image:
-    return Image.fromarray(np.where(rng.random(ink.shape) < 0.002, 0, np.where(ink > 0.5, 0, 255)).astype(np.uint8)).convert("1")
+    return Image.fromarray(
+        np.where(rng.random(ink.shape) < 0.002, 0, np.where(ink > 0.5, 0, 255)).astype(np.uint8)
+    ).convert("1")
 
 
 def plain(paper: tuple[int, ...], colour: tuple[int, ...]) -> Kind:
