@@ -93,9 +93,7 @@ class Predictor:
 def load(path: str | Path = DEFAULT) -> Predictor:
     """A network from a checkpoint folder or an exported file; the CNN that ships, if nothing is said."""
     if Path(path).parent == SHIPPED and not SHIPPED.is_dir():
-        raise UserError(
-            "the shipped networks come with the repository, not with this package: name one by --checkpoint"
-        )
+        raise UserError("the shipped networks come with the repository, not the package: give a --checkpoint")
     return Predictor(open_network(Path(path)))
 
 

@@ -37,16 +37,14 @@ class Batches:
         """The images, writable and contiguous; ValueError for another dtype or shape."""
         x = np.asarray(x)
         if x.dtype != np.uint8:
-            raise ValueError(
-                f"images have dtype {x.dtype}: expected uint8, 0 to 255; normalisation is the network's (mean, std)"
-            )
+            hint = "; (255 * x).round().astype(np.uint8) makes them of 0 to 1" if x.dtype.kind == "f" else ""
+            raise ValueError(f"images have dtype {x.dtype}: expected uint8, 0 to 255{hint}")
         if x.ndim != len(axes) + len(self.image) or x.shape[len(axes) :] != self.image or not x.size:
             hint = ""
             if x.ndim == len(axes) + len(self.image) - 1 and (*x.shape[len(axes) :], 1) == self.image:
                 hint = "; x[..., None] adds the axis of the channels"
-            raise ValueError(
-                f"images have shape {x.shape}: expected ({', '.join([*axes, *map(str, self.image)])}){hint}"
-            )
+            expected = ", ".join([*axes, *map(str, self.image)])
+            raise ValueError(f"images have shape {x.shape}: expected ({expected}){hint}")
         return np.require(x, requirements=["C", "W"])
 
     def labels(self, y: Any, axes: tuple[str, ...] = ONE) -> np.ndarray:

@@ -228,14 +228,10 @@ def git_commit() -> str | None:
     None outside of a checkout, in an archive that was unpacked inside another repository, too.
     """
     root = Path(__file__).resolve().parents[1]
-    commands = (
-        ("rev-parse", "--show-toplevel"),
-        ("rev-parse", "HEAD"),
-        ("status", "--porcelain", "--untracked-files=no"),
-    )
+    commands = "rev-parse --show-toplevel", "rev-parse HEAD", "status --porcelain --untracked-files=no"
     try:
         top, commit, changes = (
-            subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+            subprocess.run(["git", *words.split()], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
             for words in commands
         )
     except (OSError, subprocess.CalledProcessError):

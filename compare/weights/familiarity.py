@@ -1,7 +1,7 @@
 """Whether a network has seen anything like a picture: its energy score (Liu et al. 2020, arXiv:2010.03759).
 
-The score is log Σ exp(logits): images like those that a network was trained on get large logits. What is usual is stored
-with a network: the score that 99 of 100 images of its validation set exceed. A picture below it gets a note.
+The score is log Σ exp(logits): images like those that a network was trained on get large logits. What is usual is
+stored with a network: the score that 99 of 100 images of its validation set exceed. A picture below it gets a note.
 """
 
 from __future__ import annotations

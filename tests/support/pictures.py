@@ -21,22 +21,28 @@ Ink = np.ndarray  # share of ink, float (h, w), 0 to 1
 SIDE = 320  # pixels of a picture without its margins
 Rng = np.random.Generator
 
+Points = list[tuple[float, float]]
+
+
+def arc(x: float, y: float, right: float, down: float, first: float, last: float) -> Points:
+    """Points on an ellipse around (x, y), clockwise from ``first`` to ``last`` quarters of a turn past noon."""
+    turns = np.linspace(first, last, 40) * np.pi / 2
+    return [(x + right * np.sin(t), y - down * np.cos(t)) for t in turns]
+
+
 # Strokes on a field of 1 x 1: points joined by straight lines.
-ARCS = {
-    0: [[(0.5 + 0.24 * np.sin(t), 0.5 - 0.36 * np.cos(t)) for t in np.linspace(0, 2 * np.pi, 40)]],
+STROKES: dict[int, list[Points]] = {
+    0: [arc(0.5, 0.5, 0.24, 0.36, 0, 4)],
     1: [[(0.38, 0.28), (0.52, 0.14), (0.52, 0.86)]],
-    2: [[*((0.5 - 0.22 * np.cos(t), 0.34 - 0.2 * np.sin(t)) for t in np.linspace(0, 3.6, 25)), (0.27, 0.85), (0.76, 0.85)]],
-    3: [
-        [(0.47 - 0.22 * np.cos(t), 0.31 - 0.17 * np.sin(t)) for t in np.linspace(0.3, 4.4, 25)],
-        [(0.47 + 0.26 * np.sin(t), 0.67 - 0.2 * np.cos(t)) for t in np.linspace(0, 4.2, 25)],
-    ],
+    2: [[*arc(0.5, 0.34, 0.22, 0.2, -1, 1.3), (0.27, 0.85), (0.76, 0.85)]],
+    3: [arc(0.47, 0.31, 0.22, 0.17, -0.8, 1.8), arc(0.47, 0.67, 0.26, 0.2, 0, 2.7)],
     4: [[(0.6, 0.14), (0.24, 0.6), (0.8, 0.6)], [(0.62, 0.36), (0.62, 0.88)]],
-    5: [[(0.74, 0.15), (0.36, 0.15), (0.32, 0.46), *((0.46 + 0.25 * np.sin(t), 0.65 - 0.22 * np.cos(t)) for t in np.linspace(-0.5, 3.9, 25))]],
-    6: [[(0.62, 0.12), (0.42, 0.34), *((0.5 - 0.2 * np.cos(t), 0.66 + 0.2 * np.sin(t)) for t in np.linspace(-0.3, 6.1, 30))]],
+    5: [[(0.74, 0.15), (0.36, 0.15), (0.32, 0.46), *arc(0.46, 0.65, 0.25, 0.22, -0.3, 2.5)]],
+    6: [[(0.62, 0.12), (0.42, 0.34), *arc(0.5, 0.66, 0.2, -0.2, -1.2, 2.9)]],
     7: [[(0.25, 0.17), (0.75, 0.17), (0.43, 0.87)]],
-    8: [[(0.5 + 0.19 * np.sin(2 * t) * (1.15 if np.cos(t) < 0 else 0.95), 0.5 - 0.36 * np.cos(t)) for t in np.linspace(0, 2 * np.pi, 60)]],
-    9: [[*((0.48 + 0.19 * np.cos(t), 0.33 + 0.19 * np.sin(t)) for t in np.linspace(0, 2 * np.pi, 30)), (0.67, 0.33), (0.6, 0.87)]],
-}  # fmt: skip
+    8: [arc(0.5, 0.32, 0.16, 0.17, 0, 4), arc(0.5, 0.68, 0.2, 0.19, 0, 4)],
+    9: [[*arc(0.48, 0.33, 0.19, 0.19, 1, 5), (0.67, 0.33), (0.6, 0.87)]],
+}
 
 
 def pen(digit: int, width: float, rng: Rng) -> Ink:
@@ -44,7 +50,7 @@ def pen(digit: int, width: float, rng: Rng) -> Ink:
     image = Image.new("L", (2 * SIDE, 2 * SIDE))
     draw = ImageDraw.Draw(image)
     turn, stretch = rng.uniform(-0.12, 0.12), rng.uniform(0.85, 1.1)
-    for stroke in ARCS[digit]:
+    for stroke in STROKES[digit]:
         points = (np.array(stroke) - 0.5) * (stretch, 1) @ [[1, 0], [turn, 1]] * 0.75 + 0.5
         dots = [tuple(2 * SIDE * point) for point in points]
         draw.line(dots, 255, round(2 * SIDE * width), joint="curve")
@@ -105,9 +111,8 @@ def light(rng: Rng, *, depth: float = 0.45) -> np.ndarray:
     """How bright each place is (h, w, 1): a lamp on one side and darker corners."""
     y, x = grid()
     angle = rng.uniform(0, 2 * np.pi)
-    return (1 - depth * (0.5 + 0.5 * (np.cos(angle) * x + np.sin(angle) * y) / 1.42) - 0.15 * (x * x + y * y))[
-        ..., None
-    ]
+    lamp = 0.5 + 0.5 * (np.cos(angle) * x + np.sin(angle) * y) / 1.42
+    return (1 - depth * lamp - 0.15 * (x * x + y * y))[..., None]
 
 
 def rules(rng: Rng, *, across: bool, every: int, width: int = 2, tilt: float = 0.0) -> Ink:
@@ -160,7 +165,7 @@ def lined_askew(ink: Ink, rng: Rng) -> Image.Image:
 
 def margin_line(ink: Ink, rng: Rng) -> Image.Image:
     page = paint((250, 249, 246), rules(rng, across=False, every=48), (160, 190, 220))
-    y, x = grid()
+    _, x = grid()
     page = paint(page, (np.abs(x + 0.78) < 0.008).astype(float), (225, 120, 130))
     return camera(paint(page, ink, (25, 25, 30)), rng)
 
@@ -194,7 +199,9 @@ def perspective(ink: Ink, rng: Rng) -> Image.Image:
     h = w = SIDE + 120
     corners = [(40 + a, 40 + b), (40 + c, h - 40 - d), (w - 40 - a, h - 40 - b), (w - 40 - d, 40 + c)]
     source = [(0, 0), (0, SIDE), (SIDE, SIDE), (SIDE, 0)]
-    rows = [row for (x, y), (u, v) in zip(corners, source, strict=True) for row in ([x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y])]  # fmt: skip
+    rows = []
+    for (x, y), (u, v) in zip(corners, source, strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
     sheet = card.convert("RGBA").transform(
         (w, h), Image.Transform.PERSPECTIVE, np.linalg.solve(rows, np.ravel(source)), Image.Resampling.BICUBIC
     )
@@ -254,9 +261,8 @@ def deep_grey(ink: Ink, rng: Rng) -> Image.Image:
 
 
 def fax(ink: Ink, rng: Rng) -> Image.Image:
-    return Image.fromarray(
-        np.where(rng.random(ink.shape) < 0.002, 0, np.where(ink > 0.5, 0, 255)).astype(np.uint8)
-    ).convert("1")
+    black = (ink > 0.5) | (rng.random(ink.shape) < 0.002)
+    return picture(np.where(black, 0.0, 255.0)).convert("1")
 
 
 def plain(paper: tuple[int, ...], colour: tuple[int, ...]) -> Kind:
