@@ -123,7 +123,8 @@ def contrast(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
         if (lower := np.percentile(border(surfaced), 90)) < floor / 2:
             distance, floor, uneven = surfaced, lower, True
     edge, strong = RULES * np.percentile(border(distance), 99.5), np.percentile(distance, 99.5)
-    level = min(int(max(floor, edge) if edge < strong / 2 else floor), 254)
+    ruled = FAINT < edge < strong / 2 and min(pixels.shape[:2]) >= pages.SMALLEST
+    level = min(int(max(floor, edge) if ruled else floor), 254)
     strokes = (distance.astype(np.int32) - level).clip(0) * 255 // (255 - level)
     return strokes.clip(0, 255).astype(np.uint8), uneven
 

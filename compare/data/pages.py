@@ -13,9 +13,11 @@ import numpy as np
 from PIL import Image
 
 ANALYSIS_SIDE = 128  # pixels a side that the shape of a page is looked for in
+SMALLEST = 64  # pixels a side of a picture that may show a page and what lies around it
 FAINT = 24  # of 255: where the ink is less, the digit has ended
 AWAY = 0.04  # share of the border that does not look like paper, where something lies around the paper
 TOLERANCE = 3 * FAINT  # from the colour of the paper to what belongs to it
+STRAIGHT = 0.015  # of its side: as far a corner may be from where that of an upright rectangle would be
 INSET = 0.02  # of a page's side: its edge is blurred
 SPECK = 0.04  # ink of a speck, as a share of the largest stroke's
 RULE_ANGLES = 12  # degrees that lined paper may be turned
@@ -38,11 +40,11 @@ def find_page(image: Image.Image) -> tuple[Corners, np.ndarray] | None:
     A page is a quadrangle of a fifth of the picture or more, with a sharp edge, and with ink inside it. Most of it has
     the colour of the picture's middle.
     """
+    if min(image.size) < SMALLEST:
+        return None
     factor = max(-(-max(image.size) // ANALYSIS_SIDE), 1)
     pixels = np.asarray(image.reduce(factor), np.float64)
     h, w = pixels.shape[:2]
-    if min(h, w) < 16:
-        return None
     paper = np.median(pixels[h // 4 : -h // 4, w // 4 : -w // 4], axis=(0, 1))
     distance = np.abs(pixels - paper).max(axis=2)
     around = border(distance) > FAINT
@@ -67,7 +69,11 @@ def find_page(image: Image.Image) -> tuple[Corners, np.ndarray] | None:
 
 
 def cut(image: Image.Image, corners: Corners) -> Image.Image:
-    """What lies between four corners, as a rectangle."""
+    """What lies between four corners, as a rectangle; nothing is interpolated where it lies straight."""
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    straight = [(low[0], low[1]), (low[0], high[1]), (high[0], high[1]), (high[0], low[1])]
+    if np.abs(corners - straight).max() <= STRAIGHT * max(high - low):
+        return image.crop((*np.ceil(low).astype(int).tolist(), *np.floor(high).astype(int).tolist()))
     lower_left = corners[1]
     w, h = (round(float(np.linalg.norm(side))) for side in (corners[2] - lower_left, corners[0] - lower_left))
     size = max(w, 1), max(h, 1)
@@ -165,7 +171,7 @@ def cleaned(strokes: np.ndarray) -> np.ndarray:
 
 def unruled(strokes: np.ndarray) -> np.ndarray:
     """Ink (h, w) without lines from one border to the other, turned so that they are level; as it is without any."""
-    if min(strokes.shape) < 64 or (border(strokes) >= FAINT).mean() < 0.01:
+    if min(strokes.shape) < SMALLEST or (border(strokes) >= FAINT).mean() < 0.01:
         return strokes
     image = Image.fromarray(strokes)
     small = image.reduce(max(max(image.size) // (2 * ANALYSIS_SIDE), 1))

@@ -67,6 +67,7 @@ class Training:
     memory: Event = dataclasses.field(default_factory=dict)
     saved_step: int = -1  # step of this run's newest checkpoint
     resumed: list[Event] = dataclasses.field(default_factory=list)  # at which step, from which checkpoint
+    remark: str | None = None  # what the report says of a run that has nothing else to say
     disturbance: Disturbance | None = None  # what other programs did while this process trained
 
     @property
@@ -186,7 +187,7 @@ class Training:
         """The figures of the result: of the best state if it is kept and the training finished, else of the last."""
         kept = self.best_state if self.finished else None
         row = self.last if kept is None else self.best
-        message = None
+        message = self.remark
         if self.stopped_early:
             message = f"stopped early: best validation accuracy at step {self.best['step']:,}"
         elif not self.finished:

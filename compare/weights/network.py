@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from compare.weights import familiarity
 from compare.weights.npz import WeightsError
 from numpy_nn import tree
 from numpy_nn.models import MODELS
-from numpy_nn.tree import Tree, leaves
+from numpy_nn.tree import Tree, count, leaves
 
 CLASSES = {"mnist": tuple("0123456789"), "fashion-mnist": idx.FASHION_CLASSES, "cifar10": cifar.CLASSES}
 DEPTHS = {"stages", "blocks", "depth"}  # arguments that count layers
@@ -87,9 +87,9 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
         raise WeightsError(f"holds numbers that are not finite, in {', '.join(bad)}: take an earlier checkpoint")
     mean, std = scaling(meta, dataset, config.get("data_dir"))
     try:
-        count = int(tracks.model_argument(model, args, "classes"))
+        v = int(tracks.model_argument(model, args, "classes"))
         h, w, c = map(int, tracks.model_argument(model, args, "input_shape"))
-        MODELS[model](**args).init(cast(np.random.Generator, BoundedZeros(tree.count(params))))
+        MODELS[model](**args).init(BoundedZeros(count({"params": params, "stats": stats})))
         if any(isinstance(args[k], str) != isinstance(tracks.model_argument(model, {}, k), str) for k in args):
             raise TypeError("words and numbers are exchanged")
     except (TypeError, ValueError, LookupError) as error:
@@ -97,19 +97,20 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     names = meta.get("classes") or CLASSES.get(dataset) or ()
     if not isinstance(names, list | tuple):
         raise WeightsError("has classes that are no list of names")
-    classes = tuple(map(str, names)) if len(names) == count else tuple(f"class {k}" for k in range(count))
+    classes = tuple(map(str, names)) if len(names) == v else tuple(f"class {k}" for k in range(v))
     prepared = preparation.read(meta.get("prepared"), dataset, classes, (h, w, c))
     usual = familiarity.read(meta.get("usual"))
     return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared, usual)
 
 
-class BoundedZeros:
+class BoundedZeros(np.random.Generator):
     """What a network draws its first parameters from, to see how many it has, before that memory is taken."""
 
     def __init__(self, limit: int):
+        super().__init__(np.random.PCG64(0))
         self.limit, self.left = limit, limit
 
-    def normal(self, loc: float = 0.0, scale: float = 1.0, size: tuple[int, ...] = ()) -> np.ndarray:
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Any = ()) -> Any:
         """Zeros; ValueError when more were drawn than there are numbers in a file."""
         self.left -= math.prod(size)
         if self.left < 0:

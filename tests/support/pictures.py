@@ -7,6 +7,7 @@ The ink is handwriting of MNIST's test images, enlarged, or digits drawn with pe
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 from collections.abc import Callable, Iterator
@@ -298,14 +299,21 @@ KINDS: dict[str, tuple[str, Kind]] = {  # name -> how the ink is made, what happ
 WIDTHS = {"thin": 0.02, "pen": 0.06, "thick": 0.11}
 
 
+@functools.cache
+def mnist() -> tuple[np.ndarray, np.ndarray]:
+    """Its test images and labels."""
+    data = load("mnist")
+    return data.test_x, data.test_y
+
+
 def draw(kind: str, digit: int, sample: int) -> Image.Image:
     """One picture; ``sample`` 0, 1, ... chooses the handwriting and whatever is random."""
     rng = np.random.default_rng([sum(kind.encode()), digit, sample])
     how, take = KINDS[kind]
     if how == "handwriting":
-        test = load("mnist")
-        of_digit = np.flatnonzero(test.test_y == digit)
-        ink = handwriting(test.test_x[of_digit[rng.integers(len(of_digit))]], rng)
+        test_x, test_y = mnist()
+        of_digit = np.flatnonzero(test_y == digit)
+        ink = handwriting(test_x[of_digit[rng.integers(len(of_digit))]], rng)
     else:
         ink = printed(digit, rng) if how == "printed" else pen(digit, WIDTHS[how], rng)
     return take(ink, rng)
