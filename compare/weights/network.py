@@ -15,12 +15,12 @@ from compare.data.preparation import Preparation
 from compare.errors import UserError, short
 from compare.weights import familiarity
 from compare.weights.npz import WeightsError
-from numpy_nn import tree
 from numpy_nn.models import MODELS
 from numpy_nn.tree import Tree, count, leaves
 
 CLASSES = {"mnist": tuple("0123456789"), "fashion-mnist": idx.FASHION_CLASSES, "cifar10": cifar.CLASSES}
 DEPTHS = {"stages", "blocks", "depth"}  # arguments that count layers
+HARMLESS = 100_000  # numbers that any network may have
 COUNT_LIMIT, SIZE_LIMIT = 1000, 4096  # layers and sizes that any network may have
 
 
@@ -89,7 +89,7 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any]) -> Network:
     try:
         v = int(tracks.model_argument(model, args, "classes"))
         h, w, c = map(int, tracks.model_argument(model, args, "input_shape"))
-        MODELS[model](**args).init(BoundedZeros(count({"params": params, "stats": stats})))
+        MODELS[model](**args).init(BoundedZeros(2 * count(params) + HARMLESS))
         if any(isinstance(args[k], str) != isinstance(tracks.model_argument(model, {}, k), str) for k in args):
             raise TypeError("words and numbers are exchanged")
     except (TypeError, ValueError, LookupError) as error:
@@ -114,7 +114,7 @@ class BoundedZeros(np.random.Generator):
         """Zeros; ValueError when more were drawn than there are numbers in a file."""
         self.left -= math.prod(size)
         if self.left < 0:
-            raise ValueError(f"they make a network of more parameters than the {self.limit:,} that there are")
+            raise ValueError(f"they make a network of more parameters than the {self.limit:,} that its arrays allow")
         return np.zeros(size)
 
     uniform = normal
