@@ -1,8 +1,8 @@
 """A picture of one digit -> 28 x 28, light on black, as MNIST's images were made.
 
-The background is found in up to three steps, each of which is named in ``Digit.note`` where it was needed: what lies
-around a card or inside a scanner's frame is cut off; the background is the median colour of the border; where light
-falls unevenly, it is a smooth surface through the border's colours.
+The background is found in up to four steps, each of which is named in ``Digit.note`` where it was needed: what lies
+around a page or card is cut off (``pages.py``); the background is the median colour of the border; where light falls
+unevenly, it is a smooth surface through the border's colours; the rules of lined or squared paper are removed.
 """
 
 from __future__ import annotations

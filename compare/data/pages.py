@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 from PIL import Image
 
@@ -45,6 +43,8 @@ def find_page(image: Image.Image) -> tuple[Corners, np.ndarray] | None:
     factor = max(-(-max(image.size) // ANALYSIS_SIDE), 1)
     pixels = np.asarray(image.reduce(factor), np.float64)
     h, w = pixels.shape[:2]
+    if min(h, w) < 16:
+        return None
     paper = np.median(pixels[h // 4 : -h // 4, w // 4 : -w // 4], axis=(0, 1))
     distance = np.abs(pixels - paper).max(axis=2)
     around = border(distance) > FAINT
@@ -56,9 +56,9 @@ def find_page(image: Image.Image) -> tuple[Corners, np.ndarray] | None:
     page = ~reached(~sheet)
     if not 0.2 < page.mean() < 0.98 or sheet.sum() < 0.6 * page.sum() or (page & ~sheet).sum() < 0.002 * page.sum():
         return None
-    rings = grown(page, 3) & ~grown(page, 1), page & ~shrunk(page, 3)
-    beyond, within = (np.median(distance[ring]) for ring in rings)
-    if beyond - within < 0.8 * tolerance:
+    ring = grown(page, 3) & ~grown(page, 1)
+    beyond, within = distance[ring if ring.any() else ~page], distance[page & ~shrunk(page, 3)]
+    if np.median(beyond) - np.median(within) < 0.8 * tolerance:  # no sharp edge, as where a shadow ends
         return None
     corners = quadrangle(page)
     area = polygon_area(corners)
@@ -136,20 +136,24 @@ def flood(seeds: np.ndarray, mask: np.ndarray) -> np.ndarray:
         seeds = more
 
 
-def parts(mask: np.ndarray) -> Iterator[np.ndarray]:
-    """The connected parts of a mask, each a mask."""
-    left = mask.copy()
-    while left.any():
-        seed = np.zeros_like(left)
-        seed.flat[left.argmax()] = True
-        part = flood(seed, left)
-        left &= ~part
-        yield part
+def labelled(mask: np.ndarray) -> np.ndarray:
+    """A number above 0 for each connected part of a mask (h, w), the same for all of its pixels; 0 elsewhere."""
+    labels = np.where(mask, np.arange(1, mask.size + 1).reshape(mask.shape), 0)
+    while True:
+        wide = np.pad(labels, 1)
+        wide = np.maximum(np.maximum(wide[:-2], wide[1:-1]), wide[2:])
+        more = np.where(mask, np.maximum(np.maximum(wide[:, :-2], wide[:, 1:-1]), wide[:, 2:]), 0)
+        if (more == labels).all():
+            return labels
+        labels = more
 
 
 def largest(mask: np.ndarray) -> np.ndarray:
     """The connected part with most pixels."""
-    return max(parts(mask), key=np.sum, default=mask)
+    labels = labelled(mask)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return mask & (labels == sizes.argmax())
 
 
 # --- ink --------------------------------------------------------------------------------------------------------------
@@ -159,12 +163,13 @@ def cleaned(strokes: np.ndarray) -> np.ndarray:
     """Ink (h, w) without the parts that are small against the largest."""
     factor = max(-(-max(strokes.shape) // ANALYSIS_SIDE), 1)
     small = np.asarray(Image.fromarray(strokes).reduce(factor), np.float64)
-    found = [(float(small[part].sum()), part) for part in parts(small >= FAINT)]
-    most = max((ink for ink, _ in found), default=0)
-    specks = [part for ink, part in found if ink < SPECK * most]
-    if not specks:
+    labels = labelled(small >= FAINT)
+    inks = np.bincount(labels.ravel(), small.ravel())
+    inks[0] = 0
+    specks = (inks < SPECK * inks.max()) & (inks > 0)
+    if not specks.any():
         return strokes
-    kept = grown(np.logical_or.reduce([part for ink, part in found if ink >= SPECK * most]), 1)
+    kept = grown((labels > 0) & ~specks[labels], 1)
     h, w = strokes.shape
     return np.where(np.kron(kept, np.ones((factor, factor), bool))[:h, :w], strokes, 0).astype(np.uint8)
 
