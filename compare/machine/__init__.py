@@ -227,7 +227,7 @@ def git_commit() -> str | None:
 
     None outside of a checkout, in an archive that was unpacked inside another repository, too.
     """
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     commands = "rev-parse --show-toplevel", "rev-parse HEAD", "status --porcelain --untracked-files=no"
     try:
         top, commit, changes = (

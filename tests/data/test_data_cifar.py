@@ -162,7 +162,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     write_archive(archive, folder)
     with pytest.raises(DataError, match=r"has no member data_batch_3\.bin"):
         load("cifar10", data_dir=tmp_path)
-    with pytest.raises(DataError, match=r"data_batch_3\.bin: not found"):
+    with pytest.raises(DataError, match=r"lacks data_batch_3\.bin: add what is missing"):
         load("cifar10", data_dir=tmp_path / "elsewhere")
 
 

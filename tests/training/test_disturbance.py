@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
 from compare import machine
 from compare.machine import cores, cpu_quota, disturbance
@@ -183,3 +184,8 @@ def test_commit_is_the_projects_own_or_none(tmp_path, monkeypatch):
     assert re.fullmatch("[0-9a-f]{40}", commit)
     (tmp_path / "file").write_text("two")
     assert machine.git_commit() == f"{commit}-dirty"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout, but an unpacked archive")
+def test_commit_of_this_checkout_is_found():
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?", machine.git_commit())
