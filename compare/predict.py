@@ -29,8 +29,9 @@ from PIL import Image
 
 from compare import cli, networks, tracks
 from compare.cli import SHIPPED, command_line
-from compare.data import digits, images
+from compare.data import digits, images, pages
 from compare.errors import UserError
+from compare.weights import familiarity
 from compare.weights.network import Network
 from compare.weights.open import open_network
 
@@ -64,9 +65,7 @@ class Predictor:
 
     def probabilities_of(self, x: np.ndarray, track: str = "numpy") -> np.ndarray:
         """The same for an image as the dataset has it, uint8 (h, w, c)."""
-        logits = self.network.logits(x[None], track)[0].astype(np.float64)
-        exponentials = np.exp(logits - logits.max())
-        return exponentials / exponentials.sum()
+        return softmax(self.network.logits(x[None], track)[0])
 
     def prepare(self, image: Image.Image) -> np.ndarray:
         """The picture as the network's dataset has it, uint8 (h, w, c)."""
@@ -82,11 +81,15 @@ class Predictor:
         if h != w:
             raise UserError(f"this network sees images of {h} x {w}; only square ones are cut out of pictures")
         pixels = images.to_square(image, size=h, channels=c)
-        if preparation.ground == "dark" and np.median(digits.border(pixels)) > 127:
+        if preparation.ground == "dark" and np.median(pages.border(pixels)) > 127:
             return Seen(255 - pixels, "the picture has a light background: inverted, as this network saw light on dark")
         if not preparation.known:
             return Seen(pixels, "how this network's pictures were prepared is not stored: took the centred square")
         return Seen(pixels)
+
+    def notes(self, seen: Seen, logits: np.ndarray) -> list[str]:
+        """What makes an answer doubtful: how the picture was prepared, and logits (v,) unlike any of the training."""
+        return list(filter(None, [seen.note, familiarity.note(logits, self.network.usual)]))
 
 
 def load(path: str | Path = DEFAULT, network: Path | None = None) -> Predictor:
@@ -105,6 +108,12 @@ def load_image(path: str | Path) -> Image.Image:
         return images.open_image(Path(path))
     except images.ImageError as error:
         raise images.ImageError(f"{path}: {error}") from error
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities, float64 (v,)."""
+    shifted = logits.astype(np.float64) - logits.max()
+    return np.exp(shifted) / np.exp(shifted).sum()
 
 
 def ranked(probabilities: np.ndarray, classes: Sequence[str]) -> Answer:
@@ -126,21 +135,22 @@ def looked_at(predictor: Predictor, path: Path) -> Seen:
 
 
 def answer(predictor: Predictor, path: Path, track_names: Sequence[str]) -> dict[str, Any]:
-    """The probability of every class by track, for a program; ``note`` says what was done to the picture."""
+    """The probability of every class by track, for a program; ``note`` says what makes the answer doubtful."""
     seen = looked_at(predictor, path)
-    found = {name: predictor.probabilities_of(seen.pixels, name).tolist() for name in track_names}
+    logits = {name: predictor.network.logits(seen.pixels[None], name)[0] for name in track_names}
     classes = predictor.network.classes
     return {
         "image": cli.shown(path),
-        "tracks": {name: dict(zip(classes, values, strict=True)) for name, values in found.items()},
-        "note": seen.note,
+        "tracks": {name: dict(zip(classes, softmax(each).tolist(), strict=True)) for name, each in logits.items()},
+        "note": "; ".join(predictor.notes(seen, next(iter(logits.values())))),
     }
 
 
 def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int, *, show: bool = False) -> str:
     """The lines to print for one picture; ``show`` writes what the network saw as a PNG file."""
     seen = looked_at(predictor, path)
-    answers = {name: predictor.probabilities_of(seen.pixels, name) for name in track_names}
+    logits = {name: predictor.network.logits(seen.pixels[None], name)[0] for name in track_names}
+    answers = {name: softmax(each) for name, each in logits.items()}
     lines = [cli.shown(path)]
     for name, probabilities in answers.items():
         best = ranked(probabilities, predictor.network.classes)[:top]
@@ -150,8 +160,8 @@ def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int,
     if len(answers) > 1:
         gap = max(float(np.abs(a - b).max()) for a, b in itertools.combinations(answers.values(), 2))
         lines.append(f"  largest difference of a probability between the tracks: {gap:.1e}")
-    if seen.note:
-        lines.append(f"  note: {seen.note}" + ("" if show else " (--show writes what the network saw)"))
+    if notes := predictor.notes(seen, logits[track_names[0]]):
+        lines.append(f"  note: {'; '.join(notes)}" + ("" if show else " (--show writes what the network saw)"))
     if show:
         lines.append(f"  what the network saw: {write_seen(seen.pixels, path)}")
     return "\n".join(lines)

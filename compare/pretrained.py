@@ -4,9 +4,9 @@
     python -m compare.pretrained import cnn-mnist.safetensors --out checkpoints/cnn
 
 The file may be pickled (.pt, .pth, .th: ``torch.save``) or safetensors; nothing in it is executed. Its names
-may be those of torchvision (``resnet18``, ``vgg11_bn``, ``densenet121``, ...), of akamaster's
-pytorch_resnet_cifar10 (``resnet20``, ...), or those of our own PyTorch networks. What ``compare.export``
-wrote, .npz too, says itself which network it is.
+may be those of torchvision (``resnet18``, ``vgg11_bn``, ``densenet121``, ``vit_b_16``, ...), of timm
+(``vit_tiny_patch16_224``, ...), of akamaster's pytorch_resnet_cifar10 (``resnet20``, ...), or those of our own PyTorch
+networks. What ``compare.export`` wrote, .npz too, says itself which network it is.
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ def import_file(
 
 def metadata(path: Path, architecture: str, args: Mapping[str, Any], dataset: str) -> dict[str, Any]:
     """What a checkpoint says of weights from elsewhere."""
-    from compare.weights.architectures import IMAGENET_NORMALISATION
     from compare.weights.torch_files import architecture_of
 
     known = architecture_of(architecture)
@@ -78,7 +77,7 @@ def metadata(path: Path, architecture: str, args: Mapping[str, Any], dataset: st
     overrides.require_arguments(config)
     meta: dict[str, Any] = {"config": config.to_json(), "track": "torch", "step": 0}
     if dataset == "elsewhere" and known.args:
-        meta |= IMAGENET_NORMALISATION | {"classes": class_names(config.model_args["classes"])}
+        meta |= {**known.scaling, "classes": class_names(config.model_args["classes"])}
     return meta
 
 

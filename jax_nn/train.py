@@ -49,6 +49,7 @@ from jax_nn.parallel import (
     sharded_forward,
 )
 from jax_nn.precision import PARAM_DTYPES, use_bfloat16_matmuls
+from numpy_nn.batch import ONE, STEPS, Batches
 from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors, require_same
 
 KNOWN: dict[str, Collection[str]] = {
@@ -70,6 +71,7 @@ class State:
     evaluate: Callable[[Carry, Array, Array], Metrics]
     forward: Forward
     slots: dict[str, str]  # optimizer slots: {name in a snapshot: field in optax}
+    batches: Batches  # what it accepts as images and labels
     devices: list[jax.Device]
     precision: str
 
@@ -139,6 +141,7 @@ def init_state(
         evaluate=jax.jit(make_evaluate(forward, loss_fn), compiler_options=compiler_options(jax_devices)),
         forward=jax.jit(forward, compiler_options=compiler_options(jax_devices)),
         slots=slots,
+        batches=Batches.of(models.get(model), model_args or {}),
         devices=jax_devices,
         precision=precision,
     )
@@ -182,14 +185,7 @@ def init_carry(
 
 
 def preprocess(x: Array, mean: Array, std: Array) -> Array:
-    """Convert bytes (n, h, w, c) to numbers: (x/255 - mean)/std, per channel; tokens (n, t) become int32.
-
-    ValueError for another dtype than uint8.
-    """
-    if x.dtype != jnp.uint8:
-        raise ValueError(
-            f"images of dtype {x.dtype}: pass uint8, 0 to 255; (255 * x).round().astype('uint8') of 0 to 1"
-        )
+    """Convert bytes (n, h, w, c) to numbers: (x/255 - mean)/std, per channel; tokens (n, t) become int32."""
     if x.ndim == 2:
         return x.astype(jnp.int32)
     return x.astype(mean.dtype) * (1 / (255 * std)) - mean / std
@@ -270,19 +266,26 @@ def train_steps(state: State, x: np.ndarray | Array, y: np.ndarray | Array) -> t
     Images x are uint8 (k, n, h, w, c); labels y are class numbers int32 (k, n), or distributions over the classes
     (k, n, v). Sequences x are tokens uint8 (k, n, t), labelled with the token that follows each of them.
     The metrics ``loss``, ``correct`` and ``lr`` have shape (k,). The old state is donated: use the new one.
+    ValueError for any other images and labels: see ``numpy_nn.batch``.
     """
-    carry, metrics = state.train_chunk(state.carry, x, y)
+    carry, metrics = state.train_chunk(state.carry, *checked(state, x, y, STEPS))
     return replace(state, carry=carry), metrics
 
 
 def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> Metrics:
     """Return sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding, not counted."""
-    return state.evaluate(state.carry, x, y)
+    return state.evaluate(state.carry, *checked(state, x, y))
 
 
 def logits(state: State, x: np.ndarray) -> Array:
     """Return the outputs of the network in evaluation mode: (n, v) for images, (n, t, v) for tokens (n, t)."""
-    return state.forward(state.carry, x)
+    return state.forward(state.carry, state.batches.images(x))
+
+
+def checked(state: State, x: Any, y: Any, axes: tuple[str, ...] = ONE) -> tuple[Any, Any]:
+    """Return images and labels that every track accepts; those of a DeviceDataset were checked when it was made."""
+    placed = all(isinstance(each, Array) and state.devices[0].platform != "cpu" for each in (x, y))
+    return (x, y) if placed else state.batches.pairs(x, y, axes)
 
 
 def to_snapshot(state: State) -> Tree:
@@ -298,6 +301,7 @@ def synchronize(state: State) -> None:
 
 def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> DeviceDataset | None:
     """Copy a dataset to the accelerator that trains; None on a CPU or with several devices."""
+    x, y = state.batches.pairs(x, y)
     device, *others = state.devices
     return None if others or device.platform == "cpu" else DeviceDataset(*jax.device_put((x, y), device))
 

@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 from numpy_nn import models, optim, parallel
+from numpy_nn.batch import STEPS, Batches
 from numpy_nn.losses import LOSSES, correct, rows
 from numpy_nn.norm import EVAL, TRAIN, Mode, freeze
-from numpy_nn.shapes import Array, Float, Int, UInt8
+from numpy_nn.shapes import Array, Float, UInt8
 from numpy_nn.tree import Tree, cast, first_average, frozen_norms, rate_factors, require_same, tree_map
 
 KNOWN: dict[str, Mapping[str, Any]] = {"loss": LOSSES, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}
@@ -54,6 +55,7 @@ class State:
     accumulate: int
     mean: Float[Array, " c"]
     std: Float[Array, " c"]
+    batches: Batches  # what it accepts as images and labels
     group: parallel.Group  # the processes that take a step together; usually one
 
 
@@ -136,6 +138,7 @@ def init_state(
         accumulate=accumulate,
         mean=np.asarray(mean, precision),
         std=np.asarray(std, precision),
+        batches=Batches.of(models.get(model), model_args or {}),
         group=parallel.Group(),
     )
     processes = devices if devices > 1 else threads
@@ -152,14 +155,7 @@ def require_known(**names: str) -> None:
 def preprocess(
     x: Inputs, mean: Float[Array, " c"], std: Float[Array, " c"]
 ) -> Float[Array, "n h w c"] | Int[Array, "n t"]:
-    """Bytes to numbers: (x/255 - mean)/std, per channel, in the dtype of ``mean``; tokens become int32.
-
-    ValueError for another dtype than uint8.
-    """
-    if x.dtype != np.uint8:
-        raise ValueError(
-            f"images of dtype {x.dtype}: pass uint8, 0 to 255; (255 * x).round().astype('uint8') of 0 to 1"
-        )
+    """Bytes to numbers: (x/255 - mean)/std, per channel, in the dtype of ``mean``; tokens become int32."""
     if x.ndim == 2:
         return x.astype(np.int32)
     pixels = x.astype(mean.dtype)
@@ -208,14 +204,14 @@ def update(state: State, grads: Tree) -> None:
     optim.average(state.ema, state.params, state.decay)
 
 
-def train_steps(
-    state: State, x: UInt8[Array, "k n ..."], y: Int[Array, "k n *t"] | Float[Array, "k n v"]
-) -> tuple[State, dict[str, np.ndarray]]:
+def train_steps(state: State, x: np.ndarray, y: np.ndarray) -> tuple[State, dict[str, np.ndarray]]:
     """Take k steps, one per batch; metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
 
-    Images x are (k, n, h, w, c), with labels y that are class numbers (k, n), or distributions over the classes
-    (k, n, v). Sequences x are tokens (k, n, t), with the token that follows each of them as labels y (k, n, t).
+    Images x are uint8 (k, n, h, w, c), with labels y that are class numbers (k, n), or distributions over the classes
+    (k, n, v). Sequences x are tokens uint8 (k, n, t), with the token that follows each of them as labels y (k, n, t).
+    ValueError for any others: see ``batch``.
     """
+    x, y = state.batches.pairs(x, y, STEPS)
     group = state.group  # on one core, the lines that use it change nothing
     compute = parallel.all_reduced(accumulated(parallel.sharded(loss_and_grads, group), state.accumulate), group)
     apply = parallel.sharded_update(update, group)
@@ -236,24 +232,30 @@ def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> None:
 
 def evaluate(state: State, x: Inputs, y: ClassNumbers) -> Float[Array, " sums"]:
     """Sum of the losses, number of correct answers, number of labels that count."""
-    outputs, y = rows(logits(state, x), y)
+    outputs, y = rows(infer(state, x), y)
     loss, _ = state.loss[0](outputs, y)
     count = int((y >= 0).sum())
     return np.array([float(loss) * count, correct(outputs, y), count])
 
 
-def eval_batch(state: State, x: Inputs, y: ClassNumbers) -> dict[str, float]:
+def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
     """Sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding and do not count."""
+    x, y = state.batches.pairs(x, y)
     with state.group.call("eval_batch", state, x, y):
         loss_sum, right, count = parallel.summed(evaluate, state.group)(state, x, y)
     return {"loss_sum": float(loss_sum), "correct": int(right), "count": int(count)}
 
 
-def logits(state: State, x: Inputs) -> Float[Array, "n *t v"]:
+def logits(state: State, x: np.ndarray) -> Float[Array, "n *t v"]:
     """Outputs of the network outside training, (n, v) for images and (n, t, v) for sequences.
 
     They use the averaged parameters where an average is kept.
     """
+    return infer(state, state.batches.images(x))
+
+
+def infer(state: State, x: Inputs) -> Float[Array, "n *t v"]:
+    """The same for images, or tokens, that are checked."""
     params = state.ema or state.params
     outputs, _, _ = state.model.forward(params, state.stats, preprocess(x, state.mean, state.std), EVAL)
     return outputs

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from numpy_nn.batch import STEPS, Batches
 from numpy_nn.tree import Tree, first_average, frozen_norms, rate_factors
 from torch_nn import interop, models, optim
 from torch_nn.devices import DeviceDataset, facts, set_full_precision
@@ -60,6 +61,7 @@ class State:
     std: Tensor
     step: int
     first_update: int  # the step at which the optimizer started: its count of updates is step - first_update
+    batches: Batches  # what it accepts as images and labels
     precision: str
     device: torch.device
     devices: int
@@ -145,6 +147,7 @@ def init_state(
         std=torch.tensor(std, dtype=dtype, device=torch_device)[:, None, None],
         step=step,
         first_update=step - int(snapshot.get("opt", {}).get("count", 0)),
+        batches=Batches.of(models.get(model), model_args or {}),
         precision=precision,
         device=torch_device,
         devices=devices,
@@ -183,15 +186,22 @@ def make_forward(network: nn.Module, *, compile: bool, cuda_graphs: bool, precis
 def preprocess(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Convert bytes (n, h, w, c) to numbers (n, c, h, w): (x/255 - mean)/std; the permuted view is channels_last.
 
-    Tokens (n, t) become int32. ValueError for another dtype than uint8.
+    Tokens (n, t) become int32.
     """
-    if x.dtype != torch.uint8:
-        raise ValueError(
-            f"images of dtype {x.dtype}: pass uint8, 0 to 255; (255 * x).round().astype('uint8') of 0 to 1"
-        )
     if x.ndim == 2:
         return x.int()
     return x.permute(0, 3, 1, 2).to(mean.dtype).mul_(1 / (255 * std)).sub_(mean / std)
+
+
+def checked(train_steps: Callable[..., Any]) -> Callable[..., Any]:
+    """Extend train_steps by a check of the batches; those of a DeviceDataset were checked when it was made."""
+
+    @wraps(train_steps)
+    def train_on_checked(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) -> tuple[State, Metrics]:
+        placed = isinstance(x, Tensor) and isinstance(y, Tensor) and x.device.type == y.device.type != "cpu"
+        return train_steps(state, *((x, y) if placed else state.batches.pairs(x, y, STEPS)))
+
+    return train_on_checked
 
 
 def to_device(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
@@ -208,6 +218,7 @@ def micro_batches(x: Tensor, y: Tensor, parts: int) -> Iterator[tuple[Tensor, Te
     return zip(x.chunk(parts), y.chunk(parts), strict=True)
 
 
+@checked
 @sharded
 def train_steps(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) -> tuple[State, Metrics]:
     """Take k training steps, one per batch; return the state, updated in place, and the metrics of each step.
@@ -215,6 +226,7 @@ def train_steps(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) ->
     Images x are uint8 (k, n, h, w, c); labels y are class numbers int32 (k, n), or distributions over the classes
     (k, n, v). Sequences x are tokens uint8 (k, n, t), labelled with the token that follows each of them.
     The metrics ``loss``, ``correct`` and ``lr`` have shape (k,).
+    ValueError for any other images and labels: see ``numpy_nn.batch``.
     """
     state.model.train()
     for norm in state.frozen:
@@ -249,7 +261,7 @@ def train_steps(state: State, x: np.ndarray | Tensor, y: np.ndarray | Tensor) ->
 @torch.inference_mode()
 def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> Metrics:
     """Return sums over a batch: ``loss_sum``, ``correct``, ``count``; labels below zero are padding, not counted."""
-    images, labels = to_device(state, x, y)
+    images, labels = to_device(state, *state.batches.pairs(x, y))
     outputs, labels = rows(infer(state, images), labels)
     count = (labels >= 0).sum()
     return {"loss_sum": state.loss(outputs, labels) * count, "correct": correct(outputs, labels), "count": count}
@@ -258,7 +270,7 @@ def eval_batch(state: State, x: np.ndarray, y: np.ndarray) -> Metrics:
 @torch.inference_mode()
 def logits(state: State, x: np.ndarray) -> Tensor:
     """Return the outputs of the network in evaluation mode: (n, v) for images, (n, t, v) for tokens (n, t)."""
-    return infer(state, torch.from_numpy(x).to(state.device)).cpu()
+    return infer(state, torch.from_numpy(state.batches.images(x)).to(state.device)).cpu()
 
 
 def infer(state: State, x: Tensor) -> Tensor:
@@ -288,6 +300,7 @@ def place_dataset(state: State, x: np.ndarray, y: np.ndarray) -> DeviceDataset |
     """Copy a dataset to the accelerator that trains; None on a CPU or with several devices."""
     if state.devices > 1 or state.device.type == "cpu":
         return None
+    x, y = state.batches.pairs(x, y)
     return DeviceDataset(torch.from_numpy(x).to(state.device), torch.from_numpy(y).to(state.device))
 
 

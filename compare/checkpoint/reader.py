@@ -7,8 +7,10 @@ names the damaged file. A test compares it with Orbax's own reading.
 from __future__ import annotations
 
 import json
+import math
+import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from compare.errors import UserError
 from numpy_nn.tree import Tree, from_leaves
 
 FORMAT = 1
+HARMLESS, COMPRESSION = 1 << 26, 100  # bytes that any checkpoint may hold, and how many more for each byte of its files
 PARTS = ("snapshot", "meta")  # without these there is no checkpoint
 WRITTEN = re.compile(  # the files that Orbax writes; any other file in the folder is a stray, and is ignored
     r"_CHECKPOINT_METADATA|(\w+/)?commit_success\.txt|(meta|progress)/metadata|metrics/metrics"
@@ -101,8 +104,24 @@ def _arrays(folder: Path) -> Tree:
         )
         for path in paths
     }
-    reading = {path: array.result().read() for path, array in opening.items()}
+    arrays = {path: array.result() for path, array in opening.items()}
+    _require_honest_sizes(folder, arrays)
+    reading = {path: array.read() for path, array in arrays.items()}
     return from_leaves({path: array.result() for path, array in reading.items()})
+
+
+def _require_honest_sizes(folder: Path, arrays: Mapping[str, Any]) -> None:
+    """ValueError, before anything is read, where the arrays' metadata claim what the files cannot hold.
+
+    Every array was written as one chunk. Zeros compress well, but the weights beside them do not.
+    """
+    claimed = sum(math.prod(array.shape) * array.dtype.numpy_dtype.itemsize for array in arrays.values())
+    present = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+    if claimed > HARMLESS + COMPRESSION * present:
+        raise ValueError(f"its arrays claim {claimed:,} bytes, in files of {present:,}")
+    chunks = {path: array.chunk_layout.read_chunk.shape or () for path, array in arrays.items()}
+    if split := [path for path in arrays if any(map(operator.lt, chunks[path], arrays[path].shape))]:
+        raise ValueError(f"{split[0]} is split into chunks, and this project writes none")
 
 
 def reason(error: BaseException) -> str:

@@ -97,7 +97,7 @@ def _batch(pixels: np.ndarray, labels: np.ndarray) -> Batch:
 
 def load_cifar10(data_dir: Path | None = None) -> Data:
     """CIFAR-10 from the data folder, or downloaded into it; a subset is accepted, and says so in its `note`."""
-    source = locate("cifar10", find, data_dir)
+    source = locate("cifar10", find, data_dir, lacking=lacking)
     batches = read_archive_batches(source) if source.is_file() else read_folder_batches(source)
     *train, (test_x, test_y) = batches
     train_x, train_y = (np.concatenate(arrays) for arrays in zip(*train, strict=True))
@@ -118,13 +118,45 @@ def load_cifar10(data_dir: Path | None = None) -> Data:
 
 def find(folder: Path) -> Path | None:
     """The folder of batch files in `folder`, or else an archive; official ones, known by their md5, first."""
-    for place in (folder, *sorted(folder.glob("cifar-10-*")), *sorted(folder.glob("cifar-10-*/cifar-10-batches-*"))):
-        if (place / "test_batch").is_file() or (place / "test_batch.bin").is_file():
-            return place
+    found = {place: missing for place in places(folder) if (missing := missing_from(place)) is not None}
+    if complete := next((place for place, missing in found.items() if not missing), None):
+        return complete
     archives = [path for end in ("tar.gz", "tgz") for path in sorted(folder.glob(f"*.{end}")) if "cifar" in path.name]
     official = (path for path in archives if md5_of_file(path) in ARCHIVE_MD5.values())
     others = (path for path in archives if path.name not in ARCHIVE_MD5)
-    return next(itertools.chain(official, others, archives), None)
+    if archive := next(itertools.chain(official, others, archives), None):
+        return archive
+    for place, missing in found.items():
+        if not is_official(place):  # what is published does not complete somebody's own files
+            raise DataError(f"{place} lacks {', '.join(missing)}: add what is missing, or name another folder")
+    return None
+
+
+def places(folder: Path) -> list[Path]:
+    """Where the batch files may lie."""
+    inside = (sorted(folder.glob(pattern)) for pattern in ("cifar-10-*", "cifar-10-*/cifar-10-batches-*"))
+    return [folder, *itertools.chain(*inside)]
+
+
+def missing_from(place: Path) -> list[str] | None:
+    """The batch files that a folder lacks, where it has some; None where it has none."""
+    suffix = ".bin" if any((place / f"{name}.bin").is_file() for name in BATCHES) else ""
+    missing = [name + suffix for name in BATCHES if not (place / (name + suffix)).is_file()]
+    return None if len(missing) == len(BATCHES) else missing
+
+
+def is_official(place: Path) -> bool:
+    """Whether the batch files that a folder has are published ones; the binary ones are known by their size."""
+    python = [place / name for name in BATCHES if (place / name).is_file()]
+    binary = [place / f"{name}.bin" for name in BATCHES if (place / f"{name}.bin").is_file()]
+    return all(md5_of_file(path) == PYTHON_MD5[path.name] for path in python) and all(
+        path.stat().st_size == FULL * (PIXELS + 1) for path in binary
+    )
+
+
+def lacking(folder: Path) -> list[str]:
+    """The files that are missing from the first incomplete set of batch files in `folder`."""
+    return next(filter(None, map(missing_from, places(folder))), [])
 
 
 def _layout(names: set[str]) -> tuple[str, Callable[[str], Callable[[bytes | bytearray], Batch]]]:

@@ -1,8 +1,8 @@
 """A picture of one digit -> 28 x 28, light on black, as MNIST's images were made.
 
-The background is found in up to three steps, each of which is named in ``Digit.note`` where it was needed: what lies
-around a card or inside a scanner's frame is cut off; the background is the median colour of the border; where light
-falls unevenly, it is a smooth surface through the border's colours.
+The background is found in up to four steps, each of which is named in ``Digit.note`` where it was needed: what lies
+around a page or card is cut off (``pages.py``); the background is the median colour of the border; where light falls
+unevenly, it is a smooth surface through the border's colours; the rules of lined or squared paper are removed.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from compare.data import pages
 from compare.data.images import ImageError
+from compare.data.pages import FAINT, border
 
 SIDE, BOX = 28, 20  # of MNIST: the image, and the box that the digit was fitted into
 WORKING_SIDE = 1024  # pixels of a larger picture are averaged before anything is looked for in it
-FAINT = 24  # of 255: where the ink is less, the digit has ended
 UNEVEN = 8  # of 255: how far a tenth of the border may be from its median colour on an evenly lit page
 SURFACE_SIDE = 64  # pixels a side that the background's surface is fitted to
 FRAMES = 3  # cards on cards, frames in frames
-FILLED = 0.9  # share of a rectangle's outline that is not background where it is a card's or a page's
+RULES = 1.15  # ink is more than this many times the faint rules of a paper, which reach its border
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def find_digit(image: Image.Image) -> Digit:
     strokes, note = ink(image)
     digit = trimmed(strokes, faintest=1)
     if max(digit.size) != BOX:  # else somebody has done all this before us, and its edges count
-        digit = trimmed(strokes, faintest=FAINT)
+        digit = trimmed(pages.cleaned(strokes), faintest=FAINT)
     scale = BOX / max(digit.size)
     w, h = (max(round(scale * side), 1) for side in digit.size)
     digit = digit.resize((w, h), Image.Resampling.BOX if scale < 1 else Image.Resampling.BILINEAR)
@@ -86,20 +87,25 @@ def ink(image: Image.Image) -> tuple[np.ndarray, str]:
         image = opaque(image, alpha)
         if np.median(border(alpha)) < 128:
             notes.append("the transparent margin was cut off")
-    pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+    image = image.convert("RGB")
     for _ in range(FRAMES):
-        inside = framed(pixels)
-        if inside is None:
+        found = pages.find_page(image)
+        if found is None:
             break
-        notes.append(f"the {colour_name(ground_of(pixels))} margin around a page or card was cut off")
-        pixels = pixels[inside]
+        corners, outside = found
+        notes.append(f"the {colour_name(outside)} margin around a page or card was cut off")
+        image = pages.cut(image, corners)
+    pixels = np.asarray(image).astype(np.int32)
     strokes, uneven = contrast(pixels)
     if uneven:
         notes.append("uneven light was evened out")
+    plain = pages.unruled(strokes)
+    if plain is not strokes:
+        notes.append("lines from border to border were removed")
     name = colour_name(ground_of(pixels))
-    if notes or (strokes >= FAINT).mean() > 0.4:
+    if notes or (plain >= FAINT).mean() > 0.4:
         notes.append(f"{name} was taken for the background")
-    return strokes, "; ".join(notes)
+    return plain, "; ".join(notes)
 
 
 def contrast(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
@@ -116,7 +122,9 @@ def contrast(pixels: np.ndarray) -> tuple[np.ndarray, bool]:
         surfaced = np.abs(pixels - background).max(axis=2) * (reach.max() / reach)
         if (lower := np.percentile(border(surfaced), 90)) < floor / 2:
             distance, floor, uneven = surfaced, lower, True
-    level = min(int(floor), 254)
+    edge, strong = RULES * np.percentile(border(distance), 99.5), np.percentile(distance, 99.5)
+    ruled = FAINT < edge < strong / 2 and min(pixels.shape[:2]) >= pages.SMALLEST
+    level = min(int(max(floor, edge) if ruled else floor), 254)
     strokes = (distance.astype(np.int32) - level).clip(0) * 255 // (255 - level)
     return strokes.clip(0, 255).astype(np.uint8), uneven
 
@@ -145,29 +153,7 @@ def quadratic(y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
 
 
-# --- cards and frames -------------------------------------------------------------------------------------------------
-
-
-def framed(pixels: np.ndarray) -> tuple[slice, slice] | None:
-    """Where a page or card lies in (h, w, 3), inside a margin of one colour; None if the margin is the page.
-
-    It is a rectangle of at least a quarter of the picture whose outline differs from the margin all around, and most
-    of which has the colour of that outline. A digit never fills the outline of its box and most of its inside.
-    """
-    place = extent(np.abs(pixels - ground_of(pixels)).max(axis=2) > 3 * FAINT)
-    if place is None:
-        return None
-    inside = pixels[place]
-    h, w = inside.shape[:2]
-    edge = max(min(h, w) // 100, 1)  # its outline is antialiased
-    if h * w < pixels.shape[0] * pixels.shape[1] / 4 or min(h, w) < 8 + 4 * edge or inside.shape == pixels.shape:
-        return None
-    inner = inside[edge:-edge, edge:-edge]
-    margin_like = np.abs(border(inner) - ground_of(pixels)).max(axis=1) <= 3 * FAINT
-    paper_like = np.abs(inner - ground_of(inner)).max(axis=2) <= 3 * FAINT
-    if margin_like.mean() > 1 - FILLED or paper_like.mean() < 0.6 or paper_like.all():
-        return None
-    return slice(place[0].start + edge, place[0].stop - edge), slice(place[1].start + edge, place[1].stop - edge)
+# --- transparency -----------------------------------------------------------------------------------------------------
 
 
 def is_card(image: Image.Image) -> bool:
@@ -197,11 +183,6 @@ def opaque(image: Image.Image, alpha: np.ndarray) -> Image.Image:
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
-
-
-def border(pixels: np.ndarray) -> np.ndarray:
-    """The outermost pixels of (h, w) or (h, w, c), in a row: (n,) or (n, c)."""
-    return np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])
 
 
 def ground_of(pixels: np.ndarray) -> np.ndarray:

@@ -47,12 +47,21 @@ SOURCES = {
 }
 
 
-def locate(name: str, find: Callable[[Path], T | None], data_dir: Path | None) -> T:
-    """The first thing that `find` sees in the folders where the dataset `name` may be, downloaded if there is none."""
+def locate(
+    name: str,
+    find: Callable[[Path], T | None],
+    data_dir: Path | None,
+    *,
+    lacking: Callable[[Path], Collection[str]] = lambda folder: (),
+) -> T:
+    """The first thing that `find` sees in the folders where the dataset `name` may be, downloaded if there is none.
+
+    `lacking` names the files that one of those folders lacks, where it has others.
+    """
     root = data_root(data_dir)
     if (found := _search(root, name, find)) is not None:
         return found
-    download(name, root)
+    download(name, root, _search(root, name, lambda folder: lacking(folder) or None) or ())
     if (found := _search(root, name, find)) is not None:
         return found
     raise DataError(f"{name} was downloaded to {root}, but is not there. {_by_hand(name, root)}")
@@ -62,7 +71,12 @@ def data_root(data_dir: Path | None) -> Path:
     """The folder to look in. One that was asked for has to exist."""
     environment = os.environ.get("NN_DATA_DIR")
     if data_dir is None and not environment:
-        return CACHE.expanduser()
+        try:
+            return CACHE.expanduser()
+        except RuntimeError as error:
+            raise DataError(
+                f"{CACHE}, the folder of datasets, is nowhere, as there is no home folder: set NN_DATA_DIR or HOME"
+            ) from error
     root = (data_dir or Path(environment or "")).expanduser()
     if not root.is_dir():
         named = "--data-dir" if data_dir else "NN_DATA_DIR"
@@ -117,7 +131,8 @@ def _download_by_tfds(source: Source, folder: Path) -> None:
 
 
 def _by_hand(name: str, root: Path, missing: Collection[str] = ()) -> str:
-    urls = [url for url in SOURCES[name].urls if not missing or any(stem in url for stem in missing)]
+    wanted = [url for url in SOURCES[name].urls if any(stem in url for stem in missing)]
+    urls = wanted or SOURCES[name].urls
     return (
         f"Download {' '.join(urls)} on a machine that is online and put it in {root / name}, "
         "or name the folder where it is with --data-dir or NN_DATA_DIR."

@@ -27,17 +27,39 @@ def cores() -> int:
     return allowed if quota is None else max(min(allowed, math.floor(quota)), 1)
 
 
-def cpu_quota(quotas: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """The cores' worth of time that this group of processes (cgroup 2 or 1) may take; None without a limit."""
+def cpu_quota(quotas: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """The cores' worth of time that this process may take: the smallest of its control groups' (cgroup 2 or 1).
+
+    None without a limit. ``own`` names the groups: in a container the one that is mounted at ``quotas``, on a host
+    (systemd's CPUQuota, a batch system) one below it, whose parents limit it, too.
+    """
+    found = []
+    for hierarchy, read in ((quotas, _quota), (quotas / "cpu", _quota_1), (quotas / "cpu,cpuacct", _quota_1)):
+        inside = hierarchy / _group(own, "" if hierarchy == quotas else "cpu")
+        for folder in (hierarchy, *(each for each in (inside, *inside.parents) if each.is_relative_to(hierarchy))):
+            with contextlib.suppress(OSError, ValueError):
+                found.append(read(folder))
+    return min(filter(None, found), default=None)
+
+
+def _group(own: Path, controller: str) -> str:
+    """The path of a process's control group below its hierarchy; "" if it is the top, or unknown."""
     with contextlib.suppress(OSError, ValueError):
-        limit, period = (quotas / "cpu.max").read_text(encoding="ascii").split()
-        return None if limit == "max" else int(limit) / int(period)
-    with contextlib.suppress(OSError, ValueError):
-        limit, period = (
-            (quotas / "cpu" / f"cpu.cfs_{name}_us").read_text(encoding="ascii") for name in ("quota", "period")
-        )
-        return None if int(limit) <= 0 else int(limit) / int(period)
-    return None
+        for line in own.read_text(encoding="utf-8").splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controller in controllers.split(",") and ".." not in path:
+                return path.strip("/")
+    return ""
+
+
+def _quota(folder: Path) -> float | None:
+    limit, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+    return None if limit == "max" else int(limit) / int(period)
+
+
+def _quota_1(folder: Path) -> float | None:
+    limit, period = (int((folder / f"cpu.cfs_{name}_us").read_text("ascii")) for name in ("quota", "period"))
+    return None if limit <= 0 else limit / period
 
 
 def describe(*, threads: int) -> dict[str, Any]:
@@ -208,18 +230,22 @@ def _figures(program: str, *arguments: str, threads: int) -> list[float]:
 
 
 def git_commit() -> str | None:
-    """Commit of the project's own checkout, with ``+`` if there are uncommitted changes."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():  # installed, maybe into somebody else's checkout
-        return None
+    """Commit of the project's own checkout, with ``-dirty`` if there are uncommitted changes.
+
+    None outside of a checkout, in an archive that was unpacked inside another repository, too.
+    """
+    root = Path(__file__).resolve().parents[2]
+    commands = "rev-parse --show-toplevel", "rev-parse HEAD", "status --porcelain --untracked-files=no"
     try:
-        commit, changes = (
-            subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        top, commit, changes = (
+            subprocess.run(["git", *words.split()], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+            for words in commands
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit + ("+" if changes else "")
+    if Path(top).resolve() != root:
+        return None
+    return f"{commit}-dirty" if changes else commit
 
 
 def _version(package: str) -> str | None:

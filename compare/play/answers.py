@@ -97,19 +97,23 @@ class Playground:
         """Return each track's probabilities for the picture in an image file, and the activations of every layer."""
         predictor = self.predictor(name)
         try:
-            x = disturbance(predictor.prepare(images.open_image(content)))
+            seen = predictor.look(images.open_image(content))
         except images.ImageError as error:
             if isinstance(error.__cause__, UnidentifiedImageError):
                 raise UserError("the picture is not a readable image: upload a PNG or JPEG file") from error
             raise UserError(f"the picture {error}") from error
+        x = disturbance(seen.pixels)
         logits, answers = {}, {}
         for track in self.tracks:
+            if track not in predictor.network.states:
+                predictor.network.logits(x[None], track)  # compiles, which is no part of the time
             start = time.perf_counter()
             logits[track] = predictor.network.logits(x[None], track).astype(np.float64)
             milliseconds = 1000 * (time.perf_counter() - start)
             answers[track] = {"probabilities": softmax(logits[track])[0].tolist(), "ms": milliseconds}
         return {
             "classes": predictor.network.classes,
+            "notes": predictor.notes(seen, logits[self.tracks[0]][0]),
             "tracks": answers,
             "gap": gap(logits),
             "seen": pack(x),

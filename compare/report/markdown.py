@@ -124,6 +124,7 @@ def _context(results: Results) -> dict[str, Any]:
         "seeds": len({run["seed"] for run in runs}),
         "chunk": max((run["chunk"] or 0 for run in runs), default=0),
         "load": ", ".join(f"{load[when]:.1f} {when}" for when in ("before", "after") if load[when] is not None),
+        "remarked": [run for run in runs if run["status"] == "finished" and run["message"]],
         "unfinished": [run for run in runs if run["status"] != "finished"],
         "machine_table": _machine_table(results),
         "command": results["command"],

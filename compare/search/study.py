@@ -60,7 +60,8 @@ def opened(url: str, directory: Path, settings: Mapping[str, Any]) -> Any:
                 study.set_user_attr("asked", dict(settings))
     except Exception as error:  # whatever a damaged file or an absent server makes of two libraries
         what = " ".join(str(error).split())[:200]
-        raise UserError(f"no study can be opened at {url} ({type(error).__name__}: {what})") from error
+        remedy = "; choose a local folder with --out" if isinstance(error, OSError) else ""
+        raise UserError(f"no study can be opened at {url} ({type(error).__name__}: {what}){remedy}") from error
     if different := [name for name in settings if before and before.get(name) != settings[name]]:
         there = ", ".join(f"its {name} is {before[name]!r}, not {settings[name]!r}" for name in different)
         raise UserError(f"{url} holds another search: {there}; choose another folder with --out")

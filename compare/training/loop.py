@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from compare.machine.disturbance import Disturbance
 from compare.training.checks import require_finite
 from compare.training.clocks import Stopwatch, Timings
 from compare.training.steps import Plan
+from compare.weights import familiarity
 from compare.workers.protocol import Emit, Event
 from numpy_nn import tree
 
@@ -36,6 +37,7 @@ class SavedState:
     snapshot: tree.Tree
     progress: Event  # what `Training.resume` needs
     metrics: Event  # of the evaluation at this step, {} if there was none
+    usual: Event  # energy score of images like those of the training
 
     @property
     def step(self) -> int:
@@ -65,6 +67,7 @@ class Training:
     memory: Event = dataclasses.field(default_factory=dict)
     saved_step: int = -1  # step of this run's newest checkpoint
     resumed: list[Event] = dataclasses.field(default_factory=list)  # at which step, from which checkpoint
+    remark: str | None = None  # what the report says of a run that has nothing else to say
     disturbance: Disturbance | None = None  # what other programs did while this process trained
 
     @property
@@ -166,7 +169,9 @@ class Training:
             "resumed": list(self.resumed),
         }
         metrics = {name: evaluated[name] for name in names if evaluated.get(name) is not None}
-        return SavedState(self.track.to_snapshot(self.state), progress, metrics)
+        logits = partial(self.track.logits, self.state)
+        usual = familiarity.measured(logits, self.data, batch_size=self.config.eval_batch_size)
+        return SavedState(self.track.to_snapshot(self.state), progress, metrics, usual)
 
     def resume(self, progress: Event, *, same_run: bool) -> None:
         """Continue from the progress of a checkpoint; from its clocks and memory only if it is of the same run."""
@@ -182,7 +187,7 @@ class Training:
         """The figures of the result: of the best state if it is kept and the training finished, else of the last."""
         kept = self.best_state if self.finished else None
         row = self.last if kept is None else self.best
-        message = None
+        message = self.remark
         if self.stopped_early:
             message = f"stopped early: best validation accuracy at step {self.best['step']:,}"
         elif not self.finished:

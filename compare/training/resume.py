@@ -59,6 +59,7 @@ def restore(training: Training, found: Checkpoint, job: Job, note: Note) -> None
     change = schedule_change(found, job.config, train_size=len(training.data.train_x), steps=training.schedule.steps)
     if change and not same_run:
         note(change)
+        training.remark = change
     training.resumed.append({"step": found.step, "checkpoint": str(found.path)})
     if job.config.keep_best and training.best:
         training.best_state = best_state(training.best["step"], found)
@@ -90,4 +91,4 @@ def best_state(step: int, found: Checkpoint) -> SavedState | None:
         best = found if step == found.step else store.read(found.path.parent, step)
     except CheckpointError:
         return None
-    return SavedState(best.snapshot, best.progress, best.meta["metrics"])
+    return SavedState(best.snapshot, best.progress, best.meta["metrics"], best.meta.get("usual", {}))

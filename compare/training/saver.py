@@ -16,7 +16,7 @@ from compare import machine
 from compare.checkpoint.store import Writer
 from compare.errors import UserError
 from compare.training.loop import SavedState, Training
-from compare.workers.protocol import Event, Job
+from compare.workers.protocol import Job
 
 
 @dataclass
@@ -70,7 +70,7 @@ class Saver:
         """Begin to write one checkpoint."""
         if self.writer is None:
             self.writer = self.open()
-        self.writer.save(state.step, state.snapshot, self.meta(state.metrics), state.progress)
+        self.writer.save(state.step, state.snapshot, self.meta(state), state.progress)
         self.training.saved_step = state.step
 
     def open(self) -> Writer:
@@ -85,7 +85,7 @@ class Saver:
         if writer:
             writer.close()
 
-    def meta(self, metrics: Event) -> dict[str, Any]:
+    def meta(self, state: SavedState) -> dict[str, Any]:
         """The metadata of a checkpoint."""
         data = self.training.data
         return {
@@ -95,7 +95,8 @@ class Saver:
             "std": list(data.std),
             "classes": list(data.classes),
             **({"prepared": data.preparation.to_json()} if data.preparation.known else {}),
+            "usual": state.usual,
             **self.job.origin,
             "data": {"name": data.name, "digest": data.digest},
-            "metrics": metrics,
+            "metrics": state.metrics,
         }

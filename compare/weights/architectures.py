@@ -1,6 +1,7 @@
 """Published networks: which of ours they are, and what their parts are called where others trained them.
 
-``resnet20`` to ``resnet56`` are those of akamaster's pytorch_resnet_cifar10, the others torchvision's.
+``resnet20`` to ``resnet56`` are those of akamaster's pytorch_resnet_cifar10, ``vit_base_patch16_224`` and its like are
+timm's, the others torchvision's.
 """
 
 from __future__ import annotations
@@ -8,13 +9,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from compare.tracks import model_argument
+from compare.weights.vit_names import fit_vit, timm_name, unfit_vit, vit_names
 from numpy_nn.models import MODELS
 
 State = dict[str, Tensor]
@@ -97,9 +99,9 @@ def unfit_vgg(state: State, names: Mapping[str, str], args: Mapping[str, Any]) -
     return state
 
 
-def fit_densenet(state: State, names: Mapping[str, str], args: Mapping[str, Any]) -> State:
+def densenet_name(name: str) -> str:
     """Torchvision's published files still say ``norm.1`` for ``norm1``."""
-    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2", name): value for name, value in state.items()}
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2", name)
 
 
 @dataclass(frozen=True)
@@ -111,11 +113,23 @@ class Architecture:
     names: Callable[[Mapping[str, Any]], dict[str, str]] = lambda args: {}
     fit: Callable[[State, Mapping[str, str], Mapping[str, Any]], State] = lambda state, names, args: state
     unfit: Callable[[State, Mapping[str, str], Mapping[str, Any]], State] = lambda state, names, args: state
+    renamed: Callable[[str], str] = lambda name: name  # an older or other spelling of a name in a file
+    scaling: Mapping[str, tuple[float, ...]] = field(default_factory=lambda: IMAGENET_NORMALISATION)  # of its images
 
 
 IMAGENET = {"input_shape": (224, 224, 3), "classes": 1000}
 CIFAR = {"input_shape": (32, 32, 3), "classes": 10}
 WIDE = {"channels": (64, 128, 256, 512), "stem": "large", "shortcut": "project"}
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}  # as the ViTs of timm and of the paper see images
+VITS = {  # name: width, depth, heads, scaling
+    "vit_tiny_patch16_224": (192, 12, 3, HALF),
+    "vit_small_patch16_224": (384, 12, 6, HALF),
+    "vit_base_patch16_224": (768, 12, 12, HALF),
+    "deit_tiny_patch16_224": (192, 12, 3, IMAGENET_NORMALISATION),
+    "deit_small_patch16_224": (384, 12, 6, IMAGENET_NORMALISATION),
+    "deit_base_patch16_224": (768, 12, 12, IMAGENET_NORMALISATION),
+    "vit_b_16": (768, 12, 12, IMAGENET_NORMALISATION),  # torchvision's
+}
 VGG = {"channels": (64, 128, 256, 512, 512), "pool": 7, "hidden": (4096, 4096)}
 
 ARCHITECTURES = {
@@ -143,9 +157,21 @@ ARCHITECTURES = {
             "densenet",
             {**IMAGENET, "growth": 32, "stem": "large", "blocks": blocks},
             densenet_names,
-            fit_densenet,
+            renamed=densenet_name,
         )
         for blocks in ((6, 12, 24, 16), (6, 12, 32, 32), (6, 12, 48, 32))
+    },
+    **{
+        name: Architecture(
+            "vit",
+            {**IMAGENET, "patch": 16, "dim": d, "depth": depth, "heads": heads, "mlp_dim": 4 * d, "eps": 1e-6},
+            vit_names,
+            fit_vit,
+            unfit_vit,
+            timm_name,
+            scaling,
+        )
+        for name, (d, depth, heads, scaling) in VITS.items()
     },
 }
 

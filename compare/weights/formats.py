@@ -22,7 +22,7 @@ from numpy_nn.tree import leaves
 from torch_nn import interop, models
 from torch_nn.train import preprocess
 
-KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics")  # of a checkpoint's metadata
+KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics", "usual")  # of a checkpoint's metadata
 
 
 def description(network: Network, **more: Any) -> dict[str, Any]:

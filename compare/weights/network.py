@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,13 +13,15 @@ import numpy as np
 from compare import data, networks, tracks
 from compare.data import cifar, idx, preparation
 from compare.data.preparation import Preparation
-from compare.errors import UserError
+from compare.errors import UserError, short
+from compare.weights import familiarity
 from compare.weights.npz import WeightsError
 from numpy_nn.models import MODELS
-from numpy_nn.tree import Tree, leaves
+from numpy_nn.tree import Tree, count, leaves
 
 CLASSES = {"mnist": tuple("0123456789"), "fashion-mnist": idx.FASHION_CLASSES, "cifar10": cifar.CLASSES}
 DEPTHS = {"stages", "blocks", "depth"}  # arguments that count layers
+HARMLESS = 100_000  # numbers that any network may have
 COUNT_LIMIT, SIZE_LIMIT = 1000, 4096  # layers and sizes that any network may have
 
 
@@ -36,6 +39,7 @@ class Network:
     dataset: str = "elsewhere"
     meta: dict[str, Any] = field(default_factory=dict)  # of the checkpoint
     preparation: Preparation = field(default_factory=Preparation)  # of the pictures that it sees
+    usual: float | None = None  # energy score that images like those of its training exceed
     states: dict[str, Any] = field(default_factory=dict, init=False, repr=False)  # by track, made on first use
 
     @property
@@ -83,22 +87,40 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path
         raise WeightsError(f"holds numbers that are not finite, in {', '.join(bad)}: take an earlier checkpoint")
     mean, std = scaling(meta, dataset, config.get("data_dir"))
     try:
-        count = int(tracks.model_argument(model, args, "classes"))
+        v = int(tracks.model_argument(model, args, "classes"))
         shape = tuple(map(int, tracks.model_argument(model, args, "input_shape")))
         if not networks.is_file(model):
             if len(shape) != len(tracks.model_argument(model, {}, "input_shape")):
                 raise ValueError(f"invalid input_shape {shape}")
-            MODELS[model](**args)
+            MODELS[model](**args).init(BoundedZeros(2 * count(params) + HARMLESS))
         if any(isinstance(args[k], str) != isinstance(tracks.model_argument(model, {}, k), str) for k in args):
             raise TypeError("words and numbers are exchanged")
     except (TypeError, ValueError, LookupError) as error:
-        raise WeightsError(f"has model_args that no {model} takes: {dict(args)}") from error
+        raise WeightsError(f"has model_args that no {model} takes: {short(dict(args))} ({error})") from error
     names = meta.get("classes") or CLASSES.get(dataset) or ()
     if not isinstance(names, list | tuple):
         raise WeightsError("has classes that are no list of names")
-    classes = tuple(map(str, names)) if len(names) == count else tuple(f"class {k}" for k in range(count))
+    classes = tuple(map(str, names)) if len(names) == v else tuple(f"class {k}" for k in range(v))
     prepared = preparation.read(meta.get("prepared"), dataset, classes, shape)
-    return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared)
+    usual = familiarity.read(meta.get("usual"))
+    return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared, usual)
+
+
+class BoundedZeros(np.random.Generator):
+    """What a network draws its first parameters from, to see how many it has, before that memory is taken."""
+
+    def __init__(self, limit: int):
+        super().__init__(np.random.PCG64(0))
+        self.limit, self.left = limit, limit
+
+    def normal(self, loc: Any = 0.0, scale: Any = 1.0, size: Any = ()) -> Any:
+        """Zeros; ValueError when more were drawn than there are numbers in a file."""
+        self.left -= math.prod(size)
+        if self.left < 0:
+            raise ValueError(f"they make a network of more parameters than the {self.limit:,} that its arrays allow")
+        return np.zeros(size)
+
+    uniform = normal
 
 
 def model_of(config: Any, network: Path | None) -> Mapping[str, Any]:

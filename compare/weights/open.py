@@ -34,6 +34,8 @@ def read(path: Path) -> tuple[Tree, dict[str, Any]]:
         return store.restore(path)
     if not path.is_file():
         raise WeightsError("there is no such file or folder")
+    if path.suffix.lower() == ".onnx":
+        raise WeightsError("an ONNX file holds a computation: give the checkpoint or .npz that it was exported from")
     if path.suffix.lower() == ".npz":
         return read_npz(path)
     from compare.weights import torch_files

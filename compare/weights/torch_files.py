@@ -102,6 +102,7 @@ def convert(state: Mapping[str, Tensor], architecture: str, args: Mapping[str, A
     except (TypeError, ValueError, LookupError, RuntimeError) as error:
         raise WeightsError(f"{architecture} cannot be made with {dict(args or {})}: {error}") from error
     names = known.names(arguments)
+    state = {known.renamed(name): value for name, value in state.items()}
     theirs = respelled(state, names.values())
     if len(modules_of(theirs) & {*names.values()}) > len(modules_of(state) & modules_of(network.state_dict())):
         state = theirs

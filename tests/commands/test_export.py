@@ -14,6 +14,7 @@ from torchvision import models
 
 from compare import pretrained
 from compare.checkpoint import store
+from compare.data.preparation import Preparation
 from compare.export import export, main
 from compare.parity.check import EXAMPLES
 from compare.weights import torch_files
@@ -104,6 +105,21 @@ def test_plain_pytorch_loads_the_export(how: str, tmp_path: Path) -> None:
     x = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     pixels = torch.from_numpy((x / 255 - 0.4) / 0.2).float().permute(0, 3, 1, 2)
     np.testing.assert_allclose(module(pixels).detach(), network.logits(x), rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_metadata_hold_the_facts_of_the_network(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs onnx, of the extra 'export'")
+    facts = {"classes": ["cat", "dog", "cow"], "prepared": Preparation("square", "dark").to_json()}
+    facts |= {"usual": {"score": 2.5, "share": 0.01, "images": 100}, "data": {"name": "pets", "digest": "abc"}}
+    args = {"input_shape": (4, 4, 1), "hidden": (3,), "classes": 3}
+    write_npz(tmp_path / "network.npz", snapshot_of("mlp", args), meta_of("mlp", args) | facts)
+    model = onnx.load(export(tmp_path / "network.npz", "onnx", tmp_path / "there.onnx"))
+    (stored,) = (entry.value for entry in model.metadata_props if entry.key == torch_files.HEADER)
+    network, meta = open_network(tmp_path / "network.npz"), json.loads(stored)
+    again = describe(network.snapshot, meta)
+    assert again.classes == ("cat", "dog", "cow")
+    assert (again.preparation, again.usual, meta["data"]) == (Preparation("square", "dark"), 2.5, facts["data"])
+    assert (again.mean, again.std, again.args) == (network.mean, network.std, network.args)
 
 
 def network_of(state: dict[str, torch.Tensor], name: str, args: dict[str, Any] | None = None) -> Network:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 import shutil
@@ -21,6 +22,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.paths import ROOT
 
 from compare.cli import SHIPPED
@@ -31,6 +33,7 @@ from compare.play.server import BODY_LIMIT, FILES, server
 from compare.predict import load, load_image
 from compare.results.arrays import unpack
 from compare.training.error_analysis import softmax
+from compare.weights.familiarity import NOTE
 from compare.weights.network import Network
 from compare.weights.npz import write_npz
 from numpy_nn.conv import conv2d_forward
@@ -106,6 +109,33 @@ def test_all_tracks_answer_seven(port):
         "linear 512→128, relu",
     ]
     assert [layer["maps"]["shape"] for layer in said["layers"]] == [[16, 12, 12], [32, 4, 4], [128, 1, 1]]
+
+
+def test_answer_has_the_notes_of_predict(port):
+    page = Image.new("L", (300, 300), 40)
+    page.paste(Image.open(SEVEN).convert("L").resize((220, 220)), (40, 40))
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)).resize((280, 280))
+    notes = []
+    for image in (Image.open(SEVEN), page, noise):
+        file = io.BytesIO()
+        image.save(file, "PNG")
+        notes.append(answer(port, file.getvalue())[1]["notes"])
+    assert notes[0] == []
+    assert "was taken for the background" in notes[1][0]
+    assert notes[2][-1] == NOTE
+
+
+def test_time_of_an_answer_excludes_compilation():
+    """Asked at once, without the request that the page makes before it."""
+    playground = Playground(["numpy"])
+    name, calls = playground.chosen, []
+    network = playground.predictor(name).network
+    network.logits = lambda x, track: calls.append(track) or Network.logits(network, x, track)
+    network.states.clear()
+    playground.answer(name, SEVEN.read_bytes(), Disturbance())
+    assert len(calls) == 2  # the first is not timed
+    playground.answer(name, SEVEN.read_bytes(), Disturbance())
+    assert len(calls) == 3
 
 
 @pytest.mark.perf

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image, ImageOps
 from support.paths import ROOT
 
-from compare import cli, data, pretrained
+from compare import cli, data, predict, pretrained
 from compare.checkpoint import store
 from compare.cli import SHIPPED
 from compare.data.preparation import Preparation, of_dataset
@@ -30,6 +30,7 @@ from compare.export import export
 from compare.predict import DEFAULT, Predictor, load, load_image, main
 from compare.shipped import __main__ as shipped
 from compare.tracks import TRACKS
+from compare.weights import familiarity
 from compare.weights.network import Network
 from compare.weights.npz import WeightsError, read_npz, write_npz
 from compare.weights.open import open_network
@@ -343,6 +344,43 @@ def test_malformed_metadata_are_refused_before_anything_is_allocated(name: str, 
         Predictor(open_network(small(tmp_path, **{name: value})))(Image.new("RGB", (6, 6)))
     assert tracemalloc.get_traced_memory()[1] < 16 << 20
     tracemalloc.stop()
+
+
+def test_network_larger_than_its_file_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    """Many small arrays allow many layers, and any network 4,096 units: together they would be 64 GB."""
+    snapshot, meta = read_npz(small(tmp_path))
+    snapshot["params"] |= {f"more{k}": np.zeros(1, np.float32) for k in range(1000)}
+    meta["config"] = CONFIG | {"model_args": {"input_shape": [6, 6, 3], "hidden": [4096] * 900}}
+    write_npz(tmp_path / "many.npz", snapshot, meta)
+    with pytest.raises(WeightsError, match="they make a network of more parameters than"):
+        open_network(tmp_path / "many.npz")
+
+
+def test_onnx_file_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "x.ONNX").write_bytes(b"")
+    with pytest.raises(WeightsError, match=r"x\.ONNX: an ONNX file holds a computation"):
+        open_network(tmp_path / "x.ONNX")
+
+
+def test_installation_without_the_shipped_networks_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predict, "SHIPPED", tmp_path / "checkpoints" / "shipped")
+    with pytest.raises(UserError, match="come with the repository, not the package: give a --checkpoint"):
+        load(tmp_path / "checkpoints" / "shipped" / "cnn-mnist.npz")
+
+
+def test_picture_like_nothing_seen_gets_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
+    Image.fromarray(noise).resize((280, 280)).save(tmp_path / "noise.png")
+    assert main([str(tmp_path / "noise.png"), str(SEVEN)]) == 0
+    odd, seven = capsys.readouterr().out.split("seven.png")
+    assert familiarity.NOTE in odd
+    assert familiarity.NOTE not in seven
+
+
+def test_network_without_a_usual_score_answers_without_a_note(tmp_path: Path) -> None:
+    predictor = load(small(tmp_path))
+    assert predictor.network.usual is None
+    assert familiarity.note(np.zeros(10), None) == ""
 
 
 def test_deeply_nested_metadata_are_refused(tmp_path: Path) -> None:

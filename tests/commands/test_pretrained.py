@@ -21,7 +21,7 @@ from torchvision import models
 from compare import data, pretrained, tracks
 from compare.checkpoint import store
 from compare.pretrained import WeightsError, main
-from compare.weights.architectures import ARCHITECTURES
+from compare.weights.architectures import ARCHITECTURES, to_published
 from compare.weights.torch_files import convert, read
 from numpy_nn.models import MODELS
 from numpy_nn.tree import leaves
@@ -228,8 +228,9 @@ def test_every_torchvision_name_is_mapped(name: str) -> None:
     wanted = MODELS[architecture.model](**architecture.args)
     tree = convert(thin, name)
     norms = sum(leaf.endswith("running_mean") for leaf in theirs)
-    assert len(leaves(tree["stats"])) == 2 * norms > 0
-    if architecture.model != "vgg":  # 130 million first values take their time
+    assert len(leaves(tree["stats"])) == 2 * norms
+    assert norms > 0 or architecture.model == "vit"
+    if architecture.model not in ("vgg", "vit"):  # 130 million first values take their time
         first = wanted.init(np.random.default_rng(0))
         for part in ("params", "stats"):
             shapes = {path: np.shape(leaf) for path, leaf in leaves(first[part]).items()}
@@ -243,6 +244,61 @@ def test_old_densenet_names_are_mapped() -> None:
     assert old.keys() != theirs.keys()
     thin = {name: torch.zeros(()).expand(value.shape) for name, value in old.items()}
     assert convert(thin, "densenet121")["params"]["layers"]
+
+
+VIT = {"input_shape": (32, 32, 3), "patch": 16, "dim": 48, "depth": 2, "heads": 3, "mlp_dim": 96, "classes": 7}
+
+
+def torchvision_vit() -> torch.nn.Module:
+    torch.manual_seed(0)
+    sizes = {"image_size": 32, "patch_size": 16, "num_layers": 2, "num_heads": 3, "hidden_dim": 48, "mlp_dim": 96}
+    network = models.VisionTransformer(**sizes, num_classes=7).eval()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)  # no bias is zero
+    return network
+
+
+def timm(name: str) -> str:
+    """A name of torchvision's ViT as timm has it."""
+    for theirs, others in {
+        "class_token": "cls_token", "encoder.pos_embedding": "pos_embed", "conv_proj": "patch_embed.proj",
+        "encoder.layers.encoder_layer_": "blocks.", "self_attention.in_proj_": "attn.qkv.", "ln_": "norm",
+        "self_attention.out_proj": "attn.proj", "mlp.0": "mlp.fc1", "mlp.3": "mlp.fc2", "encoder.ln": "norm",
+        "heads.head": "head",
+    }.items():  # fmt: skip
+        name = name.replace(theirs, others)
+    return name
+
+
+@pytest.mark.parametrize("spelling", [str, timm])
+def test_vision_transformers_of_torchvision_and_timm_give_the_same_logits(spelling: Callable[[str], str]) -> None:
+    theirs = torchvision_vit()
+    state = {spelling(name): value for name, value in theirs.state_dict().items()}
+    ours = TORCH_MODELS["vit"](**VIT, eps=1e-6).eval()
+    interop.params_from_tree(ours, convert(state, "vit_tiny_patch16_224", VIT)["params"])
+    images = torch.randn(4, 3, 32, 32)
+    with torch.inference_mode():
+        expected, found = theirs(images), ours(images)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_names_of_timm_are_those_that_timm_has() -> None:
+    library = pytest.importorskip("timm", reason="timm, whose names these are, is not installed")
+    network = library.create_model("vit_tiny_patch16_224", pretrained=False, img_size=32, depth=2, num_classes=7)
+    assert {*network.state_dict()} == {timm(name) for name in torchvision_vit().state_dict()}
+    convert(network.state_dict(), "vit_tiny_patch16_224", {"input_shape": (32, 32, 3), "depth": 2, "classes": 7})
+
+
+def test_vision_transformer_is_exported_by_the_published_names() -> None:
+    state = {timm(name): value for name, value in torchvision_vit().state_dict().items()}
+    ours = TORCH_MODELS["vit"](**VIT, eps=1e-6)
+    interop.params_from_tree(ours, convert(state, "vit_tiny_patch16_224", VIT)["params"])
+    back = to_published(ours.state_dict(), "vit_tiny_patch16_224", VIT)
+    assert back.keys() == state.keys()
+    bias = "blocks.0.attn.qkv.bias"
+    assert (back[bias][48:96] == 0).all()  # the keys'
+    assert all(torch.equal(back[name], state[name]) for name in state if not name.endswith("qkv.bias"))
 
 
 def test_all_mismatches_are_named_at_once() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -251,6 +252,15 @@ def test_each_trial_is_an_mlflow_child_of_one_parent(searched, tmp_path, monkeyp
 def test_invalid_arguments_have_a_clear_error(arguments, message, tmp_path, capsys):
     assert search.main(["mlp-mnist", "--out", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_folder_without_locks_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(UserError, match=r"No locks available\); choose a local folder with --out"):
+        study.opened(f"sqlite:///{tmp_path}/study.db", tmp_path, {})
 
 
 def test_missing_optuna_names_the_extra(tmp_path, capsys, monkeypatch):

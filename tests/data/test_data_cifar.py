@@ -7,16 +7,18 @@ import gzip
 import hashlib
 import os
 import pickle
+import re
 import struct
 import time
 import tracemalloc
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.cifar_files import binary_file, pixels_and_labels, python_file, write_archive, write_batches
 
-from compare.data import DataError, cifar, load
+from compare.data import DataError, cifar, fetch, load
 from compare.data.pickles import Call, read_pickle
 
 
@@ -160,7 +162,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     write_archive(archive, folder)
     with pytest.raises(DataError, match=r"has no member data_batch_3\.bin"):
         load("cifar10", data_dir=tmp_path)
-    with pytest.raises(DataError, match=r"data_batch_3\.bin: not found"):
+    with pytest.raises(DataError, match=r"lacks data_batch_3\.bin: add what is missing"):
         load("cifar10", data_dir=tmp_path / "elsewhere")
 
 
@@ -228,3 +230,41 @@ def test_pickle_values_round_trip() -> None:
         read_pickle(pickle.dumps({1, 2}, protocol=4))
     with pytest.raises(DataError, match="not a string"):
         read_pickle(pickle.dumps({1: 2}, protocol=4))
+
+
+@pytest.mark.parametrize("layout", ["binary", "python"])
+@pytest.mark.parametrize("missing", ["data_batch_3", "test_batch"])
+def test_own_set_of_batches_names_what_it_lacks(layout: str, missing: str, tmp_path: Path) -> None:
+    name = missing + ".bin" * (layout == "binary")
+    place = write_batches(tmp_path, layout)
+    (place / name).unlink()
+    with pytest.raises(DataError, match=rf"lacks {re.escape(name)}: add what is missing"):
+        load("cifar10", data_dir=tmp_path)
+
+
+def test_published_batches_are_completed_by_a_download_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = write_batches(tmp_path, "python")
+    (place / "data_batch_3").unlink()
+    kept = (place / "data_batch_1").read_bytes()
+    monkeypatch.setattr(cifar, "is_official", lambda place: True)
+    asked = []
+
+    def download(name: str, root: Path, missing: Collection[str] = ()) -> None:
+        asked.append((name, root, list(missing)))
+        write_archive(root / "cifar-10-python.tar.gz", write_batches(tmp_path / "published", "python"))
+
+    monkeypatch.setattr(fetch, "download", download)
+    monkeypatch.setattr(cifar, "ARCHIVE_MD5", {})
+    assert len(load("cifar10", data_dir=tmp_path).test_x) == 3
+    assert asked == [("cifar10", tmp_path, ["data_batch_3"])]
+    assert (place / "data_batch_1").read_bytes() == kept
+
+
+def test_published_batches_are_known_by_their_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = write_batches(tmp_path, "python")
+    assert not cifar.is_official(place)
+    digests = {name: hashlib.md5((place / name).read_bytes()).hexdigest() for name in cifar.BATCHES}
+    monkeypatch.setattr(cifar, "PYTHON_MD5", digests)
+    assert cifar.is_official(place)

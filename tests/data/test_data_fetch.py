@@ -121,6 +121,14 @@ def test_absent_dataset_offline_says_what_to_do(name: str, tmp_path: Path, monke
         load(name, data_dir=tmp_path / "gone")
 
 
+def test_without_a_home_folder_the_variables_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NN_DATA_DIR", raising=False)
+    monkeypatch.setattr(fetch, "CACHE", Path("~/.cache/nn-three-ways"))
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as without HOME, for a user without an entry
+    with pytest.raises(DataError, match="there is no home folder: set NN_DATA_DIR or HOME"):
+        load("fashion-mnist")
+
+
 def test_mnist_needs_no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NN_DATA_DIR", "/nowhere")
     assert len(load("mnist").test_x) == 10_000

@@ -15,6 +15,7 @@ from compare import data
 from compare.data import images
 from compare.data.digits import find_digit, to_digit
 from compare.data.images import ImageError, open_image, to_square
+from compare.data.pages import find_page
 from compare.predict import load_image
 
 
@@ -157,6 +158,35 @@ def test_digit_on_a_card_is_read(margin: tuple[int, ...]) -> None:
     found = find_digit(card)
     assert difference(found.pixels, expected) < 4
     assert "was cut off" in found.note
+
+
+@pytest.mark.parametrize("size", [(64, 8000), (8000, 64), (65, 66)])
+@pytest.mark.parametrize("edge", [1, 3])
+def test_frame_of_a_picture_of_any_shape_is_no_error(size: tuple[int, int], edge: int) -> None:
+    image = Image.new("L", size, 0)
+    image.paste(255, (edge, edge, size[0] - edge, size[1] - edge))
+    image.paste(60, (size[0] // 2 - 8, size[1] // 2 - 12, size[0] // 2 + 8, size[1] // 2 + 12))
+    assert find_digit(image).pixels.max() == 255
+
+
+@pytest.mark.parametrize("turn", [-40, -14, 0, 9, 31])
+def test_turned_card_is_straightened(turn: float) -> None:
+    ink, expected = seven()
+    card = Image.merge("RGBA", (*[page(255 - 255 * ink)] * 3, Image.new("L", (400, 400), 255)))
+    table = Image.new("RGBA", (620, 620), (90, 60, 40, 255))
+    turned = card.rotate(turn, Image.Resampling.BICUBIC, expand=True)
+    table.alpha_composite(turned, ((620 - turned.width) // 2, (620 - turned.height) // 2))
+    found = find_digit(table.convert("RGB"))
+    assert "the dark grey margin around a page or card was cut off" in found.note.replace("#5a3c28", "dark grey")
+    shifted = [np.roll(found.pixels, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    assert min(difference(each, expected) for each in shifted) < 8
+
+
+def test_edge_of_a_shadow_is_no_edge_of_a_page() -> None:
+    ink, _ = seven()
+    x = np.linspace(-1, 1, 400)
+    shade = 1 - 0.4 / (1 + np.exp(-9 * x))
+    assert find_page(page((235 * (1 - ink) + 30 * ink) * shade).convert("RGB")) is None
 
 
 def test_rectangular_zero_is_no_card() -> None:

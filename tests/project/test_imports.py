@@ -12,10 +12,11 @@ from support.import_walk import PACKAGES, TRACKS, import_graph, imported, is_wit
 from support.paths import ROOT
 
 # What a track may lean on, the standard library and itself aside.
+SHARED = {"numpy_nn.batch", "numpy_nn.network_file", "numpy_nn.tree"}
 MAY_IMPORT = {
     "numpy_nn": {"numpy", "jaxtyping"},
-    "jax_nn": {"numpy", "jaxtyping", "jax", "flax", "optax", "numpy_nn.tree", "numpy_nn.network_file"},
-    "torch_nn": {"numpy", "jaxtyping", "torch", "triton", "numpy_nn.tree", "numpy_nn.network_file"},
+    "jax_nn": {"numpy", "jaxtyping", "jax", "flax", "optax", *SHARED},
+    "torch_nn": {"numpy", "jaxtyping", "torch", "triton", *SHARED},
 }
 
 # What only one module may import, so that it can be exchanged there.

@@ -143,6 +143,13 @@ def test_unfinished_run_shows_no_figures():
     assert "no significant difference in test accuracy" in headline(results)
 
 
+def test_what_a_finished_run_has_to_say_is_in_the_report():
+    results = fake_results()
+    results["runs"][0]["message"] = "the schedule has 428 steps instead of 214: the learning rate changes"
+    assert "- mlp-mnist numpy seed 0: the schedule has 428 steps instead of 214" in document(results)
+    assert "the schedule has" not in document(fake_results())
+
+
 def test_non_finite_difference_is_reported():
     results = fake_results(tracks=("numpy", "jax"))
     fail_parity(results, "mlp-mnist", "jax")

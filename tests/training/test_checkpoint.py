@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,21 @@ def test_emptied_file_is_named(run):
         with pytest.raises(CheckpointError, match=f"20 is damaged: {name} is empty"):
             store.verified(run / "20")
         (run / "20" / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(("shape", "chunks"), [(30_000, 30_000), (30_000, 1), (10**9, 1), (3_000, 1)])
+def test_metadata_cannot_claim_a_huge_array(shape, chunks, run):
+    import tensorstore
+
+    base = {"driver": "file", "path": f"{run / '20' / 'snapshot'}/"}
+    stored = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
+    described = json.loads(stored.read("params.kernel/.zarray").result().value)
+    described |= {"shape": [shape, shape], "chunks": [chunks, chunks]}
+    stored.write("params.kernel/.zarray", json.dumps(described).encode()).result()
+    start = time.perf_counter()
+    with pytest.raises(CheckpointError, match=r"its arrays claim|is split into chunks"):
+        store.verified(run / "20")
+    assert time.perf_counter() - start < 5  # 0.02
 
 
 STRAYS = (".nfs0001", ".DS_Store", "metadata~", "snapshot/.nfs0002", "snapshot/d/.#lock", "meta/metadata.swp", "Icon\r")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
+from support.paths import ROOT
 
+from compare import machine
 from compare.machine import cores, cpu_quota, disturbance
 from compare.machine.disturbance import Counters, between, reason, spread, swing
 
@@ -124,4 +127,65 @@ def test_a_cpu_quota_is_read_from_either_cgroup_version(files, quota, tmp_path):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
-    assert cpu_quota(tmp_path) == quota
+    assert cpu_quota(tmp_path, tmp_path / "absent") == quota
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "quota"),
+    [
+        ("0::/jobs.slice/job.scope\n", {"jobs.slice/job.scope/cpu.max": "300000 100000\n"}, 3.0),
+        (
+            "0::/jobs.slice/job.scope\n",
+            {"jobs.slice/cpu.max": "200000 100000\n", "jobs.slice/job.scope/cpu.max": "max 100000\n"},
+            2.0,
+        ),
+        (
+            "4:cpu,cpuacct:/job\n0::/\n",
+            {"cpu/job/cpu.cfs_quota_us": "50000\n", "cpu/job/cpu.cfs_period_us": "100000\n"},
+            0.5,
+        ),
+        ("0::/../outside\n", {"cpu.max": "100000 100000\n"}, 1.0),
+        ("nonsense\n", {"cpu.max": "max 100000\n"}, None),
+    ],
+)
+def test_a_cpu_quota_of_a_control_group_and_its_parents_counts(own, files, quota, tmp_path):
+    for name, content in {"own": own, **{f"fs/{name}": content for name, content in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert cpu_quota(tmp_path / "fs", tmp_path / "own") == quota
+
+
+def test_cores_are_those_of_the_quota(monkeypatch):
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 1.5)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(8))
+    assert cores() == 1
+    monkeypatch.setattr(machine, "cpu_quota", lambda: 0.2)
+    assert cores() == 1
+    monkeypatch.setattr(machine, "cpu_quota", lambda: None)
+    assert cores() == 8
+
+
+def test_commit_is_the_projects_own_or_none(tmp_path, monkeypatch):
+    def git(*words):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "vendor" / "compare" / "machine").mkdir(parents=True)
+    (tmp_path / "compare" / "machine").mkdir(parents=True)
+    (tmp_path / "file").write_text("one")
+    git("init")
+    git("add", "file")
+    git("commit", "-m", "first")
+    place = ("compare", "machine", "__init__.py")
+    monkeypatch.setattr(machine, "__file__", str(tmp_path.joinpath("vendor", *place)))
+    assert machine.git_commit() is None  # the repository around it is another project's
+    monkeypatch.setattr(machine, "__file__", str(tmp_path.joinpath(*place)))
+    commit = machine.git_commit()
+    assert re.fullmatch("[0-9a-f]{40}", commit)
+    (tmp_path / "file").write_text("two")
+    assert machine.git_commit() == f"{commit}-dirty"
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="this is no checkout, but an unpacked archive")
+def test_commit_of_this_checkout_is_found():
+    assert re.fullmatch("[0-9a-f]{40}(-dirty)?", machine.git_commit())

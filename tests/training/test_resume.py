@@ -143,6 +143,7 @@ def test_resuming_with_another_schedule_says_how_the_learning_rate_jumps(changes
     assert end["status"] == "finished"
     texts = [event["text"] for event in notes if event["event"] == "note"]
     assert [bool(re.search(jump, text)) for text in texts] == ([True] if jump else [])
+    assert end["message"] == (texts[0] if jump else None)
 
 
 def test_mismatched_checkpoint_is_refused(data, tmp_path, monkeypatch):

@@ -66,6 +66,7 @@ const refresh = async () => {
 const unanswered = (words) => {
   $("seen").width = 28; // empties it
   $("answer").textContent = words;
+  $("notes").textContent = "";
   document.body.classList.add("blank");
 };
 
@@ -146,6 +147,7 @@ const show = (answer) => {
   document.body.classList.remove("blank");
   const words = sentence(answer);
   if ($("answer").textContent !== words) $("answer").textContent = words; // so that a screen reader reads changes only
+  $("notes").textContent = answer.notes.map((note) => `Note: ${note}.`).join(" ");
   const { gap } = answer;
   const name = (id) => tracks.find((track) => track.id === id).name;
   if (gap) $("gap").textContent = `Largest difference of a logit: ${gap.largest.toExponential(1)} (${name(gap.a)}, ${name(gap.b)}); the largest logit is ${gap.logits.toFixed(1)}.`;

@@ -1,0 +1,45 @@
+"""Whether a network has seen anything like a picture: its energy score (Liu et al. 2020, arXiv:2010.03759).
+
+The score is log Σ exp(logits): images like those that a network was trained on get large logits. What is usual is
+stored with a network: the score that 99 of 100 images of its validation set exceed. A picture below it gets a note.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from compare.data import Data, eval_batches
+
+SHARE = 0.01  # of the validation images have a lower score
+IMAGES = 1000  # that it is measured on
+NOTE = "the picture looks like nothing that this network has seen: the answer is a guess"
+
+
+def score(logits: np.ndarray) -> np.ndarray:
+    """Log Σ exp(logits), (n, v) -> (n,)."""
+    logits = np.asarray(logits, np.float64)
+    largest = logits.max(axis=1)
+    return largest + np.log(np.exp(logits - largest[:, None]).sum(axis=1))
+
+
+def measured(logits: Callable[[np.ndarray], Any], data: Data, *, batch_size: int) -> dict[str, float]:
+    """What is usual for a network, as it is stored; of the test images where none are for validation."""
+    x, y = (data.val_x, data.val_y) if len(data.val_y) else (data.test_x, data.test_y)
+    batches = eval_batches(x[:IMAGES], y[:IMAGES], batch_size)
+    scores = np.concatenate([score(np.asarray(logits(images)))[labels >= 0] for images, labels in batches])
+    return {"score": float(np.quantile(scores, SHARE)), "share": SHARE, "images": len(scores)}
+
+
+def read(stored: Any) -> float | None:
+    """The usual score that a file stores; None where it stores none."""
+    value = stored.get("score") if isinstance(stored, Mapping) else None
+    usable = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
+    return float(value) if usable else None
+
+
+def note(logits: np.ndarray, usual: float | None) -> str:
+    """NOTE where the logits (v,) of a picture are below what is usual, else ""."""
+    return NOTE if usual is not None and score(logits[None])[0] < usual else ""
