@@ -29,7 +29,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from compare.report.style import name_of
-from compare.results.runs import Tracks, tested
+from compare.results.runs import Tracks, numbers, tested
 from compare.results.schema import RunResult
 
 MARGINS = {"accuracy": 0.002, "steps": 0.02}  # of a fraction of the images, of a ratio of steps
@@ -92,15 +92,21 @@ def _size(difference: Difference) -> tuple[bool, float]:
 
 def measures(tracks: Tracks) -> dict[str, dict[str, list[float]]]:
     """``{measure: {track: [value for each seed]}}`` of the seeds that every track finished; {} for fewer than two."""
-    by_seed = {track: {run["seed"]: run for run in tested(runs)} for track, runs in tracks.items()}
+    by_seed = {track: {run["seed"]: run for run in tested(runs) if _losses(run)} for track, runs in tracks.items()}
     common = sorted(set.intersection(*(set(runs) for runs in by_seed.values()))) if len(by_seed) > 1 else []
     if len(common) < 2:
         return {}
-    steps = [log_steps([runs[seed]["step_loss"] for runs in by_seed.values()]) for seed in common]
+    steps = [log_steps([_losses(runs[seed]) for runs in by_seed.values()]) for seed in common]
     return {
         "accuracy": {track: [_accuracy(runs[seed]) for seed in common] for track, runs in by_seed.items()},
         "steps": {track: [each[number] for each in steps] for number, track in enumerate(by_seed)},
     }
+
+
+def _losses(run: RunResult) -> list[float]:
+    """The loss of every step; none if one is unknown."""
+    known = numbers([{"loss": loss} for loss in run["step_loss"]], "loss")
+    return known if len(known) == len(run["step_loss"]) else []
 
 
 def _accuracy(run: RunResult) -> float:
@@ -108,7 +114,7 @@ def _accuracy(run: RunResult) -> float:
     return run["test_accuracy"]
 
 
-def log_steps(losses: Sequence[Sequence[float | None]]) -> list[float]:
+def log_steps(losses: Sequence[Sequence[float]]) -> list[float]:
     """For each track, the mean logarithm of the steps until its loss reaches levels that all of them reach.
 
     The levels have equally spaced logarithms, between the lowest first loss and the highest of the lowest ones.

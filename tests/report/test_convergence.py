@@ -107,7 +107,7 @@ def test_the_strip_speaks_of_convergence_where_several_seeds_were_run():
         return [(each.mark, each.text) for each in status.strip(fake_results(**how)) if each.name == "Convergence"]
 
     assert line(seeds=(0,)) == []
-    assert line(seeds=(0, 1), tracks=("numpy",)) == []  # type: ignore[arg-type]
+    assert line(seeds=(0, 1), tracks=("numpy",)) == []
     results = fake_results(seeds=(0, 1, 2))
     for run in results["runs"]:
         run["step_loss"], run["test_accuracy"] = results["runs"][0]["step_loss"], 0.98 + 0.01 * run["seed"]

@@ -47,6 +47,6 @@ def trained(track: str, *, seed: int, lr: float = CONFIG.lr) -> RunResult:
     )
     loop.train(training)
     run = new_run(config, track)
-    run.update(training.result())  # type: ignore[typeddict-item]
+    run.update(training.result())
     run["step_loss"] = list(training.step_loss)
     return run
