@@ -11,6 +11,8 @@ from typing import Any
 
 from compare.errors import UserError
 
+CACHE = Path("~/.cache/nn-three-ways")  # of what can be had again: downloaded datasets, compiled programs
+
 
 def write_atomically(path: Path, content: bytes) -> Path:
     """Write ``content`` to ``path`` and return the path: readers see the old file or the new one, never a part.

@@ -144,18 +144,19 @@ def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     from compare.progress import Progress
 
     directory = cli.output_folder(options.out)
-    results = plan.plan(
-        directory,
-        wanted,
-        [track for track in TRACKS if track in options.tracks],
-        command=["python", "-m", "compare.run_all", *arguments],
-        save_every=str(options.save_every),
-        keep=options.keep,
-        resume_from=options.resume_from,
-        parity=not options.skip_parity,
-        mlflow=not options.no_mlflow,
-    )
     with Progress() as progress:
+        progress.note("Measuring the machine: its matmul speed and memory bandwidth")
+        results = plan.plan(
+            directory,
+            wanted,
+            [track for track in TRACKS if track in options.tracks],
+            command=["python", "-m", "compare.run_all", *arguments],
+            save_every=str(options.save_every),
+            keep=options.keep,
+            resume_from=options.resume_from,
+            parity=not options.skip_parity,
+            mlflow=not options.no_mlflow,
+        )
         if options.steps and (warning := short_chunks(options.steps)):
             progress.note(warning)
         return Comparison(results, directory, progress, wait=options.wait).run()

@@ -6,6 +6,7 @@ A track is a module with these functions; nothing is inherited, and nothing of
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from compare import machine
 from compare.config import Config
 from compare.errors import UserError
+from compare.files import CACHE
 
 if TYPE_CHECKING:  # the command line must not wait for them
     import numpy as np
@@ -21,6 +23,11 @@ if TYPE_CHECKING:  # the command line must not wait for them
     from numpy_nn.tree import Tree
 
 TRACKS = {"numpy": "numpy_nn.train", "jax": "jax_nn.train", "torch": "torch_nn.train"}
+COLD = {  # a compilation is measured, not what an earlier process cached on disk
+    "JAX_ENABLE_COMPILATION_CACHE": "false",
+    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+}
+WARM_BYTES = 2**28  # of compiled programs kept on disk; a comparison of two small networks needs 2**19
 
 
 class Track(Protocol):
@@ -77,6 +84,20 @@ def environment(track: str, config: Config, *, threads: int) -> dict[str, str]:
         "OPENBLAS_NUM_THREADS": "1" if track == "numpy" else str(threads),
         "JAX_ENABLE_X64": "1" if config.precision == "float64" else "0",
         **device_variables(config),
+    }
+
+
+def compilation_cache() -> dict[str, str]:
+    """Environment variables with which JAX keeps its compiled programs on disk: for processes that are not timed.
+
+    XLA compiles for the processor that it runs on, so each kind of processor has a folder of its own.
+    """
+    folder = CACHE.expanduser() / f"xla-{hashlib.sha256(machine.code_target().encode()).hexdigest()[:12]}"
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(WARM_BYTES),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     }
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import itertools
-import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from compare import machine, tracks
+from compare import machine
 from compare.benchmark import sweep, variants
 from compare.benchmark.results import (
     EXTRA,
@@ -28,7 +27,6 @@ from compare.benchmark.results import (
 from compare.config import Config
 from compare.files import write_json
 from compare.machine import disturbance, gemm
-from compare.workers import process
 
 CHUNKS = 10  # of a trial at least: one warms up, nine are timed
 WORK = 15e9  # FLOPs of a chunk: 0.1 to 0.2 s on two good cores
@@ -55,23 +53,12 @@ class Session:
 
     def check_parity(self) -> None:
         """Compare the tracks with each other, or a single one with another; one that fails is not measured."""
-        from compare.parity.check import parity_config
+        from compare.parity import process as parity
 
         names = self.tracks if len(self.tracks) > 1 else [*self.tracks, other(self.tracks[0], self.configs[0].model)]
-        for precision in dict.fromkeys(("float64", *(config.precision for config in self.configs))):
-            self.note(f"checking parity of {' and '.join(names)} in {precision}")
-            wanted = [parity_config(config, precision) for config in self.configs]
-            self.results["parity"] += process.call(
-                *(
-                    "compare.parity",
-                    "--configs",
-                    json.dumps([config.to_json() for config in wanted]),
-                    "--tracks",
-                    *names,
-                ),
-                variables=tracks.device_variables(wanted[0]),
-                hear=lambda text: self.note(f"  {text}"),
-            )
+        self.note(f"checking parity of {' and '.join(names)}")
+        wanted = parity.wanted(self.configs)
+        self.results["parity"] += parity.check(wanted, names, hear=lambda text: self.note(f"  {text}"))
         for config, track in itertools.product(self.configs, self.tracks):
             problem = parity_problem(self.results, config.preset, track)
             if problem:

@@ -15,10 +15,6 @@ from compare.workers.process import Answer, ask
 from compare.workers.protocol import Job
 
 ALL = "all"  # stands for the number of cores
-COLD = {  # a compilation is measured, not what an earlier process cached on disk
-    "JAX_ENABLE_COMPILATION_CACHE": "false",
-    "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +90,7 @@ def measure(config: Config, variant: Variant, *, threads: int, chunk: int | None
     answer = ask(
         "compare.benchmark.trial",
         job={"job": job.to_json(), "module": variant.module, **how},
-        variables=tracks.environment(variant.track, config, threads=threads) | COLD | wanted,
+        variables=tracks.environment(variant.track, config, threads=threads) | tracks.COLD | wanted,
         log=folder / "log.txt",
     )
     return {"preset": config.preset, "track": variant.track, "variant": variant.name, **answer}
@@ -105,7 +101,7 @@ def time_layers(config: Config, track: str, *, folder: Path) -> Answer:
     return ask(
         "compare.benchmark.trial",
         job={"layers": config.to_json(), "track": track},
-        variables=tracks.environment(track, config, threads=1) | COLD | {"OPENBLAS_NUM_THREADS": "1"},
+        variables=tracks.environment(track, config, threads=1) | tracks.COLD | {"OPENBLAS_NUM_THREADS": "1"},
         log=folder / "log.txt",
     )
 

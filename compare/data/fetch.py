@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from compare.data.files import DataError
+from compare.files import CACHE
 
 T = TypeVar("T")
-CACHE = Path("~/.cache/nn-three-ways")
 TIMEOUT = 10  # seconds until a silent server counts as offline
 
 

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import shlex
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from compare import cli, machine, networks, tracking, tracks
+from compare import cli, machine, networks, tracking
 from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.experiment import plan
 from compare.files import write_json
 from compare.machine import disturbance, gemm
-from compare.parity.check import parity_config
+from compare.parity import process as parity
 from compare.progress import Progress
-from compare.report.write import show, write
+from compare.report.summary import parity_in_short
+from compare.report.write import import_libraries, show, write
 from compare.results.runs import bits_per_character, final_metrics, trajectory, unit
 from compare.results.schema import Evaluation, Results, RunResult
 from compare.workers import process
@@ -62,9 +63,11 @@ class Comparison:
         with plan.locked(self.directory), self.on_interrupt(), tracker:
             self.write()
             tags = tracking.environment_tags(environment)
-            tracker.start("compare", self.directory.name, params={"command": self.results["command"]}, tags=tags)
-            if settings["parity"]:
-                self.check_parity()
+            with ThreadPoolExecutor(1) as beside:  # both are done before anything is timed
+                prepared = beside.submit(self.prepare, tracker, tags)
+                if settings["parity"]:
+                    self.check_parity()
+                prepared.result()
             self.wait_until_quiet()
             try:
                 for run in [] if self.refused() else self.results["runs"]:
@@ -98,37 +101,31 @@ class Comparison:
         finally:
             signal.signal(signal.SIGINT, before)
 
+    def prepare(self, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
+        """Start the MLflow run and import what draws the report: seconds that the parity check takes anyway."""
+        tracker.start("compare", self.directory.name, params={"command": self.results["command"]}, tags=tags)
+        import_libraries()
+
     def check_parity(self) -> None:
         """Compare the tracks in float64, to rounding, and in the precision that is timed."""
-        if len(self.track_names) < 2:
-            return
         first_seed = {config.preset: config for config in self.configs if config.seed == self.configs[0].seed}
-        checked = {row["precision"] for row in self.results["parity"]}
-        for precision in dict.fromkeys(("float64", *(config.precision for config in self.configs))):
-            if self.stopping:
-                return
-            if precision in checked:  # before this comparison was resumed
-                continue
-            configs = [parity_config(config, precision) for config in first_seed.values()]
-            names = tracks.supporting(precision, self.track_names)
-            label = f"Parity check in {precision}"
-            self.progress.note(f"{label}: {', '.join(first_seed)} ({', '.join(names)})")
-            hear = self.progress.stage(label, len(configs) * len(names))
-            try:
-                rows = process.call(
-                    *("compare.parity", "--configs", json.dumps([config.to_json() for config in configs])),
-                    *("--tracks", *self.track_names),
-                    variables=tracks.device_variables(configs[0]),
-                    hear=hear,
-                )
-            except (RuntimeError, UserError) as error:
-                if not self.stopping:
-                    self.progress.note(f"The parity check could not run: {error}")
-                continue
-            self.results["parity"] += rows
-            for row in rows:
-                if not row["passed"]:
-                    self.progress.note(f"PARITY CHECK FAILED: {row['preset']}, {row['a']} and {row['b']}, {precision}")
+        checked = {row["precision"] for row in self.results["parity"]}  # before this comparison was resumed
+        wanted = [config for config in parity.wanted([*first_seed.values()]) if config.precision not in checked]
+        if len(self.track_names) < 2 or not wanted:
+            return
+        self.progress.note(f"Parity check: {', '.join(first_seed)} ({', '.join(self.track_names)})")
+        hear = self.progress.stage("Parity check", parity.parts(wanted, self.track_names))
+        try:
+            self.results["parity"] += parity.check(wanted, self.track_names, hear=hear)
+        except (RuntimeError, UserError) as error:
+            if not self.stopping:
+                self.progress.end("The parity check could not run", str(error))
+            return
+        for row in self.results["parity"]:
+            if not row["passed"]:
+                where = f"{row['preset']}, {row['a']} and {row['b']}, {row['precision']}"
+                self.progress.note(f"PARITY CHECK FAILED: {where}")
+        self.progress.end("Parity check", parity_in_short(self.results))
 
     def refused(self) -> bool:
         """Whether nothing is trained, because the classes of a network of the user are not the same network."""

@@ -257,9 +257,17 @@ def _version(package: str) -> str | None:
 
 def _cpu() -> str:
     """The processor's own name, where the system tells it."""
-    try:
+    return _processor("model name") or platform.processor() or platform.machine()
+
+
+def code_target() -> str:
+    """What decides which machine code this processor can run: its name and its instruction sets."""
+    return f"{platform.machine()} {_cpu()} {_processor('flags') or _processor('Features')}"
+
+
+def _processor(field: str) -> str:
+    """A field of the first processor that the system lists; empty where it lists none."""
+    with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+    return ""

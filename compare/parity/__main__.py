@@ -81,6 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     options = parser().parse_args(arguments)
     if options.configs is not None:
+        process.tell(f"importing {', '.join(options.tracks)}")
         configs = [Config.from_json(config) for config in json.loads(options.configs)]
         rows = [
             row

@@ -141,7 +141,7 @@ def check_parity(
 ) -> list[tuple[ParityRow, Details]]:
     """Compare every pair of tracks; NumPy is left out in bfloat16, which it does not have.
 
-    ``say`` is called with what is computed next: ``mlp-mnist jax``.
+    ``say`` is called with what is computed next: ``mlp-mnist float64 jax``.
 
     A relu or a max pool has a kink, and where float32 rounds a value to its other
     side, the tracks rightly follow different branches: the distance jumps from
@@ -161,7 +161,7 @@ def check_parity(
         with exact_jax(config.precision):
             computed = {}
             for name in names:
-                say(f"{config.preset} {name}")
+                say(f"{config.preset} {config.precision} {name}")
                 computed[name] = compute(config, name, steps=steps, attempt=attempt)
         rows = compare_all(config, computed, steps=steps, attempt=attempt)
         if config.precision == "float32" and not agree(rows):

@@ -19,7 +19,7 @@ from compare.report import series
 from compare.report.style import FAINT, INK, RC, Style, name_of, track_styles
 from compare.report.summary import machine_facts, title
 from compare.results.parity import speed_withheld
-from compare.results.runs import Tracks, groups, numbers, tested
+from compare.results.runs import WARNING, Tracks, disturbed, groups, numbers, tested
 from compare.results.schema import Results
 
 if TYPE_CHECKING:
@@ -136,10 +136,12 @@ def _speed(axes: Axes, results: Results, tracks: Tracks, styles: dict[str, Style
     for place, (track, runs) in enumerate(tracks.items()):
         reason = speed_withheld(results, runs)
         speeds = [] if reason else numbers(tested(runs), "images_per_second")
-        label = f"{name_of(track)}  {statistics.fmean(speeds):,.0f}" if speeds else name_of(track)
+        marked = f" {WARNING} disturbed" if disturbed(runs) else ""
+        label = f"{name_of(track)}  {statistics.fmean(speeds):,.0f}{marked}" if speeds else name_of(track)
         axes.text(0.015, place - 0.36, label, va="bottom", transform=axes.get_yaxis_transform())
         if speeds:
-            axes.barh(place, statistics.fmean(speeds), height=0.6, color=styles[track].color)
+            faint = 0.45 if marked else 1
+            axes.barh(place, statistics.fmean(speeds), height=0.6, color=styles[track].color, alpha=faint)
             axes.plot(speeds, [place] * len(speeds), "o", color=INK, ms=4, mec="white", mew=0.8) if speeds[1:] else None
         else:
             why = textwrap.fill(reason or "not measured", 38)

@@ -14,7 +14,7 @@ from compare.report import status
 from compare.report.configuration import configurations
 from compare.report.style import order
 from compare.report.summary import summary, title
-from compare.results.parity import difference, drift_from_numpy, speed_remark, speed_withheld
+from compare.results.parity import closeness, describe, difference, drift_from_numpy, speed_remark, speed_withheld
 from compare.results.runs import (
     WARNING,
     Tracks,
@@ -29,13 +29,14 @@ from compare.results.runs import (
     tested,
     unit,
 )
-from compare.results.schema import Results, RunResult
+from compare.results.schema import ParityRow, Results, RunResult
 
 if TYPE_CHECKING:
     from jinja2 import Template
 
 TITLES = {  # of the sections, in their order, by the name of their block in the template
     "summary": "Summary",
+    "unfinished": "Unfinished runs",
     "results": "Accuracy and speed",
     "configuration": "Configuration",
     "curves": "Training curves",
@@ -45,12 +46,11 @@ TITLES = {  # of the sections, in their order, by the name of their block in the
     "errors": "Error analysis",
     "filters": "First-layer filters",
     "parity": "Parity check",
-    "drift": "Drift at the end of training",
+    "drift": "Drift after training, as expected",
     "limitations": "Limitations",
-    "unfinished": "Unfinished runs",
-    "machine": "Hardware and software",
-    "command": "Command",
+    "reproduce": "Reproduce",
 }
+FOLDED = {"parity": "parity_quantities"}  # more of a section, which report.html folds
 FIGURES_ONLY = ("memory", "roofline", "filters")  # have no tables, and no place in report.md
 COLUMNS = (  # a line break is where a narrow table may break a cell
     "preset",
@@ -69,6 +69,8 @@ COLUMNS = (  # a line break is where a narrow table may break a cell
 def document(results: Results) -> str:
     """The whole of report.md."""
     found = {name: text for name, text in sections(results).items() if text and name not in FIGURES_ONLY}
+    for name, more in folded(results).items():
+        found[name] += f"\n\n{more}"
     found["curves"] += "\n\n![Training loss, validation accuracy, loss gap and speed](curves.png)"
     body = "\n\n".join(f"## {TITLES[name]}\n\n{text}" for name, text in found.items())
     return f"# {title(results)}\n\n{_first_screen(results)}\n\n{body}\n"
@@ -85,9 +87,18 @@ def _first_screen(results: Results) -> str:
 
 def sections(results: Results) -> dict[str, str]:
     """The text of each section in Markdown, by the names of ``TITLES``; empty where there is nothing to say."""
-    context = _context(results)
-    template = _template()
-    return {name: "".join(template.blocks[name](template.new_context(context))).strip() for name in TITLES}
+    return _blocks(results, TITLES)
+
+
+def folded(results: Results) -> dict[str, str]:
+    """What report.html folds, by the name of the section."""
+    blocks = _blocks(results, FOLDED.values())
+    return {name: blocks[more] for name, more in FOLDED.items()}
+
+
+def _blocks(results: Results, names: Iterable[str]) -> dict[str, str]:
+    context, template = _context(results), _template()
+    return {name: "".join(template.blocks[name](template.new_context(context))).strip() for name in names}
 
 
 @cache
@@ -113,6 +124,7 @@ def _context(results: Results) -> dict[str, Any]:
         "results_table": markdown(COLUMNS, [row(results, *each) for each in _each(results)]),
         "configuration_table": markdown(*configurations(results)),
         "gemm_peak": _gemm_peak(results),
+        "parity_summary": _parity_summary(results),
         "parity_table": _parity_table(results),
         "parity_steps": " or ".join(str(steps) for steps in sorted({pair["steps"] for pair in results["parity"]})),
         "perturbed": sorted({pair["preset"] for pair in results["parity"] if pair["sensitivity"]}),
@@ -180,6 +192,27 @@ def _speed(results: Results, runs: list[RunResult]) -> tuple[str, str, str]:
         speed += f"\n{remark}"
     mark = f" {WARNING}" if disturbed(runs) else ""
     return f"{speed}{mark}", f"{share}{mark}", f"{step}{mark}"
+
+
+def _parity_summary(results: Results) -> str:
+    """A line for each network: the outcome in each precision, with the check nearest to its tolerance."""
+    found: dict[str, dict[str, list[ParityRow]]] = {}
+    for pair in results["parity"]:
+        found.setdefault(pair["preset"], {}).setdefault(pair["precision"], []).append(pair)
+    precisions = [*dict.fromkeys(pair["precision"] for pair in results["parity"])]
+    rows = [[preset, *(_outcome(pairs.get(each, [])) for each in precisions)] for preset, pairs in found.items()]
+    return markdown(("preset", *precisions), rows)
+
+
+def _outcome(pairs: list[ParityRow]) -> str:
+    """``passed: at most 8 % of a tolerance (gradients hidden/0/kernel 1.2e-16 ≤ 1e-10)``."""
+    checks = [check for pair in pairs for check in pair["checks"]]
+    if not checks:
+        return "-"
+    worst = max(checks, key=closeness)
+    if not all(pair["passed"] for pair in pairs):
+        return f"**FAILED:** {describe(worst)}"
+    return f"passed: at most {100 * closeness(worst):.2g} % of a tolerance ({describe(worst)})"
 
 
 def _parity_table(results: Results) -> str:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from compare.report.style import name_of
 from compare.report.summary import accuracy_in_short, parity_in_short, speeds_in_short
+from compare.results.convergence import convergence, in_words, outcome
 from compare.results.parity import speed_remark, speed_withheld
 from compare.results.runs import (
     WARNING,
@@ -43,8 +44,8 @@ class Card(NamedTuple):
 
 
 def strip(results: Results) -> list[Check]:
-    """Parity, accuracy and timing quality."""
-    return [_parity(results), _accuracy(results), _timing(results)]
+    """Parity, accuracy, convergence where several seeds were run, and timing quality."""
+    return [_parity(results), _accuracy(results), *_convergence(results), _timing(results)]
 
 
 def cards(results: Results) -> list[Card]:
@@ -79,6 +80,15 @@ def _accuracy(results: Results) -> Check:
         return Check("Accuracy", UNKNOWN, "not compared", "Nothing to compare")
     tie = sentence.startswith("no significant difference")
     return Check("Accuracy", GOOD if tie else BAD, "tie" if tie else "differs", sentence)
+
+
+def _convergence(results: Results) -> list[Check]:
+    found = convergence(groups(results))
+    if not found:
+        return []
+    verdict = outcome([each for pairs in found.values() for each in pairs])
+    mark = {"same": GOOD, "differs": BAD, "undecided": UNKNOWN}[verdict]
+    return [Check("Convergence", mark, verdict, "; ".join(f"{name}: {in_words(each)}" for name, each in found.items()))]
 
 
 def _timing(results: Results) -> Check:

@@ -53,6 +53,11 @@ def show(results: Results, console: Console | None = None) -> None:
         console.print(Text(line, style=COLORS[mark]), soft_wrap=not console.is_terminal)
 
 
+def import_libraries() -> None:
+    """Import what :func:`write` needs, which takes a second: may be done while something else is waited for."""
+    import compare.report.html.content  # noqa: F401
+
+
 def write(results: Results, out_dir: Path | str) -> list[Path]:
     """Write report.html, report.md and curves.png into `out_dir`."""
     from compare.report.figure import figure

@@ -79,7 +79,7 @@ class Worker:
 
 def trainer(job: Job, *, log: Path) -> Worker:
     """The worker of one training; its standard error and its libraries' prints go to ``log``."""
-    variables = tracks.environment(job.track, job.config, threads=job.threads)
+    variables = tracks.environment(job.track, job.config, threads=job.threads) | tracks.COLD
     return Worker("compare.training.worker", job=job.to_json(), variables=variables, log=log)
 
 

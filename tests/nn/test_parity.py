@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,9 +19,13 @@ import torch_nn.layers
 import torch_nn.losses
 import torch_nn.models
 from compare.config import Config
+from compare.files import CACHE
 from compare.parity import __main__ as parity
 from compare.parity import check
+from compare.parity import process as parity_process
 from compare.tracks import TRACKS
+from compare.workers import process
+from compare.workers.protocol import Job
 from jax_nn import optim as jax_optim
 from numpy_nn import optim as numpy_optim
 from numpy_nn.layers import ACTIVATIONS
@@ -178,3 +184,30 @@ def test_command_succeeds_and_refuses_unknown_names(capsys, monkeypatch):
     assert "The tracks are the same model." in capsys.readouterr().out
     assert parity.main(["perceptron"]) == 2
     assert "unknown model 'perceptron'. Known: mlp, cnn" in capsys.readouterr().err
+
+
+def test_one_process_checks_all_that_is_on_one_device(monkeypatch):
+    """A GPU needs variables of its own; compiled programs are kept for what is not timed, and only for that."""
+    asked = []
+
+    def call(*arguments: str, variables: dict[str, str], hear: object) -> list[dict[str, str]]:
+        wanted = json.loads(arguments[2])
+        asked.append((variables, [(each["preset"], each["precision"], each["device"]) for each in wanted]))
+        return [{"preset": each["preset"]} for each in wanted]
+
+    monkeypatch.setattr(process, "call", call)
+    configs = [config("mlp", precision="float32"), config("cnn", precision="float32")]
+    wanted = parity_process.wanted(configs)
+    assert len(parity_process.check(wanted, ["numpy", "jax"], hear=print)) == 4
+    ((variables, checked),) = asked
+    assert checked == [(f"{name}", p, "cpu") for p in ("float64", "float32") for name in ("mlp", "cnn")]
+    assert parity_process.parts(wanted, ["numpy", "jax"]) == 1 + 8
+    assert Path(variables["JAX_COMPILATION_CACHE_DIR"]).parent == CACHE.expanduser()
+    trainer = process.trainer(Job(configs[0], "jax", 1, Path()), log=Path())
+    assert trainer._variables["JAX_ENABLE_COMPILATION_CACHE"] == "false"
+
+    asked.clear()
+    on_gpu = [dataclasses.replace(each, device="gpu", precision="bfloat16") for each in configs]
+    parity_process.check(parity_process.wanted(on_gpu), ["numpy", "jax"], hear=print)
+    assert [{device for *_, device in checked} for _, checked in asked] == [{"cpu"}, {"gpu"}]
+    assert parity_process.parts(parity_process.wanted(on_gpu), ["numpy", "jax"]) == 2 + 4 + 2

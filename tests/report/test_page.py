@@ -16,6 +16,7 @@ from support.fake_results import fail_parity, fake_results, stop_run
 
 from compare.report import __main__ as report
 from compare.report.html.content import page
+from compare.report.html.plots import learning
 from compare.report.html.roof import roofline
 from compare.report.markdown import TITLES
 from compare.report.summary import headline
@@ -145,6 +146,19 @@ def test_page_fits_printed_paper(browser, written):
     tab.wait_for_function(f"{widths}.every((width) => width <= 330)")
     tab.evaluate("dispatchEvent(new Event('afterprint'))")
     tab.wait_for_function(f"{widths}.every((width) => width > 330)")
+
+
+def test_curves_have_a_legend_of_their_own_and_the_schedule_is_one_line():
+    results = fake_results()
+    loss, accuracy, gaps, rates = learning(results)["mlp-mnist"]
+    for plot, names in ((loss, 3), (accuracy, 3), (gaps, 3)):
+        assert {trace["line"]["color"] for trace in plot.traces} == set(plot.key.values())
+        assert len(plot.key) == names
+    assert next(iter(gaps.key)).startswith("JAX vs NumPy ")
+    assert [(trace["name"], trace["mode"]) for trace in rates.traces] == [("schedule", "lines")]
+    results["runs"][1]["history"][3]["lr"] *= 1.05
+    *_, rates = learning(results)["mlp-mnist"]
+    assert [trace["name"] for trace in rates.traces] == ["schedule", "JAX"]
 
 
 def test_roofline_is_the_minimum_of_both_limits():

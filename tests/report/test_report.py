@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from support.fake_results import fail_parity, fake_results, stop_run
@@ -22,9 +23,11 @@ from compare.errors import UserError
 from compare.report import __main__ as report
 from compare.report import status, write
 from compare.report.figure import DPI, HEAD, ROW, WIDTH, figure
+from compare.report.figure import _speed as draw_speed
 from compare.report.html.content import page, side_by_side
-from compare.report.markdown import COLUMNS, document, row
+from compare.report.markdown import COLUMNS, TITLES, document, row
 from compare.report.series import loss_gap, smooth
+from compare.report.style import track_styles
 from compare.report.summary import headline
 from compare.results.parity import parity_problem
 from compare.results.runs import cold_seconds, groups, spread, target_accuracy
@@ -184,14 +187,19 @@ def test_the_summary_of_a_finished_comparison():
     speeds = "PyTorch 40,000, JAX 36,000, NumPy 20,000 images/s"
     assert f"{speeds}; one run each: not ranked; add --seeds 0 1 2." in summary
     assert "Unfinished runs" not in text
-    assert "python compare/run_all.py mlp-mnist cnn-mnist" in section(text, "Command")
-    assert "Imaginary CPU" in section(text, "Hardware and software")
+    assert "python compare/run_all.py mlp-mnist cnn-mnist" in section(text, "Reproduce")
+    assert "Imaginary CPU" in section(text, "Reproduce")
     assert "one-minute load average: 0.4 before, 1.9 after" in section(text, "Limitations")
+    assert list(TITLES)[-3:] == ["drift", "limitations", "reproduce"]
+    card = section(text, "Configuration")
+    assert "| network | mlp(input_shape=[28, 28, 1], hidden=[512, 512], " in card
+    assert "| hardware | Imaginary CPU @ 2.50GHz, 2 cores |" in card
     parity = section(text, "Parity check")
+    assert "| mlp-mnist | passed: at most 5 % of a tolerance (logits 5.0e-07 ≤ 1e-05) |" in parity
     leaf = "5.0e-06 layers/1/kernel"
     assert f"| mlp-mnist | float32 | gradients | 1e-04 | {leaf} | {leaf} | {leaf} |" in parity
     assert "| mlp-mnist | float32 | logits | 1e-05 | 5.0e-07 | 5.0e-07 | 5.0e-07 |" in parity
-    assert section(text, "Drift at the end of training").count("| numpy - jax |") == 2
+    assert section(text, "Drift after training, as expected").count("| numpy - jax |") == 2
     assert "(to 9" in section(text, "Time per phase")
 
 
@@ -238,9 +246,25 @@ def test_a_disturbed_run_is_marked_and_in_no_ratio():
     assert "⚠ Timing quality: 1 of 9 runs disturbed" in " ".join(shown(results).split())
     found = side_by_side([("quiet", fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2))), ("busy", results)])
     assert next(line for line in found.splitlines() if "PyTorch" in line).endswith("| 40,400 ⚠ |")
+    axes, tracks = Figure().subplots(), groups(results)["mlp-mnist"]
+    draw_speed(axes, results, tracks, track_styles(tracks))
+    assert [text.get_text() for text in axes.texts][1:] == ["JAX  36,360", "PyTorch  40,400 ⚠ disturbed"]
     for run in results["runs"]:
         disturb(run)
     assert "**Speed, mlp-mnist:** not ranked. ⚠ " in document(results)
+
+
+def test_no_ratio_across_machines_or_steps():
+    first, same, machine, shorter = (fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2)) for _ in range(4))
+    machine["environment"]["cpu"] = "another CPU"
+    for run in shorter["runs"]:
+        run["steps"] = 10
+    table = side_by_side([("a", first), ("b", same), ("c", machine), ("d", shorter)])
+    cells = next(line for line in table.splitlines() if "PyTorch" in line).split(" | ")
+    speeds = [cell.removesuffix(" |").partition("; ")[2] for cell in cells[3::2]]
+    assert speeds[0] == ""
+    assert speeds[1].startswith("no significant difference (1.00×")
+    assert speeds[2:] == ["no ratio: other machine", "no ratio: other steps"]
 
 
 def test_the_status_strip():

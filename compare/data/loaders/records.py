@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from compare.data.fetch import CACHE
 from compare.data.stream import Data, digest
 from compare.errors import UserError
+from compare.files import CACHE
 
 NAME, RELEASE = "images", "1.0.0"  # name and version of the one dataset in a folder
 

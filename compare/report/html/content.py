@@ -19,12 +19,12 @@ from markdown_it import MarkdownIt
 from compare.report import status
 from compare.report.html import bars, grids, pictures, plots, roof
 from compare.report.html.plots import Plot
-from compare.report.markdown import FIGURES_ONLY, TITLES, markdown, sections
+from compare.report.markdown import FIGURES_ONLY, TITLES, folded, markdown, sections
 from compare.report.style import name_of, track_styles
 from compare.report.summary import headline, machine_facts, title
 from compare.results.parity import speed_withheld
 from compare.results.runs import WARNING, disturbed, groups, numbers, spread, tested
-from compare.results.schema import Results
+from compare.results.schema import Results, RunResult
 from compare.statistics import ratio_of_medians
 
 FOLDER = Path(__file__).parent
@@ -60,6 +60,7 @@ class Block:
     comparison: str
     command: str
     text: str  # HTML
+    folded: str  # HTML of what only a click shows, with the figures
     presets: dict[str, list[Any]]  # figures by preset, or all of them together under no name
 
 
@@ -116,27 +117,50 @@ def _networks(results: Results, count: Iterator[int]) -> list[tuple[status.Card,
 
 
 def side_by_side(comparisons: Sequence[Comparison]) -> str:
-    """A table of accuracy and speed of every comparison, and the ratio of each speed to the first one's."""
+    """A table of accuracy and speed of every comparison, and the ratio of each speed to the first one's.
+
+    No ratio across runs of which one was disturbed, or which differ in machine, steps or what a step is.
+    """
     pairs = dict.fromkeys(
         (preset, track) for _, results in comparisons for preset, tracks in groups(results).items() for track in tracks
     )
     rows = []
     for preset, track in pairs:
-        cells, first = [preset, name_of(track)], None
+        cells: list[str] = [preset, name_of(track)]
+        first: tuple[list[float], dict[str, Any]] | None = None
         for _, results in comparisons:
             runs = groups(results).get(preset, {}).get(track, [])
             accuracy = spread([100 * value for value in numbers(tested(runs), "test_accuracy")], unit="%")
             speed = [] if not runs or speed_withheld(results, runs) else numbers(tested(runs), "images_per_second")
-            marked = speed and disturbed(runs)
-            against = f"; {ratio_of_medians(speed, first).describe()}" if speed and first and not marked else ""
-            first = first or (None if marked else speed)
-            cells += [
-                accuracy,
-                f"{statistics.median(speed):,.0f}{f' {WARNING}' if marked else against}" if speed else "-",
-            ]
+            against = ""
+            if speed and disturbed(runs):
+                against = f" {WARNING}"
+            elif speed and first:
+                against = f"; {_ratio(speed, _comparable(results, runs[0]), *first)}"
+            elif speed:
+                first = speed, _comparable(results, runs[0])
+            cells += [accuracy, f"{statistics.median(speed):,.0f}{against}" if speed else "-"]
         rows.append(cells)
     headers = ["preset", "track", *(f"{name}: {what}" for name, _ in comparisons for what in ("accuracy", "images/s"))]
     return markdown(headers, rows)
+
+
+def _ratio(speed: list[float], here: dict[str, Any], first: list[float], there: dict[str, Any]) -> str:
+    """The ratio to the first speed, or what forbids it."""
+    other = [name for name, value in here.items() if value != there[name]]
+    return f"no ratio: other {' and '.join(other)}" if other else ratio_of_medians(speed, first).describe()
+
+
+def _comparable(results: Results, run: RunResult) -> dict[str, Any]:
+    """What two speeds must have in common to be a ratio."""
+    environment = results["environment"]
+    return {
+        "machine": (environment["cpu"], environment["cores"], environment["threads"], run["hardware"]),
+        "steps": run["steps"],
+        "batch": run["batch_size"],
+        "precision": run["precision"],
+        "network": (run["model"], run["parameters"]),
+    }
 
 
 def _section(name: str, comparisons: Sequence[Comparison], texts: Sequence[str], count: Iterator[int]) -> Section:
@@ -151,7 +175,8 @@ def _section(name: str, comparisons: Sequence[Comparison], texts: Sequence[str],
                 )
         presets = {preset: drawn for preset, drawn in presets.items() if drawn}
         if presets or (text and name not in FIGURES_ONLY):
-            blocks.append(Block(comparison, results["command"], _rendered(text, heading), presets))
+            more = _rendered(folded(results).get(name, ""), f"{heading}, in full")
+            blocks.append(Block(comparison, results["command"], _rendered(text, heading), more, presets))
     return Section(heading, re.sub(r"\W+", "-", heading.lower()), part.control, blocks)
 
 

@@ -105,6 +105,7 @@ def _by_clock(
         *_samples(key, means, form),
         control="clock",
         titles=CLOCKS | {"progress": key},
+        key=_labels({name_of(track): styles[track].color for track in tracks}, means, form),
     )
 
 
@@ -119,23 +120,25 @@ def _gaps(tracks: Tracks, styles: dict[str, Style]) -> Plot:
     }
     title = "Loss gap between tracks, same batch"
     about, table = _at_the_end(title, means, difference), _samples("step", means, difference)
-    return Plot(title, about, "runs[].step_loss", drawn, layout, *table)
+    key = _labels({gap.name: gap.style.color for gap in found}, means, difference)
+    return Plot(title, about, "runs[].step_loss", drawn, layout, *table, key=key)
 
 
 def _rates(tracks: Tracks, styles: dict[str, Style]) -> Plot:
-    """The schedule as a line, and the rates that each track reported at its evaluations as points."""
+    """The schedule, and the rates that a track reported at its evaluations where they are not the schedule's."""
     runs = {track: same[0] for track, same in tracks.items()}
     line = next((curve for run in runs.values() if (curve := _schedule(run)) is not None), None)
-    drawn = [] if line is None else _drawn([line], Style(FAINT, 1.2, "solid"), "schedule")
+    drawn = [] if line is None else _drawn([line], Style(FAINT, 2, "solid"), "schedule")
     reported: dict[str, Curve | None] = {}
-    for (track, run), symbol, width in zip(runs.items(), _symbols(), _sizes(), strict=False):
+    for track, run in runs.items():
         x, y = (np.array(numbers(run["history"], key)) for key in ("step", "lr"))
         if not len(x):
             continue
-        marker = {"symbol": symbol, "size": width, "color": styles[track].color, "line": {"width": 2}}
-        trace = {"mode": "markers", "marker": marker, "x": rounded(x), "y": rounded(y), "name": name_of(track)}
-        drawn.append(trace | {"type": "scatter", "tracks": [track], "cliponaxis": False, "hovertemplate": "%{y:.3g}"})
         reported[name_of(track)] = (x, y)
+        if line is None or np.abs(np.interp(x, *line) - y).max() > 0.01 * line[1].max():
+            drawn += _drawn([(x, y)], styles[track], name_of(track), track)
+    for trace in drawn:
+        trace["mode"] = "lines"
     layout = {
         "xaxis": {"title": {"text": "step"}, "rangemode": "tozero"},
         "yaxis": {"title": {"text": "learning rate"}, "rangemode": "tozero"},
@@ -143,14 +146,6 @@ def _rates(tracks: Tracks, styles: dict[str, Style]) -> Plot:
     about = _at_the_end("Learning rate", reported, lambda rate: f"{rate:.3g}")
     source = "runs[].config and runs[].history, of the first seed"
     return Plot("Learning rate", about, source, drawn, layout, *_samples("step", reported, lambda rate: f"{rate:.4g}"))
-
-
-def _symbols() -> Iterable[str]:
-    return ("circle-open", "square-open", "diamond-open", "cross-open", "triangle-up-open", "x-open")
-
-
-def _sizes() -> Iterable[int]:
-    return (15, 10, 6, 14, 12, 8)  # where tracks agree, one stands inside the other
 
 
 def _decades(drawn: list[Trace], yaxis: dict[str, Any]) -> dict[str, Any]:
@@ -220,6 +215,12 @@ def dash(style: Style) -> str:
 def rounded(values: Iterable[float]) -> list[float | None]:
     """Four digits; JSON has no NaN."""
     return [float(f"{value:.4g}") if np.isfinite(value) else None for value in values]
+
+
+def _labels(colors: dict[str, str], means: dict[str, Curve | None], form: Callable[[float], str]) -> dict[str, str]:
+    """The colour of each curve by its name and last value."""
+    ends = {name: curve[1][-1] for name, curve in means.items() if curve and len(curve[1])}
+    return {f"{name} {form(float(end))}": colors[name] for name, end in ends.items() if np.isfinite(end)}
 
 
 def _at_the_end(title: str, means: dict[str, Curve | None], form: Callable[[float], str]) -> str:

@@ -20,6 +20,7 @@ from compare.results.schema import Results
 
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x")
 SIZES = (13, 10, 10, 10, 10, 10)
+CLOSE = 5  # ratio of two intensities below which their names, side by side, would touch on a phone
 
 
 def roofline(results: Results) -> dict[str, list[Plot]]:
@@ -34,7 +35,8 @@ def roofline(results: Results) -> dict[str, list[Plot]]:
     x = np.geomspace(min(*at.values(), peak / memory) / 3, max(*at.values(), peak / memory) * 3, 60)
     line: Trace = {"type": "scatter", "mode": "lines", "name": "attainable", "line": {"color": FAINT, "width": 2}}
     line |= {"x": rounded(x), "y": rounded(np.minimum(peak, memory * x)), "tracks": [], "hoverinfo": "skip"}
-    names: Trace = {"type": "scatter", "mode": "markers+text", "name": "attainable", "textposition": "top center"}
+    names: Trace = {"type": "scatter", "mode": "markers+text", "name": "attainable"}
+    names |= {"textposition": ["top left" if roof[preset] < peak else "top center" for preset in at]}  # off the slope
     names |= {"x": rounded(at.values()), "y": rounded(roof.values()), "text": _apart(at), "tracks": []}
     names |= {"marker": {"color": FAINT, "size": 6}, "hovertemplate": "%{y:,.0f}"}
     styles = track_styles(track for tracks in groups(results).values() for track in tracks)
@@ -89,6 +91,6 @@ def _apart(at: dict[str, float]) -> list[str]:
     """The presets' names, one above the other where two have nearly the same intensity."""
     words, level, last = dict.fromkeys(at, ""), 0, 0.0
     for preset in sorted(at, key=lambda preset: at[preset]):
-        level = level + 1 if last and at[preset] / last < 1.6 else 0
+        level = level + 1 if last and at[preset] / last < CLOSE else 0
         words[preset], last = preset + level * "<br> ", at[preset]
     return list(words.values())
