@@ -61,7 +61,12 @@ OPTIMIZER_ARGUMENTS = {
     "beta2": SHARE,
     "eps": Valid(0, above=True),
 }
-LOSS_ARGUMENTS = {"label_smoothing": Valid(0, 1), "delta": Valid(0, above=True)}
+LOSS_ARGUMENTS = {
+    "label_smoothing": Valid(0, 1),
+    "class_weights": Valid(0),
+    "delta": Valid(0, above=True),
+    "gamma": Valid(0, 100),
+}
 SCHEDULE_ARGUMENTS = {
     "warmup": Valid(0, 1),
     "end": Valid(0, 1),

@@ -11,7 +11,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -136,8 +136,9 @@ def _required(kind: Any) -> Any:
 
 
 def base_of(kind: Any) -> Any:
-    """``tuple`` of ``tuple[int, ...] | None``."""
-    return typing.get_origin(_required(kind)) or _required(kind)
+    """``tuple`` of ``tuple[int, ...] | None`` and of ``Sequence[int]``."""
+    base = typing.get_origin(_required(kind)) or _required(kind)
+    return tuple if base is Sequence else base
 
 
 def require_valid(name: str, value: Any, kind: Any, valid: Valid, *, given: Any = None) -> None:

@@ -6,7 +6,7 @@ Labels below zero are padding and are not counted. ``rows`` makes such outputs a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -34,10 +34,31 @@ def _targets(labels: Array, like: Array) -> Array:
     return labels.astype(like.dtype) if labels.ndim == 2 else jax.nn.one_hot(labels, like.shape[1], dtype=like.dtype)
 
 
-def softmax_cross_entropy(logits: Array, labels: Array, *, label_smoothing: float = 0.0) -> Array:
-    """loss = -1/n Σₙ Σᵥ q log softmax(logits),  q = (1 - ε) target + ε/v, ε = label_smoothing."""
-    targets = optax.smooth_labels(_targets(labels, logits), label_smoothing)
-    return _mean_over_valid(optax.softmax_cross_entropy(logits, targets), labels)
+def softmax_cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
+) -> Array:
+    """loss = -1/n Σₙ w Σᵥ q log softmax(logits),  q = (1 - ε) target + ε/v,  w = Σᵥ target · class weight."""
+    targets = _targets(labels, logits)
+    losses = optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+    if class_weights is not None:
+        losses *= targets @ _class_weights(class_weights, logits)
+    return _mean_over_valid(losses, labels)
+
+
+def _class_weights(weights: Sequence[float], like: Array) -> Array:
+    if len(weights) != like.shape[1]:
+        raise ValueError(f"class_weights has {len(weights)} weights for {like.shape[1]} classes: give one each")
+    return jnp.asarray(weights, like.dtype)
+
+
+def kl_divergence(logits: Array, labels: Array) -> Array:
+    """loss = 1/n Σₙ Σᵥ q (log q - log softmax(logits)), q = target."""
+    losses = optax.kl_divergence(jax.nn.log_softmax(logits), _targets(labels, logits))
+    return _mean_over_valid(losses, labels)
 
 
 def mean_squared_error(outputs: Array, labels: Array) -> Array:
@@ -58,11 +79,26 @@ def binary_cross_entropy(logits: Array, labels: Array) -> Array:
     return _mean_over_valid(losses.mean(axis=1), labels)
 
 
+def focal(logits: Array, labels: Array, *, gamma: float = 2.0) -> Array:
+    """loss = 1/(n v) Σ m^γ · bce, m = (1 - z) σ(x) + z σ(-x), z = target."""
+    losses = optax.sigmoid_focal_loss(logits, _targets(labels, logits), gamma=gamma)
+    return _mean_over_valid(losses.mean(axis=1), labels)
+
+
+def hinge(outputs: Array, labels: Array) -> Array:
+    """loss = 1/(n v) Σ max(0, 1 - s x), s = 2 target - 1."""
+    losses = optax.hinge_loss(outputs, 2 * _targets(labels, outputs) - 1)
+    return _mean_over_valid(losses.mean(axis=1), labels)
+
+
 LOSSES: dict[str, Callable[..., Array]] = {
     "cross_entropy": softmax_cross_entropy,
     "mse": mean_squared_error,
     "huber": huber,
     "binary_cross_entropy": binary_cross_entropy,
+    "kl": kl_divergence,
+    "focal": focal,
+    "hinge": hinge,
 }
 
 

@@ -7,7 +7,7 @@ outputs and labels of sequences. Labels below zero mark padding, which adds noth
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,16 +58,23 @@ def log_softmax(x: Float[Array, "*n v"]) -> Float[Array, "*n v"]:
 
 
 def softmax_cross_entropy_forward(
-    logits: Float[Array, "n v"], labels: Labels, *, label_smoothing: float = 0.0
+    logits: Float[Array, "n v"],
+    labels: Labels,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Sequence[float] | None = None,
 ) -> tuple[Loss, Cache]:
-    """loss = -1/n Σₙ Σᵥ q log softmax(logits),  q = (1 - ε) target + ε/v.
+    """loss = -1/n Σₙ w Σᵥ q log softmax(logits),  q = (1 - ε) target + ε/v,  w = Σᵥ target · class weight.
 
-    ε is ``label_smoothing`` (Szegedy et al. 2015, arXiv:1512.00567).
+    ε is ``label_smoothing`` (Szegedy et al. 2015, arXiv:1512.00567). Weights (v,) make rare classes count for more; the
+    sum is divided by n, not by Σ w as in PyTorch's ``weight``, so that parts of a batch add up to the whole.
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing {label_smoothing}: it must lie between 0 and 1")
     v = logits.shape[1]
     q, valid, n = targets(labels, v, logits.dtype)
+    if class_weights is not None:
+        valid = valid * (q @ class_weight_vector(class_weights, v, logits.dtype))[:, None]
     if label_smoothing:
         q = (1 - label_smoothing) * q + label_smoothing / v
     log_p = log_softmax(logits)
@@ -78,6 +85,30 @@ def softmax_cross_entropy_backward(dloss: float, cache: Cache) -> Float[Array, "
     """dlogits = dloss/n · (softmax(logits) - q)."""
     log_p, q, valid, n = cache
     return (np.exp(log_p) - q) * valid * (dloss / n)
+
+
+def class_weight_vector(weights: Sequence[float], v: int, dtype: Any) -> Float[Array, " v"]:
+    """The weights as an array; ValueError unless there is one for each class."""
+    if len(weights) != v:
+        raise ValueError(f"class_weights has {len(weights)} weights for {v} classes: give one each")
+    return np.asarray(weights, dtype)
+
+
+def kl_divergence_forward(logits: Float[Array, "n v"], labels: Labels) -> tuple[Loss, Cache]:
+    """loss = 1/n Σₙ Σᵥ q (log q - log softmax(logits)), q = target (Kullback & Leibler 1951).
+
+    Cross-entropy less the entropy of the targets: 0 where the network is as uncertain as they are. For class numbers
+    the two are equal.
+    """
+    q, valid, n = targets(labels, logits.shape[1], logits.dtype)
+    log_p = log_softmax(logits)
+    log_q = np.log(q, out=np.zeros_like(q), where=q > 0)  # 0 log 0 = 0
+    return (q * (log_q - log_p) * valid).sum() / n, (log_p, q, valid, n)
+
+
+def kl_divergence_backward(dloss: float, cache: Cache) -> Float[Array, "n v"]:
+    """dlogits = dloss/n · (softmax(logits) - q): the entropy of the targets has no gradient."""
+    return softmax_cross_entropy_backward(dloss, cache)
 
 
 # --- every output by itself: is it this class? ------------------------------------------------------------------------
@@ -135,9 +166,56 @@ def binary_cross_entropy_backward(dloss: float, cache: Cache) -> Float[Array, "n
     return (sigmoid(logits) - target) * valid * (dloss / size)
 
 
+def focal_forward(logits: Float[Array, "n v"], labels: Labels, *, gamma: float = 2.0) -> tuple[Loss, Cache]:
+    """loss = 1/(n v) Σ m^γ · bce, where bce is binary cross-entropy and m = (1 - z) σ(x) + z σ(-x), z = target.
+
+    m is the probability given to the wrong answer. Easy outputs, with a small m, hardly count, so that the many easy
+    negatives do not drown the few positives (Lin et al. 2017, arXiv:1708.02002, without α).
+    """
+    if gamma < 0:
+        raise ValueError(f"gamma {gamma}: it must not be negative")
+    v = logits.shape[1]
+    target, valid, n = targets(labels, v, logits.dtype)
+    bce, _ = softplus_forward(logits)
+    bce -= logits * target
+    p = sigmoid(logits)
+    m = (1 - target) * p + target * sigmoid(-logits)
+    focus = m**gamma * valid
+    return (focus * bce).sum() / (n * v), (target, p, m, focus, bce, gamma, n * v)
+
+
+def focal_backward(dloss: float, cache: Cache) -> Float[Array, "n v"]:
+    """dlogits = dloss/(n v) · m^γ (p - z + γ · bce · m'/m),  m' = p (1 - p) (1 - 2 z)."""
+    target, p, m, focus, bce, gamma, size = cache
+    slope = p * (1 - p) * (1 - 2 * target) / m
+    return focus * (p - target + gamma * bce * slope) * (dloss / size)
+
+
+def hinge_forward(outputs: Float[Array, "n v"], labels: Labels) -> tuple[Loss, Cache]:
+    """loss = 1/(n v) Σ max(0, 1 - s x), where s = 2 target - 1 is 1 at the label and -1 at all others.
+
+    Each output is a support vector machine, one against the rest (Cortes & Vapnik 1995): beyond the margin of 1 it
+    costs nothing and has no gradient.
+    """
+    v = outputs.shape[1]
+    target, valid, n = targets(labels, v, outputs.dtype)
+    sign = (2 * target - 1) * valid
+    short = np.maximum(valid - sign * outputs, 0)
+    return short.sum() / (n * v), (sign * (short > 0), n * v)
+
+
+def hinge_backward(dloss: float, cache: Cache) -> Float[Array, "n v"]:
+    """doutputs = -dloss/(n v) · s where s x < 1, else 0."""
+    sign, size = cache
+    return -sign * (dloss / size)
+
+
 LOSSES: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "cross_entropy": (softmax_cross_entropy_forward, softmax_cross_entropy_backward),
     "mse": (mean_squared_error_forward, mean_squared_error_backward),
     "huber": (huber_forward, huber_backward),
     "binary_cross_entropy": (binary_cross_entropy_forward, binary_cross_entropy_backward),
+    "kl": (kl_divergence_forward, kl_divergence_backward),
+    "focal": (focal_forward, focal_backward),
+    "hinge": (hinge_forward, hinge_backward),
 }

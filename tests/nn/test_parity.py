@@ -105,7 +105,13 @@ def test_optimizers_agree(optimizer, clip_norm, precision):
 
 @pytest.mark.parametrize(
     ("loss", "loss_args"),
-    [*((name, {}) for name in LOSSES), ("cross_entropy", {"label_smoothing": 0.1}), ("huber", {"delta": 0.2})],
+    [
+        *((name, {}) for name in LOSSES),
+        ("cross_entropy", {"label_smoothing": 0.1}),
+        ("huber", {"delta": 0.2}),
+        ("cross_entropy", {"class_weights": [0.5, 2.0, *[1.0] * 5], "label_smoothing": 0.1}),
+        ("focal", {"gamma": 0.5}),
+    ],
 )
 def test_losses_agree(loss, loss_args):
     args = {**SMALL, "hidden": (9,)}

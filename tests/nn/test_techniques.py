@@ -6,6 +6,7 @@ import dataclasses
 import threading
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -102,6 +103,36 @@ def test_every_loss_accepts_class_indices_and_distributions(loss, rng):
         values += [value, float(in_jax), float(in_torch)]
     assert values == pytest.approx([values[0]] * 6, rel=1e-6)  # JAX computes in float32 here
     np.testing.assert_array_equal(*gradients)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_of_distributions_agrees_with_autograd(loss, rng):
+    outputs, labels = rng.normal(size=(6, 5)), rng.dirichlet(np.ones(5), size=6)
+    forward, backward = LOSSES[loss]
+    value, cache = forward(outputs, labels)
+    tensor = torch.tensor(outputs, requires_grad=True)
+    in_torch = torch_nn.losses.LOSSES[loss](tensor, torch.tensor(labels))
+    in_torch.backward()
+    with jax.enable_x64(True):
+        in_jax, by_jax = jax.value_and_grad(jax_nn.losses.LOSSES[loss])(jnp.asarray(outputs), jnp.asarray(labels))
+    assert [in_torch.item(), float(in_jax)] == pytest.approx([value] * 2, rel=1e-13)
+    np.testing.assert_allclose(tensor.grad, backward(1.0, cache), rtol=0, atol=1e-15)
+    np.testing.assert_allclose(by_jax, backward(1.0, cache), rtol=0, atol=1e-15)
+
+
+def test_wrong_number_of_class_weights_is_refused_by_all_tracks():
+    outputs, labels = np.zeros((2, 3)), np.array([0, 1])
+    for call in (
+        lambda: LOSSES["cross_entropy"][0](outputs, labels, class_weights=(1.0, 2.0)),
+        lambda: jax_nn.losses.LOSSES["cross_entropy"](
+            jnp.asarray(outputs), jnp.asarray(labels), class_weights=(1.0, 2.0)
+        ),
+        lambda: torch_nn.losses.LOSSES["cross_entropy"](
+            torch.tensor(outputs), torch.tensor(labels), class_weights=(1.0, 2.0)
+        ),
+    ):
+        with pytest.raises(ValueError, match="2 weights for 3 classes: give one each"):
+            call()
 
 
 def test_accuracy_of_a_soft_label_counts_its_largest_class():

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from jax import lax
 from support.gradcheck import Case
+from torchvision.ops import sigmoid_focal_loss
 
 from jax_nn import layers as jax_layers
 from numpy_nn import conv, layers, losses
@@ -97,6 +98,21 @@ def jax_cross_entropy(x: Any, onehot: Any) -> Any:
 
 def torch_cross_entropy(x: Any, clean: Any) -> Any:
     return F.cross_entropy(x, clean, reduction="none")
+
+
+def jax_focal(x: Any, z: Any, gamma: float = 2.0) -> Any:
+    return optax.sigmoid_focal_loss(x, z, gamma=gamma).mean(axis=1)
+
+
+def torch_focal(x: Any, z: Any, reduction: str, gamma: float = 2.0) -> Any:
+    return sigmoid_focal_loss(x, z, alpha=-1, gamma=gamma, reduction=reduction)
+
+
+def torch_hinge(x: Any, z: Any, reduction: str) -> Any:
+    assert reduction == "none"
+    return torch.where(
+        z == 1, F.relu(1 - x), F.hinge_embedding_loss(-x, -torch.ones_like(x), margin=1, reduction="none")
+    )
 
 
 # --- the table --------------------------------------------------------------------------------------------------------
@@ -198,6 +214,12 @@ LOSSES: dict[str, tuple[Any, Any]] = {
         lambda x, z: optax.sigmoid_binary_cross_entropy(x, z).mean(axis=1),
         lambda labels: torch_onehot_loss(labels, F.binary_cross_entropy_with_logits),
     ),
+    "kl": (jax_cross_entropy, lambda labels: torch_loss(labels, torch_cross_entropy)),  # the same for class numbers
+    "focal": (jax_focal, lambda labels: torch_onehot_loss(labels, torch_focal)),
+    "hinge": (
+        lambda x, z: optax.hinge_loss(x, 2 * z - 1).mean(axis=1),
+        lambda labels: torch_onehot_loss(labels, torch_hinge),
+    ),
 }
 for name, (forward, backward) in losses.LOSSES.items():
     per_row, in_torch = LOSSES[name]
@@ -217,6 +239,18 @@ for smoothing in (0.1, 1.0):
              jax_loss(PADDED, lambda x, z, s=smoothing: jax_cross_entropy(x, optax.smooth_labels(z, s))),
              torch_loss(PADDED, partial(F.cross_entropy, reduction="none", label_smoothing=smoothing)),
              {"labels": PADDED, "label_smoothing": smoothing}),
+    )  # fmt: skip
+WEIGHTS = (0.5, 2.0, 1.0, 0.0, 3.0)
+CASES.append(
+    Case("cross_entropy with class weights", *losses.LOSSES["cross_entropy"], [(4, 5)],
+         jax_loss(PADDED, lambda x, z: jax_cross_entropy(x, z) * (z @ jnp.asarray(WEIGHTS))),
+         torch_loss(PADDED, lambda x, y: F.cross_entropy(x, y, x.new_tensor(WEIGHTS), reduction="none")),
+         {"labels": PADDED, "class_weights": WEIGHTS}),
+)  # fmt: skip
+for gamma in (0.0, 0.5, 5.0):
+    CASES.append(
+        Case(f"focal {gamma}", *losses.LOSSES["focal"], [(4, 5)], jax_loss(PADDED, partial(jax_focal, gamma=gamma)),
+             torch_onehot_loss(PADDED, partial(torch_focal, gamma=gamma)), {"labels": PADDED, "gamma": gamma}),
     )  # fmt: skip
 CASES.append(
     Case("huber beyond delta 0.5", *losses.LOSSES["huber"], [(4, 5)],
