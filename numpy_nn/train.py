@@ -28,7 +28,7 @@ from numpy_nn import models, optim, parallel
 from numpy_nn.batch import STEPS, Batches
 from numpy_nn.losses import LOSSES, correct, rows
 from numpy_nn.norm import EVAL, TRAIN, Mode, freeze
-from numpy_nn.shapes import Array, Float, UInt8
+from numpy_nn.shapes import Array, Float, Int, UInt8
 from numpy_nn.tree import Tree, cast, first_average, frozen_norms, rate_factors, require_same, tree_map
 
 KNOWN: dict[str, Mapping[str, Any]] = {"loss": LOSSES, "optimizer": optim.OPTIMIZERS, "schedule": optim.SCHEDULES}

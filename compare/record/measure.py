@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from compare import machine, presets, tracks
-from compare.benchmark.variants import COLD
 from compare.errors import UserError
 from compare.machine import disturbance
 from compare.record.results import SCRIPTS, Entry, Row, Run
@@ -49,7 +48,7 @@ def once(preset: str, row: Row, seed: int, root: Path) -> Run:
         command = ["compare.record.track", preset, str(seed), name]
         variables = tracks.environment(name, presets.get(preset), threads=threads)
     before = disturbance.counters()
-    seconds, accuracy = clocked(command, root, variables | COLD)
+    seconds, accuracy = clocked(command, root, variables | tracks.COLD)
     reason = disturbance.reason(disturbance.between(before, disturbance.counters()))
     return {"seed": seed, "seconds": round(seconds, 3), "test_accuracy": accuracy, "disturbed": reason}
 

@@ -37,7 +37,7 @@ class SavedState:
     snapshot: tree.Tree
     progress: Event  # what `Training.resume` needs
     metrics: Event  # of the evaluation at this step, {} if there was none
-    usual: Event  # energy score of images like those of the training
+    usual: Event | None  # energy score of images like those of the training; None for a text
 
     @property
     def step(self) -> int:

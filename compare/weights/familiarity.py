@@ -25,8 +25,10 @@ def score(logits: np.ndarray) -> np.ndarray:
     return largest + np.log(np.exp(logits - largest[:, None]).sum(axis=1))
 
 
-def measured(logits: Callable[[np.ndarray], Any], data: Data, *, batch_size: int) -> dict[str, float]:
-    """What is usual for a network, as it is stored; of the test images where none are for validation."""
+def measured(logits: Callable[[np.ndarray], Any], data: Data, *, batch_size: int) -> dict[str, float] | None:
+    """What is usual for a network of images, as it is stored; of the test images where none are for validation."""
+    if data.train_x.ndim != 4:
+        return None
     x, y = (data.val_x, data.val_y) if len(data.val_y) else (data.test_x, data.test_y)
     batches = eval_batches(x[:IMAGES], y[:IMAGES], batch_size)
     scores = np.concatenate([score(np.asarray(logits(images)))[labels >= 0] for images, labels in batches])
@@ -37,7 +39,7 @@ def read(stored: Any) -> float | None:
     """The usual score that a file stores; None where it stores none."""
     value = stored.get("score") if isinstance(stored, Mapping) else None
     usable = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
-    return float(value) if usable else None
+    return float(value) if value is not None and usable else None
 
 
 def note(logits: np.ndarray, usual: float | None) -> str:

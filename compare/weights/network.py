@@ -120,7 +120,7 @@ class BoundedZeros(np.random.Generator):
             raise ValueError(f"they make a network of more parameters than the {self.limit:,} that its arrays allow")
         return np.zeros(size)
 
-    uniform = normal
+    uniform = normal  # type: ignore[assignment]
 
 
 def model_of(config: Any, network: Path | None) -> Mapping[str, Any]:

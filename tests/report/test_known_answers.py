@@ -50,7 +50,7 @@ def skewed() -> Any:
         run |= {"gemm_share": speed / 1e6, "import_rss_mb": speed / 100, "test_loss": accuracy / 10}
         run["step_ms"] = {"median": speed / 1e4, "p10": speed / 2e4, "p90": speed / 5e3}
         run["seconds"] = dict.fromkeys(run["seconds"], speed / 10000.0)
-        history = [{"val_accuracy": reached, "seconds": 10.0 * number} for number, reached in ((1, 0.5), (2, 0.99))]
+        history: Any = [{"val_accuracy": reached, "seconds": 10.0 * k} for k, reached in ((1, 0.5), (2, 0.99))]
         run["history"] = [row | new for row, new in zip(run["history"][:2], history, strict=True)]
     return results
 
