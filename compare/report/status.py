@@ -21,6 +21,7 @@ from compare.results.runs import (
     tested,
 )
 from compare.results.schema import Results, RunResult
+from compare.statistics import mean_interval
 
 GOOD, BAD, UNKNOWN = "✓", "✗", "–"
 NAMED = 3  # disturbed runs are named one by one, the others are counted
@@ -108,17 +109,19 @@ def _timing(results: Results) -> Check:
 def _card(results: Results, preset: str, tracks: Tracks) -> Card:
     target = target_accuracy(tracks)
     until = f"cold start to {100 * target:.1f} %, s" if target else "cold start to accuracy, s"
-    headers = ["framework", "test accuracy, %", "images/s", "step ms", until, "peak MB"]
+    several = any(len(tested(runs)) > 1 for runs in tracks.values())
+    speed = "images/s, 95 % CI" if several else "images/s"
+    headers = ["framework", "test accuracy, %", speed, "step ms", until, "peak MB"]
     return Card(preset, headers, [[name_of(track), *_cells(results, runs, target)] for track, runs in tracks.items()])
 
 
 def _cells(results: Results, runs: list[RunResult], target: float | None) -> list[str]:
-    """A line of the table: means over the seeds; accuracy and speed with their deviation."""
+    """A line of the table: means over the seeds; accuracy with its deviation, speed with its confidence interval."""
     done, withheld = tested(runs), speed_withheld(results, runs)
     mark = f" {WARNING}" if disturbed(runs) else ""
     median = [] if withheld else numbers(done, "step_ms", "median")
     cold = [seconds for run in done if target and (seconds := cold_seconds(run, target)) is not None]
-    speed = withheld or f"{spread(numbers(done, 'images_per_second'), ',.0f')}{mark}"
+    speed = withheld or f"{_interval(numbers(done, 'images_per_second'))}{mark}"
     if remark := speed_remark(results):
         speed += f" ({remark})"
     return [
@@ -128,3 +131,11 @@ def _cells(results: Results, runs: list[RunResult], target: float | None) -> lis
         f"{fmean(cold):.1f}{mark}" if cold else "-",
         f"{fmean(memory):,.0f}" if (memory := numbers(done, "peak_rss_mb")) else "-",
     ]
+
+
+def _interval(values: list[float]) -> str:
+    """Mean ± half of the 95 % confidence interval; a single value has none, no value is a dash."""
+    if len(values) < 2:
+        return spread(values, ",.0f")
+    found = mean_interval(values)
+    return f"{found.mean:,.0f} ± {found.high - found.mean:,.0f}"

@@ -6,6 +6,7 @@ import math
 import statistics
 
 from compare.report.style import NAMES, name_of, order
+from compare.results.convergence import convergence, in_words
 from compare.results.parity import closeness, describe, speed_remark, speed_withheld
 from compare.results.runs import WARNING, Tracks, disturbed, groups, numbers, tested, unit
 from compare.results.schema import Results
@@ -29,10 +30,12 @@ def machine_facts(results: Results) -> list[str]:
 
 
 def summary(results: Results) -> str:
-    """Parity, speed and accuracy, a sentence or two each, as a Markdown list."""
+    """Parity, speed, accuracy and convergence, a sentence or two each, as a Markdown list."""
     lines = [_parity(results)]
     for preset, tracks in groups(results).items():
         lines += [_speed(results, preset, tracks), _accuracy(preset, tracks)]
+    for preset, differences in convergence(groups(results)).items():
+        lines.append(f"**Convergence, {preset}:** {in_words(differences)}.")
     if results["status"] != "finished":
         lines.insert(0, f"**This comparison was {results['status']}.** The figures below are those of finished runs.")
     return "\n".join(f"- {line}" for line in lines if line)

@@ -83,7 +83,7 @@ def in_words(differences: Sequence[Difference]) -> str:
         bound = abs(each.mean) + each.half
         apart = f"{scale * abs(each.mean):.2f} {unit} ({name_of(each.a)} and {name_of(each.b)})"
         words.append(f"differs by {apart}" if each.outcome == "differs" else f"within {scale * bound:.2f} {unit}")
-    return ", ".join(words) + {"undecided": " at most: undecided, add seeds"}.get(outcome(differences), "")
+    return ", ".join(words) + {"undecided": " (add seeds)"}.get(outcome(differences), "")
 
 
 def _size(difference: Difference) -> tuple[bool, float]:

@@ -11,6 +11,7 @@ from support.fake_results import fake_results
 from support.tiny_runs import CONFIG, trained
 
 from compare.report import status
+from compare.report.summary import summary
 from compare.results import convergence as subject
 from compare.results.convergence import Outcome, convergence, differences, outcome
 from compare.results.runs import Tracks, groups
@@ -118,5 +119,6 @@ def test_the_strip_speaks_of_convergence_where_several_seeds_were_run():
         assert run["test_accuracy"]
         run["test_accuracy"] -= 0.004
     strip = {each.name: each for each in status.strip(results)}
+    assert "**Convergence, cnn-mnist:** differs by 0.40 points" in summary(results)
     assert strip["Convergence"][1:3] == ("✗", "differs")
     assert "cnn-mnist: differs by 0.40 points of test accuracy (NumPy and PyTorch)" in strip["Convergence"].sentence

@@ -215,6 +215,11 @@ def test_the_summary_names_the_largest_difference():
 
 def test_a_difference_is_significant_only_if_the_interval_excludes_1():
     results = fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2))
+    (card,) = status.cards(results)  # 36,360 ± 360 images/s is mean ± standard deviation; t(2) = 4.303
+    assert (
+        dict(zip(card.headers, card.rows[1], strict=True))["images/s, 95 % CI"]
+        == f"36,360 ± {4.303 * 360 / 3**0.5:,.0f}"
+    )
     text = section(document(results), "Summary")
     assert "PyTorch is 1.11× as fast as JAX (95 % CI 1.07–1.15, n = 3)" in text
     assert "one run each" not in text
