@@ -70,7 +70,7 @@ clean: ## remove .venv and caches; runs/ and checkpoints/ stay
 
 # Pins are given as constraints: each platform installs what it needs of them, at the tested version.
 $(READY): requirements.lock pyproject.toml | $(VENV)/bin/python
-	@echo 'Installing the versions of requirements.lock into $(VENV) (the first time about 5 minutes and 7 GB)'
+	@echo 'Installing the versions of requirements.lock into $(VENV) (the first time some minutes and 7 GB)'
 	@$(INSTALL) .
 	@touch $@
 

@@ -42,6 +42,8 @@ NOT_RUN = {  # what is only read, and why
     "--device gpu": "needs GPUs",
     r"compare\.play": "serves until Ctrl-C; test_play.py asks it",
     r"compare\.generate": "continues a text with a GPT that the reader trained; test_generate.py has a small one",
+    r"compare\.record": "takes minutes for each seed; test_record.py makes a short one",
+    r"compare\.entries": "writes pages of docs/, or refuses a short benchmark; test_entries.py has both",
     r"compare\.bugs": "changes the sources that it lies in; test_bugs.py does so in copies",
     "--network gru.py|--dataset arrays": "files that the reader is to write; test_own_network.py and test_arrays.py do",
     r"compare\.ports FILE": "a file that the reader is to write; test_ports.py runs some",
