@@ -17,6 +17,7 @@ COMPARISONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
 ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult, ast.FloorDiv: ast.Mult,
 }  # fmt: skip
+SHOWN, CONTEXT = 70, 15  # characters of an edit that are printed, and of them before the difference
 LEFT_ALONE = (ast.JoinedStr, ast.Raise, ast.Import, ast.ImportFrom)
 
 
@@ -28,7 +29,7 @@ class Mutant:
     line: int
     start: int  # bytes of the UTF-8 text
     stop: int
-    old: str
+    old: str  # as ast writes it
     new: str
 
     def apply(self, source: bytes) -> bytes:
@@ -37,7 +38,15 @@ class Mutant:
 
     def __str__(self) -> str:
         old, new = (" ".join(text.split()) for text in (self.old, self.new))
-        return f"{self.file}:{self.line}  {old}  ->  {new}"
+        different = (k for k, (a, b) in enumerate(zip(old, new, strict=False)) if a != b)
+        same = max(next(different, 0) - CONTEXT, 0) if len(old) > SHOWN else 0
+        old, new = (f"{'…' if same else ''}{text[same:]}" for text in (old, new))
+        return f"{self.file}:{self.line}  {shortened(old)}  ->  {shortened(new)}"
+
+
+def shortened(text: str) -> str:
+    """The text, or its beginning and an ellipsis."""
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 def mutants(file: str, source: bytes) -> list[Mutant]:
@@ -49,7 +58,7 @@ def mutants(file: str, source: bytes) -> list[Mutant]:
     for node in functions(ast.parse(source)):
         for inner in walk(node):
             start, stop = (starts[line - 1] + column for line, column in ends(inner))
-            old = source[start:stop].decode()
+            old = ast.unparse(inner)
             found += [Mutant(file, inner.lineno, start, stop, old, new) for new in edits(inner)]
     return sorted(found, key=lambda each: (each.start, each.stop, each.new))
 

@@ -186,9 +186,10 @@ def sensitivity(config: Config, *, steps: int, attempt: int) -> dict[str, float]
     """
     exact = dataclasses.replace(config, precision="float64")
     track, *_ = networks.available(config.model, list(tracks.TRACKS), asked=False)
-    perturbed, unchanged = (
-        compute(exact, track, steps=steps, attempt=attempt, perturbation=size) for size in (PERTURBATION, 0.0)
-    )
+    with exact_jax("float64"):
+        perturbed, unchanged = (
+            compute(exact, track, steps=steps, attempt=attempt, perturbation=size) for size in (PERTURBATION, 0.0)
+        )
     quantities = [what for what in TOLERANCES["float32"] if what != "logits"]
     change = {what: distances(getattr(perturbed, what), getattr(unchanged, what)) for what in quantities}
     return {what: max(rel for _, rel in found.values()) for what, found in change.items() if found}

@@ -242,10 +242,19 @@ def test_mutants_are_the_small_edits_of_code_and_of_no_text():
         (8, "x += 1", "pass"), (8, "1", "2"),
         (9, "not x < 2 and y", "(not x < 2 or y)"), (9, "not x < 2", "(x < 2)"),
         (9, "x < 2", "(x <= 2)"), (9, "2", "3"),
-        (11, 'g(x, key="text", *x)', "pass"), (11, 'g(x, key="text", *x)', "g(x, *x)"),
-        (12, '"a" + h(x) if x is None else -x / 2', "('a' + h(x) if not x is None else -x / 2)"),
+        (11, "g(x, *x, key='text')", "pass"), (11, "g(x, *x, key='text')", "g(x, *x)"),
+        (12, "'a' + h(x) if x is None else -x / 2", "('a' + h(x) if not x is None else -x / 2)"),
         (12, "x is None", "(x is not None)"), (12, "-x / 2", "(-x * 2)"), (12, "-x", "(x)"), (12, "2", "3"),
     }  # fmt: skip
+
+
+def test_a_long_mutant_is_printed_where_it_differs():
+    long = ", ".join(f"name{k}=x" for k in range(40))
+    found = {str(each) for each in mutants("a.py", f"def f(x):\n    return g({long})".encode())}
+    (printed,) = (text for text in found if "name11=x, name13=x" in text)
+    assert printed.startswith("a.py:2  …")
+    assert "name11=x, name12=x, name13=x" in printed
+    assert len(printed) < 180
 
 
 def test_every_mutant_compiles_and_a_sample_is_a_function_of_its_seed():

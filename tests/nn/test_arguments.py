@@ -182,11 +182,14 @@ def test_schedules_have_their_known_values():
 
 # --- losses -----------------------------------------------------------------------------------------------------------
 
-LOSSES: dict[str, dict[str, float]] = {
-    "cross_entropy": {"label_smoothing": 0.3},
+LOSSES: dict[str, dict[str, Any]] = {
+    "cross_entropy": {"label_smoothing": 0.3, "class_weights": (0.5, 1.0, 2.0, 0.2, 3.0)},
     "mse": {},
     "huber": {"delta": 0.4},
     "binary_cross_entropy": {},
+    "kl": {},
+    "focal": {"gamma": 0.7},
+    "hinge": {},
 }
 OUTPUTS = np.random.default_rng(3).normal(size=(4, 5))
 LABELS = {
@@ -196,7 +199,7 @@ LABELS = {
 }
 
 
-def losses_and_gradients(name: str, labels: np.ndarray, **arguments: float) -> dict[str, tuple[Any, Any]]:
+def losses_and_gradients(name: str, labels: np.ndarray, **arguments: Any) -> dict[str, tuple[Any, Any]]:
     """Loss and gradient of each track's own function."""
     forward, backward = numpy_nn.losses.LOSSES[name]
     loss, cache = forward(OUTPUTS, labels, **arguments)

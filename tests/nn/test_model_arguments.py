@@ -69,17 +69,28 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "eps": 0.1,
         "classes": 3,
     },
+    "gpt": {
+        "input_shape": (9,),
+        "dim": 8,
+        "depth": 3,
+        "heads": 2,
+        "mlp_dim": 6,
+        "tied": False,
+        "eps": 0.1,
+        "classes": 11,
+    },
 }
 
 
 def logits(track: str, model: str, args: dict[str, Any]) -> np.ndarray:
-    """Of two random images, by the first values of a seed."""
-    shape = tracks.model_argument(model, args, "input_shape")
+    """Of two random images or texts, by the first values of a seed."""
+    shape, classes = (tracks.model_argument(model, args, name) for name in ("input_shape", "classes"))
     snapshot = MODELS[model](**args).init(np.random.default_rng(0))
     arguments = {"model": model, "model_args": args, "schedule_args": {"lr": 0.1, "steps": 9}, "precision": "float64"}
     with check.exact_jax("float64"):
-        state = tracks.load(track).init_state(snapshot, **arguments, mean=(0.4,) * shape[-1], std=(0.3,) * shape[-1])
-        x = np.random.default_rng(1).integers(0, 256, (2, *shape), dtype=np.uint8)
+        channels, values = (shape[-1], 256) if len(shape) == 3 else (1, classes)
+        state = tracks.load(track).init_state(snapshot, **arguments, mean=(0.4,) * channels, std=(0.3,) * channels)
+        x = np.random.default_rng(1).integers(0, values, (2, *shape), dtype=np.uint8)
         return np.asarray(tracks.load(track).logits(state, x))
 
 

@@ -137,10 +137,10 @@ def test_wrong_number_of_class_weights_is_refused_by_all_tracks():
 
 def test_accuracy_of_a_soft_label_counts_its_largest_class():
     outputs = np.array([[0.1, 0.7, 0.2], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4]], np.float32)
-    labels = np.array([[0.4, 0.6, 0.0], [0.4, 0.6, 0.0], [0.5, 0.5, 0.0]], np.float32)
-    assert correct(outputs, labels) == 1
-    assert int(jax_nn.losses.correct(jnp.asarray(outputs), jnp.asarray(labels))) == 1
-    assert int(torch_nn.losses.correct(torch.tensor(outputs), torch.tensor(labels))) == 1
+    labels = np.array([[0.4, 0.6, 0.0], [0.1, 0.7, 0.2], [0.1, 0.0, 0.9]], np.float32)
+    assert correct(outputs, labels) == 2
+    assert int(jax_nn.losses.correct(jnp.asarray(outputs), jnp.asarray(labels))) == 2
+    assert int(torch_nn.losses.correct(torch.tensor(outputs), torch.tensor(labels))) == 2
 
 
 # --- gradient accumulation --------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import functools
 import numpy as np
 import pytest
 
-from compare import tracks
+from compare import networks, tracks
 from compare.config import Config
 from compare.parity import check
 from numpy_nn import train
@@ -68,6 +68,14 @@ def test_a_difference_of_three_tolerances_fails(precision, what, monkeypatch):
     assert tolerance <= LARGEST[precision][what]
     assert passed(precision, what, 0.6 * tolerance, monkeypatch)
     assert not passed(precision, what, 3 * tolerance, monkeypatch)
+
+
+def test_jax_computes_the_sensitivity_of_a_network_that_numpy_does_not_have(monkeypatch):
+    by_numpy = check.sensitivity(CONFIG, steps=2, attempt=1)
+    monkeypatch.setattr(networks, "available", lambda *_, **__: ["jax", "torch"])
+    by_jax = check.sensitivity(CONFIG, steps=2, attempt=1)
+    assert by_jax == pytest.approx(by_numpy, rel=1e-6)
+    assert by_jax != by_numpy  # it was another track
 
 
 def test_every_quantity_is_compared_in_float64():

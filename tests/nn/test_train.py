@@ -194,7 +194,7 @@ def test_jax_compiles_once_per_program(rng, caplog):
     [
         ({"model": "perceptron"}, "perceptron.*mlp, cnn"),
         ({"optimizer": "sdg", "optimizer_args": {}}, "sdg.*sgd, momentum"),
-        ({"loss": "hinge"}, "hinge.*cross_entropy"),
+        ({"loss": "triplet"}, "triplet.*cross_entropy"),
         ({"schedule": "linear"}, "linear.*constant, step"),
         ({"precision": "float16"}, "float16"),
     ],

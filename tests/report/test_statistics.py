@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from compare.statistics import STUDENT_T, exponent, mean_interval, ratio_of_medians, steps_to_pay_off
+from compare.statistics import (
+    STUDENT_T,
+    ConfidenceInterval,
+    exponent,
+    mean_interval,
+    ratio_of_medians,
+    steps_to_pay_off,
+)
 
 
 def test_student_quantiles_are_those_of_scipy():
@@ -99,6 +106,11 @@ def test_a_single_run_has_an_infinite_interval_and_a_remedy():
     ratio = ratio_of_medians([2.0], [1.0, 1.1, 1.2])
     assert (ratio.low, ratio.high) == (0, math.inf)
     assert ratio.describe(add="--repeats 5") == "one run each: not ranked; add --repeats 5"
+
+
+def test_bounds_are_written_out_up_to_a_hundredfold():
+    bounds = [ConfidenceInterval(1.0, 1 / size, size, (3, 3)).bounds for size in (2.0, 100.0, 101.0)]
+    assert bounds == ["0.50–2.00", "0.01–100.00", "<0.01–>100"]
 
 
 def test_sentences_name_both():

@@ -44,7 +44,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "seed": {"seed": 1},
 }
 # These change names, places and the order of the arithmetic; tests of data, devices and of early stopping vary them.
-NO_OTHER_RESULT = "preset dataset expected data_dir loader val_size eval_batch_size accumulate device devices"
+NO_OTHER_RESULT = (
+    "preset network_digest dataset expected data_dir loader val_size eval_batch_size accumulate device devices"
+)
 STOPPING = {"patience", "keep_best"}  # see test_patience_and_keep_best_decide_which_state_is_kept
 
 
