@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -237,6 +238,16 @@ def test_invalid_arguments_are_refused_at_once(arguments, message, capsys, monke
     with pytest.raises(SystemExit, match="2"):  # argparse exits, the command returns
         raise SystemExit(run_all.main(arguments))
     assert message in capsys.readouterr().err
+
+
+def test_folder_without_locks_is_named(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    arguments = ["mlp-mnist", "--tracks", "numpy", "--steps", "2", "--skip-parity", "--no-mlflow"]
+    assert run_all.main([*arguments, "--out", str(tmp_path / "run")]) == 2
+    assert "run cannot be locked (No locks available): choose a local folder with --out" in capsys.readouterr().err
 
 
 def test_diverged_run_does_not_stop_the_others(tmp_path, run_here):
