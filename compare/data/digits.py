@@ -65,7 +65,7 @@ def trimmed(strokes: np.ndarray, *, faintest: int) -> Image.Image:
     """The smallest rectangle that holds all ink (h, w) of at least ``faintest``."""
     place = extent(strokes >= faintest)
     if place is None:
-        raise ImageError("shows no digit: all of it has the colour of the border")
+        raise ImageError("shows no digit: nothing in it stands out from its border")
     return Image.fromarray(strokes[place])
 
 

@@ -85,6 +85,7 @@ def train(job: Job, *, process: int, all_gather: rendezvous.AllGather) -> tuple[
 
     track, find = tracks.load(job.track), partial(rendezvous.found_by_all, process=process, all_gather=all_gather)
     training = worker.begin(job, track, Timings(), lambda event: tell(event["text"]), find=find)
+    training.alone = False  # process 0 saves while the others train on
     if training.resumed:
         tell(f"resuming from {training.resumed[-1]['checkpoint']}")
 
@@ -158,11 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def write(snapshot: Any, job: Job, path: Path) -> Path:
     """Write the trained network as a file that ``compare.predict`` reads, and return its path."""
     from compare.data import load
+    from compare.training.saver import facts
     from compare.weights.npz import write_npz
 
     config = job.config
     data = load(config.dataset, data_dir=config.data_dir)
-    meta = {"config": config.to_json(), "track": job.track, "mean": list(data.mean), "std": list(data.std)}
+    meta = {"config": config.to_json(), "track": job.track, **facts(data)}
     write_npz(path, {"params": snapshot.get("ema") or snapshot["params"], "stats": snapshot["stats"]}, meta)
     return path
 

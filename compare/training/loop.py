@@ -67,6 +67,7 @@ class Training:
     memory: Event = dataclasses.field(default_factory=dict)
     saved_step: int = -1  # step of this run's newest checkpoint
     resumed: list[Event] = dataclasses.field(default_factory=list)  # at which step, from which checkpoint
+    alone: bool = True  # no other process has to take part in what this one computes
     remark: str | None = None  # what the report says of a run that has nothing else to say
     disturbance: Disturbance | None = None  # what other programs did while this process trained
 
@@ -169,9 +170,12 @@ class Training:
             "resumed": list(self.resumed),
         }
         metrics = {name: evaluated[name] for name in names if evaluated.get(name) is not None}
-        logits = partial(self.track.logits, self.state)
-        usual = familiarity.measured(logits, self.data, batch_size=self.config.eval_batch_size)
-        return SavedState(self.track.to_snapshot(self.state), progress, metrics, usual)
+        return SavedState(self.track.to_snapshot(self.state), progress, metrics, self.usual())
+
+    def usual(self) -> Event:
+        """The energy score of images like those of the training; {} where other processes would have to take part."""
+        logits, batch_size = partial(self.track.logits, self.state), self.config.eval_batch_size
+        return familiarity.measured(logits, self.data, batch_size=batch_size) if self.alone else {}
 
     def resume(self, progress: Event, *, same_run: bool) -> None:
         """Continue from the progress of a checkpoint; from its clocks and memory only if it is of the same run."""

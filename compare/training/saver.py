@@ -14,6 +14,7 @@ from typing import Any
 
 from compare import machine
 from compare.checkpoint.store import Writer
+from compare.data import Data
 from compare.errors import UserError
 from compare.training.loop import SavedState, Training
 from compare.workers.protocol import Job
@@ -91,12 +92,19 @@ class Saver:
         return {
             "config": self.job.config.to_json(),
             "track": self.job.track,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "classes": list(data.classes),
-            **({"prepared": data.preparation.to_json()} if data.preparation.known else {}),
+            **facts(data),
             "usual": state.usual,
             **self.job.origin,
-            "data": {"name": data.name, "digest": data.digest},
             "metrics": state.metrics,
         }
+
+
+def facts(data: Data) -> dict[str, Any]:
+    """What a network says of the dataset that it was trained on."""
+    return {
+        "mean": list(data.mean),
+        "std": list(data.std),
+        "classes": list(data.classes),
+        **({"prepared": data.preparation.to_json()} if data.preparation.known else {}),
+        "data": {"name": data.name, "digest": data.digest},
+    }

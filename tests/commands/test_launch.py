@@ -323,7 +323,9 @@ def test_two_processes_train_the_same_network_as_one(track, tmp_path):
         ended = two.end()
     assert [status for status, _ in ended] == [0, 0], ended
     assert "step 58 of 58" in ended[0][1]
-    assert read_npz(out / f"mlp-mnist-{track}.npz")[1]["config"]["devices"] == 2
+    meta = read_npz(out / f"mlp-mnist-{track}.npz")[1]
+    assert meta["config"]["devices"] == 2
+    assert (meta["classes"], meta["prepared"]["how"]) == (list("0123456789"), "digit")
     assert_equal(out, track, trained_by_one(tmp_path / "whole", track))
 
 

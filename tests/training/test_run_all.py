@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -25,6 +26,7 @@ from compare.machine import disturbance
 from compare.progress import Progress
 from compare.results import typed_json
 from compare.results.schema import Results
+from compare.weights import familiarity
 
 
 @contextlib.contextmanager
@@ -163,6 +165,8 @@ def test_checkpoints_hold_the_trained_network(compared):
     state = train.init_state(snapshot, model="mlp", optimizer="nesterov", **schedule, mean=data.mean, std=data.std)
     right = train.eval_batch(state, data.test_x, data.test_y)["correct"]
     assert right / 10_000 == pytest.approx(entry["test_accuracy"], abs=2e-4)
+    scores = familiarity.score(train.logits(state, data.val_x[:1000]))
+    assert meta["usual"] == {"score": pytest.approx(np.quantile(scores, 0.01), abs=1e-4), "share": 0.01, "images": 1000}
 
 
 def test_mlflow_has_one_parent_with_a_child_per_run(compared):
@@ -234,6 +238,16 @@ def test_invalid_arguments_are_refused_at_once(arguments, message, capsys, monke
     with pytest.raises(SystemExit, match="2"):  # argparse exits, the command returns
         raise SystemExit(run_all.main(arguments))
     assert message in capsys.readouterr().err
+
+
+def test_folder_without_locks_is_named(tmp_path, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    arguments = ["mlp-mnist", "--tracks", "numpy", "--steps", "2", "--skip-parity", "--no-mlflow"]
+    assert run_all.main([*arguments, "--out", str(tmp_path / "run")]) == 2
+    assert "run cannot be locked (No locks available): choose a local folder with --out" in capsys.readouterr().err
 
 
 def test_diverged_run_does_not_stop_the_others(tmp_path, run_here):
