@@ -22,6 +22,7 @@ from typing import Any, cast
 from compare import cli, machine, presets
 from compare.cli import LOADERS, command_line
 from compare.files import write_json
+from compare.errors import UserError
 from compare.loaders import report
 from compare.loaders.results import KIND, NAME, SCHEMA, Loaders, Trial, problems
 
@@ -98,7 +99,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         loaders.require(loader)
     options.out = cli.output_folder(options.out, "loaders-")
     cli.require_writable(options.out)
-    print(load(options.dataset, data_dir=options.data_dir).describe())
+    data = load(options.dataset, data_dir=options.data_dir)
+    if data.train_x.ndim == 2:
+        raise UserError(f"{data.name} is a text, and this command trains a network of images: choose another dataset")
+    print(data.describe())
     options.out.mkdir(parents=True, exist_ok=True)
     found = begin(options, shlex.join(["python", "-m", "compare.loaders", *arguments]))
     status = 0
