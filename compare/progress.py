@@ -33,6 +33,7 @@ class Progress:
         self._bars = _bars(self.console) if self.console.is_interactive else None
         self._label, self._total, self._first_step, self._began = "", 0, 0, 0.0
         self._seen: dict[str, str] = {}
+        self._examples = "images"
 
     def __enter__(self) -> Progress:
         if self._bars:
@@ -46,10 +47,10 @@ class Progress:
             self._drop_bar()
             self._bars.stop()
 
-    def begin(self, label: str, total_steps: int, *, step: int = 0) -> None:
-        """Show a run from `step` on: 0, or where it resumes."""
+    def begin(self, label: str, total_steps: int, *, step: int = 0, examples: str = "images") -> None:
+        """Show a run from `step` on: 0, or where it resumes. Its speed is that of `examples` per second."""
         self._label, self._total, self._first_step, self._began = label, total_steps, step, time.perf_counter()
-        self._seen = {}
+        self._seen, self._examples = {}, examples
         if self._bars:
             self._drop_bar()
             self._bars.add_task(escape(label), total=total_steps, completed=step, status="starting")
@@ -68,7 +69,7 @@ class Progress:
         given = {
             "loss": None if loss is None else f"loss {loss:.4f}",
             "accuracy": None if accuracy is None else f"accuracy {100 * accuracy:.2f} %",
-            "speed": None if images_per_second is None else f"{images_per_second:,.0f} images/s",
+            "speed": None if images_per_second is None else f"{images_per_second:,.0f} {self._examples}/s",
         }
         self._seen |= {name: text for name, text in given.items() if text is not None}
         status = "  ".join(self._seen[name] for name in given if name in self._seen)

@@ -26,7 +26,7 @@ from compare.parity import process as parity
 from compare.progress import Progress
 from compare.report.summary import parity_in_short
 from compare.report.write import import_libraries, show, write
-from compare.results.runs import bits_per_character, final_metrics, trajectory, unit
+from compare.results.runs import bits_per_character, examples, final_metrics, trajectory, unit
 from compare.results.schema import Evaluation, Results, RunResult
 from compare.workers import process
 from compare.workers.process import Worker
@@ -168,7 +168,7 @@ class Comparison:
                     run["chunk"], run["step_loss"] = event["chunk"], event["step_loss"]
                     run["history"] = event["history"]
                     tracker.log_steps(child, trajectory(run))
-                    self.progress.begin(label, event["steps"], step=event["step"])
+                    self.progress.begin(label, event["steps"], step=event["step"], examples=examples(run))
                 elif kind == "chunk":
                     run["step_loss"] += event["loss"]
                     chunk_loss = sum(event["loss"]) / len(event["loss"])
@@ -216,7 +216,7 @@ class Comparison:
             accuracy += "".join(f", {bits:.3f} bits per character" for bits in bits_per_character([run]))
             best = f" (best validation accuracy at step {run['best_step']:,})" if run["best_step"] else ""
             total = f", {seconds['total']:.1f} s" if seconds else ""
-            pace = f", {speed:,.0f} {'windows' if unit(run) == 'characters' else 'images'}/s" if speed else ""
+            pace = f", {speed:,.0f} {examples(run)}/s" if speed else ""
             self.progress.end(label, f"{accuracy}{best}{total}{pace}")
         else:
             self.progress.end(label, f"{run['status'].upper()}: {run['message']}")

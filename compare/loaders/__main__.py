@@ -21,6 +21,7 @@ from typing import Any, cast
 
 from compare import cli, machine, presets
 from compare.cli import LOADERS, command_line
+from compare.errors import UserError
 from compare.files import write_json
 from compare.loaders import report
 from compare.loaders.results import KIND, NAME, SCHEMA, Loaders, Trial, problems
@@ -96,9 +97,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     for loader in options.loaders:
         loaders.require(loader)
+    data = load(options.dataset, data_dir=options.data_dir)
+    if data.train_x.ndim == 2:
+        raise UserError(f"{data.name} is a text, and this command trains a network of images: choose another dataset")
     options.out = cli.output_folder(options.out, "loaders-")
     cli.require_writable(options.out)
-    print(load(options.dataset, data_dir=options.data_dir).describe())
+    print(data.describe())
     options.out.mkdir(parents=True, exist_ok=True)
     found = begin(options, shlex.join(["python", "-m", "compare.loaders", *arguments]))
     status = 0

@@ -22,12 +22,12 @@ from compare.results.runs import (
     cold_seconds,
     confusions,
     disturbed,
+    examples,
     groups,
     numbers,
     spread,
     target_accuracy,
     tested,
-    unit,
 )
 from compare.results.schema import ParityRow, Results, RunResult
 
@@ -186,8 +186,8 @@ def _speed(results: Results, runs: list[RunResult]) -> tuple[str, str, str]:
     form = ".2f" if max(median, default=0) < 10 else ".1f"
     step = spread(median, form) + (f"\n[{min(low):{form}} {max(high):{form}}]" if low and high else "")
     speed = spread(numbers(runs, "images_per_second"), ",.0f")
-    if runs and unit(runs[0]) == "characters":
-        speed += "\nwindows/s"
+    if runs and examples(runs[0]) != "images":  # which the header says
+        speed += f"\n{examples(runs[0])}/s"
     if remark := speed_remark(results):
         speed += f"\n{remark}"
     mark = f" {WARNING}" if disturbed(runs) else ""

@@ -46,6 +46,11 @@ def unit(run: Mapping[str, Any]) -> str:
     return "characters" if run["dataset"] in TEXTS else "images"
 
 
+def examples(run: Mapping[str, Any]) -> str:
+    """What a batch of a run consists of: "windows" of a text, or "images"."""
+    return "windows" if run["dataset"] in TEXTS else "images"
+
+
 def bits_per_character(runs: Iterable[RunResult]) -> list[float]:
     """The test losses of the runs on texts in bits, the base-2 logarithm in place of the natural one."""
     return [loss / math.log(2) for loss in numbers((run for run in runs if run["dataset"] in TEXTS), "test_loss")]

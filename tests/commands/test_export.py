@@ -167,7 +167,8 @@ def test_onnx_computes_the_same(model: str, tmp_path: Path) -> None:
     file = export(tmp_path / "network.npz", "onnx", tmp_path / "there.onnx")
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     for n in (1, 5):
-        x = np.random.default_rng(n).integers(0, 256, (n, *network.input_shape), np.uint8)
+        values = 256 if len(network.input_shape) == 3 else network.args["classes"]  # of pixels, or tokens
+        x = np.random.default_rng(n).integers(0, values, (n, *network.input_shape), np.uint8)
         (logits,) = session.run(None, {"images": x})
         for track in ("numpy", "torch"):
             np.testing.assert_allclose(logits, network.logits(x, track), rtol=1e-5, atol=1e-5)

@@ -215,7 +215,7 @@ def test_perturbations_change_the_picture():
 # --- the layers, watched ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt"])  # which takes no pictures
 def test_activations_of_every_network(name):
     small: dict[str, Any] = {"vit": {"depth": 2}, "resnet": {"stages": (1, 1, 1)}, "densenet": {"blocks": (1, 1)}}
     args = small.get(name, {})

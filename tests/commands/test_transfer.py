@@ -52,7 +52,7 @@ def resnet(data: Data) -> network.Network:
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "gpt"])  # which classifies no images
 def test_every_model_accepts_a_new_head(model, data):
     old = methods.fresh(model, {"classes": 10}, data, seed=0)
     new = methods.new_head(old, 3, seed=1)

@@ -129,10 +129,11 @@ def test_without_a_home_folder_the_variables_are_named(monkeypatch: pytest.Monke
         load("fashion-mnist")
 
 
-def test_mnist_needs_no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ships_needs_no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NN_DATA_DIR", "/nowhere")
     assert len(load("mnist").test_x) == 10_000
-    assert list(DATASETS) == ["mnist", "fashion-mnist", "cifar10"]
+    assert len(load("shakespeare").test_x) == 768
+    assert list(DATASETS) == ["mnist", "fashion-mnist", "cifar10", "shakespeare"]
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):

@@ -114,6 +114,12 @@ def test_loader_yields_the_windows_of_a_text_and_their_labels(name: str, text: D
     assert digest(found) == digest(whole)
 
 
+def test_the_command_takes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["shakespeare", "--out", str(tmp_path / "out")]) == 2
+    assert "shakespeare is a text, and this command trains a network of images" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["memory", "tfds", "grain", "tfdata"])
 def test_loader_may_be_closed_early(name: str, data: Data) -> None:
     with BatchIterator(data, sampler(0, 24), loader=name) as batches:

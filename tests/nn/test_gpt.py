@@ -178,6 +178,28 @@ def test_rows_leave_images_as_they_are():
     assert all(a is b for a, b in zip(rows(outputs, labels), (outputs, labels), strict=True))
 
 
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("track", "several"), [("numpy", {"threads": 2}), ("jax", {"devices": 2}), ("torch", {"devices": 2})]
+)
+def test_sequences_are_split_among_processes_and_devices(track, several, rng):
+    module = tracks.load(track)
+    snapshot = numpy_nn.models.MODELS["gpt"](**SMALL).init(rng)
+    tokens = rng.integers(0, 11, (2, 4, 10))
+    x, y = tokens[..., :-1].astype(np.uint8), tokens[..., 1:].astype(np.int32)
+    losses, params = [], []
+    with jax.enable_x64(True):
+        for how in ({}, several):
+            how = {"schedule_args": {"lr": 0.1, "steps": 2}, "precision": "float64", "accumulate": 2, **how}
+            state = module.init_state(snapshot, model="gpt", model_args=SMALL, **how)
+            state, metrics = module.train_steps(state, x, y)
+            losses.append(np.asarray(metrics["loss"]))
+            params.append(module.to_snapshot(state)["params"])
+            assert float(module.eval_batch(state, x[0], y[0])["count"]) == 36
+    assert_close(losses[1], losses[0], TOLERANCE, "loss")
+    assert_close(params[1], params[0], TOLERANCE, "parameter ")
+
+
 # --- decoding with a key-value cache ----------------------------------------------------------------------------------
 
 

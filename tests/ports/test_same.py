@@ -30,7 +30,8 @@ def tracks(name: str):
     by_torch = torch_nn.models.MODELS[name](**args)
     by_jax = jax_nn.models.MODELS[name](**args, rngs=nnx.Rngs(1))
     by_numpy = numpy_function(name, args)
-    x = np.random.default_rng(2).standard_normal((3, *args.get("input_shape", (28, 28, 1))))
+    rng, shape = np.random.default_rng(2), (3, *args.get("input_shape", (28, 28, 1)))
+    x = rng.standard_normal(shape) if len(shape) == 4 else rng.integers(0, args["classes"], shape)
     return shaken(by_torch), by_jax, by_numpy, x
 
 

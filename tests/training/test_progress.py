@@ -74,6 +74,17 @@ def test_resumed_run_counts_only_its_own_steps():
     assert "left" not in file.getvalue()
 
 
+def test_a_text_is_read_in_windows():
+    screen, file = console(terminal=False)
+    with Progress(screen) as progress:
+        progress.begin("gpt jax", 100, examples="windows")
+        progress.update(50, accuracy=0.5, images_per_second=41)
+        progress.begin("mlp jax", 100)
+        progress.update(50, accuracy=0.5, images_per_second=42)
+    assert "41 windows/s" in file.getvalue()
+    assert "42 images/s" in file.getvalue()
+
+
 def test_a_stage_names_its_parts():
     screen, file = console(terminal=False)
     with Progress(screen) as progress:

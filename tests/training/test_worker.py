@@ -69,6 +69,14 @@ def test_clocks_add_up_to_the_total():
     assert figures["images_per_second"] == pytest.approx(100.0)
 
 
+def test_flops_of_a_gpt_match_a_hand_count():
+    t, d, m, v = 8, 4, 6, 5
+    args = {"input_shape": (t,), "dim": d, "depth": 2, "heads": 2, "mlp_dim": m, "classes": v}
+    block = 2 * t * (4 * d * d + 2 * d * m) + 2 * 2 * t * t * d
+    config = Config(preset="test", model="gpt", dataset="shakespeare", model_args=args)
+    assert training_flops(config) == 3 * (2 * block + 2 * t * d * v)  # each linear layer follows the embedding
+
+
 def test_flops_match_a_hand_count():
     mlp = 2 * (784 * 512 + 512 * 512 + 512 * 10)
     assert training_flops(CONFIG) == 3 * mlp - 2 * 784 * 512  # the first layer has no input gradient
