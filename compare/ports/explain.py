@@ -106,7 +106,11 @@ def find(
     failed = [row for row in rows if not row.passed]
     wrong = {row.a: row.b for row in failed if row.what == "output"}
     if wrong:
-        return blame.forward(a, b, of_a, of_b, wrong)
+        parting = blame.forward(a, b, of_a, of_b, wrong)
+        bad = a.first_not_finite(), b.first_not_finite()
+        if (bad[0] is None) != (bad[1] is None):  # NaN on one side only: where it is made says more than what it meets
+            parting = Parting("forward", bad[0] or parting.a, bad[1] or parting.b, note="the first NaN or infinity")
+        return parting
     gradients = [row for row in failed if row.what == "gradient" and row.b]
     if gradients:
         return backward(comparison, a, b, of_a, of_b, gradients)
