@@ -17,7 +17,7 @@ from compare.ports.comparison import Comparison, Request, match_shape
 from compare.ports.explain import explain
 from compare.ports.inputs import Arranged, accepted, arrange
 from compare.ports.links import Link
-from compare.ports.recording import NoStore, Recording, Store
+from compare.ports.recording import NoStore, Recording, Store, release
 from compare.ports.reorder import reordered
 from compare.ports.report import First, Report
 from compare.ports.side import PortError, Side
@@ -160,8 +160,11 @@ def compare(
                 moved[y] = layout.apply(cotangents[x])
         return moved if len(moved) == len(names) else {}
 
+    release()  # what weights were copied through
     record_a = comparison.a.record(inputs_a, comparison.store, of_a if differentiable else None)
+    release()
     record_b = comparison.b.record(inputs_b, comparison.store, of_b if differentiable else None)
+    release()
     names = names or pair_names(record_a.outputs, record_b.outputs)
     if comparison.request.weights == "copy" and reorder(comparison, record_a, record_b):
         return compare(comparison, inputs_a, inputs_b, start)
