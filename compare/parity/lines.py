@@ -31,6 +31,8 @@ def compared(config: Config, a: str, b: str, change: Callable[[np.ndarray], np.n
     rng = np.random.default_rng(config.seed)
     snapshot = shaken(networks.first_snapshot(config.model, config.model_args, rng), rng)
     x, y = random_batches(config, rng, steps=1)
+    if x.ndim == 3:
+        raise PortError("networks of text are compared leaf by leaf only")
     images, labels = change(x[0, :IMAGES] / 255 - 0.5), y[0, :IMAGES]
     given = images.transpose(0, 3, 1, 2) if LAYOUTS[a] == "NCHW" else images
     layouts = LAYOUTS[a], LAYOUTS[b]

@@ -137,7 +137,7 @@ class NoStore(Store):
 
 
 def release() -> None:
-    """Give unused memory back to the system: autograd graphs wait for Python's collector, and glibc keeps freed memory."""
+    """Give unused memory back to the system: the collector frees autograd graphs, and glibc keeps what is freed."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
