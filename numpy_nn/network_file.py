@@ -1,4 +1,4 @@
-"""Networks in a file of your own: the model ``FILE.py`` is the class ``Numpy``, ``Jax`` or ``Torch`` of that file."""
+"""Networks in a file of your own: the model named by its path is the class ``Numpy``, ``Jax`` or ``Torch`` in it."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
     python -m compare.parity mlp cnn
     python -m compare.parity resnet --tracks jax torch --precision float32 --optimizer adamw
 
-The exit status is 1 if any leaf leaves its tolerance.
+Where a pair differs, ``compare.ports`` names the line at which their forward or backward passes first part. The exit
+status is 1 if any leaf leaves its tolerance.
 """
 
 from __future__ import annotations
@@ -121,6 +122,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows.append(row)
                 if not options.json:
                     show(row, details)
+                    if not row["passed"]:
+                        from compare.parity import lines
+
+                        print(f"\n{lines.told(config, row['a'], row['b'])}")
     passed = all(row["passed"] for row in rows)
     if options.json:
         print(json.dumps(finite(rows)))

@@ -188,7 +188,9 @@ def by_hand(
     pool += [(value.id, value.stored) for value in graph.values if value.backward]
     mine = [(value.id, value.stored) for value in hand.values]
     forward_too = [(value.id, value.stored) for value in graph.values if not value.backward]
-    ok = any_twins(mine, Index([*pool, *forward_too]), tolerance, floor)
+    ok = any_twins([(i, x) for i, x in mine if hand.values[i].backward], Index([*pool, *forward_too]), tolerance, floor)
+    # the forward passes agree, whatever each keeps for backward; and zeros are there to be added to
+    ok |= {value.id for value in hand.values if not value.backward or not value.stored.summary.norm}
     region = untwinned(hand, ok, [i for i, _ in wrong])
     first = hand.values[frontier(hand, region)[0]]
     if graph.made_gradients:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import re
@@ -16,7 +17,8 @@ from compare.ports.comparison import Comparison, Request, match_shape
 from compare.ports.explain import explain
 from compare.ports.inputs import Arranged, accepted, arrange
 from compare.ports.links import Link
-from compare.ports.recording import NoStore, Recording, Store
+from compare.ports.recording import NoStore, Recording, Store, release
+from compare.ports.reorder import reordered
 from compare.ports.report import First, Report
 from compare.ports.side import PortError, Side
 from compare.ports.sides import open_side
@@ -138,6 +140,7 @@ def compare(
 ) -> Report:
     """Record both sides, compare, and explain the first difference."""
     differentiable = comparison.a.has_gradients and comparison.b.has_gradients
+    start = copy.deepcopy(rng)
     outputs: dict[str, np.ndarray] = {}
     cotangents: dict[str, np.ndarray] = {}
     moved: dict[str, np.ndarray] = {}
@@ -157,9 +160,14 @@ def compare(
                 moved[y] = layout.apply(cotangents[x])
         return moved if len(moved) == len(names) else {}
 
+    release()  # what weights were copied through
     record_a = comparison.a.record(inputs_a, comparison.store, of_a if differentiable else None)
+    release()
     record_b = comparison.b.record(inputs_b, comparison.store, of_b if differentiable else None)
+    release()
     names = names or pair_names(record_a.outputs, record_b.outputs)
+    if comparison.request.weights == "copy" and reorder(comparison, record_a, record_b):
+        return compare(comparison, inputs_a, inputs_b, start)
     differentiable = differentiable and 0 < len(moved) == len(names)
     rows = [comparison.output_row(record_a, record_b, x, y) for x, y in names.items()]
     if differentiable:
@@ -175,6 +183,16 @@ def compare(
         )
         report = with_updates(comparison, report, record_a, comparison.floor(record_a, record_b), *histories)
     return report
+
+
+def reorder(comparison: Comparison, a: Recording, b: Recording) -> bool:
+    """Give b the weights in the order in which it flattens images; returns whether that changed anything."""
+    leaves = comparison.a.leaves(), comparison.b.leaves()
+    links, notes = reordered(a, b, comparison.links, leaves, comparison.request.outputs)
+    if notes:
+        comparison.links, comparison.notes = links, [*comparison.notes, *notes]
+        comparison.b.assign(matching.moved(*leaves, links))
+    return bool(notes)
 
 
 def with_updates(

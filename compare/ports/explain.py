@@ -106,7 +106,7 @@ def find(
     failed = [row for row in rows if not row.passed]
     wrong = {row.a: row.b for row in failed if row.what == "output"}
     if wrong:
-        return blame.forward(a, b, of_a, of_b, wrong)
+        return first_not_finite(a, b, wrong, blame.forward(a, b, of_a, of_b, wrong))
     gradients = [row for row in failed if row.what == "gradient" and row.b]
     if gradients:
         return backward(comparison, a, b, of_a, of_b, gradients)
@@ -114,6 +114,19 @@ def find(
     if statistics:
         return Parting("statistics", updater(a, statistics[0].a), updater(b, statistics[0].b), note=statistics[0].b)
     return None
+
+
+def first_not_finite(a: Recording, b: Recording, wrong: Mapping[str, str], parting: Parting) -> Parting:
+    """Where NaN or infinity is made if it reaches the outputs of one side only, else where the two part."""
+    finite = [
+        all(r.values[r.outputs[name]].stored.finite for name in names)
+        for r, names in ((a, wrong.keys()), (b, wrong.values()))
+    ]
+    if finite[0] == finite[1]:
+        return parting
+    left = parting.a if finite[0] else a.first_not_finite()
+    right = parting.b if finite[1] else b.first_not_finite()
+    return Parting("forward", left, right, note="the first NaN or infinity")
 
 
 def updater(recording: Recording, name: str) -> Value:

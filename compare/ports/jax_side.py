@@ -126,7 +126,7 @@ class JaxSide:
             totals = evaluator.backward([outputs[k] for k in floating], [given[names[k]] for k in floating])
             for name, leaf in self.leaves().items():
                 if leaf.trained:
-                    total = totals.get(recording.parameters[name])
+                    total = totals.pop(recording.parameters[name], None)
                     recording.gradients[name] = None if total is None else as_numpy(total)
         return recording
 

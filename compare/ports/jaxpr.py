@@ -171,23 +171,30 @@ class Evaluator:
         return list(state)
 
     def backward(self, outputs: Sequence[Pair], cotangents: Sequence[Any]) -> dict[int, Any]:
-        """Walk the tape from its end: the gradient of every value, and what each operation contributes to it."""
+        """Walk the tape from its end: the gradient of every value, and what each operation contributes to it.
+
+        Returns the gradients of parameters and inputs; all are recorded.
+        """
         totals: dict[int, Any] = {}
         for (array, number), cotangent in zip(outputs, cotangents, strict=True):
             if number in self.active:
                 given = jnp.asarray(cotangent, array.dtype)
                 totals[number] = totals[number] + given if number in totals else given
         store = self.recording.store
+        kept = self.recording.totals
         while self.tape:
             operation = self.tape.pop()
-            reached = [totals.get(number) for _, number in operation.outputs]
+            reached = [totals.pop(number, None) for _, number in operation.outputs]  # complete: free its memory
+            for (_, number), total in zip(operation.outputs, reached, strict=True):
+                if total is not None:
+                    kept[number] = store.put(as_numpy(total))
             if all(total is None for total in reached):
                 continue
             for number, grad in gradients(operation, reached, self.active):
                 edge = Edge(operation.outputs[0][1], number, store.put(as_numpy(grad)))
                 self.recording.edges.append(edge)
                 totals[number] = totals[number] + grad if number in totals else grad
-        self.recording.totals = {number: store.put(as_numpy(total)) for number, total in totals.items()}
+        kept |= {number: store.put(as_numpy(total)) for number, total in totals.items()}
         return totals
 
 

@@ -120,9 +120,9 @@ class LineTracer:
         return not np.array_equal(stored.load(), array, equal_nan=True)
 
 
-def arrays_in(value: Any, depth: int = DEPTH) -> Iterator[np.ndarray]:
-    """Numeric arrays in nested tuples, lists and dictionaries."""
-    if isinstance(value, np.ndarray):
+def arrays_in(value: Any, depth: int = DEPTH) -> Iterator[Any]:
+    """Numeric arrays, and NumPy's numbers, in nested tuples, lists and dictionaries."""
+    if isinstance(value, (np.ndarray, np.floating)):
         if value.dtype.kind in "fiubc":
             yield value
     elif depth and isinstance(value, Mapping):

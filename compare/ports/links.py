@@ -37,8 +37,7 @@ class Link:
     """b[part] += factor · transpose(a[part]): one leaf of b, or a part of it, from one of a.
 
     Parts are rows of the first axis in PyTorch's layout ("o"), of the last in the others'; ``axes`` brings a's
-    axes into b's order, ``shape`` splits an axis whose parts lie in another order. Gradients go the same way, whatever
-    the factor.
+    axes into b's order, and ``order`` the elements along one of b's. Gradients go the same way, whatever the factor.
     """
 
     a: str
@@ -48,10 +47,13 @@ class Link:
     part_b: tuple[int, int, int] | None = None
     factor: float = 1.0
     how: str = "by name"
+    order: tuple[int, ...] | None = None  # for each element along b's ``order_axis`` its place in a
+    order_axis: int = 0
 
     def move(self, array: np.ndarray) -> np.ndarray:
         """The array of a, or its gradient, as b has it."""
-        return cut(array, self.part_a).transpose(self.axes)
+        moved = cut(array, self.part_a).transpose(self.axes)
+        return moved if self.order is None else moved.take(self.order, self.order_axis)
 
     def of_b(self, array: np.ndarray) -> np.ndarray:
         """The part of b's leaf that this link is about."""

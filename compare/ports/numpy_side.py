@@ -15,7 +15,7 @@ import numpy as np
 from compare.ports.line_tracer import LineTracer
 from compare.ports.recording import Recording, Store
 from compare.ports.side import Cotangents, Leaf, PortError, flatten_outputs
-from numpy_nn.tree import from_leaves, leaves
+from numpy_nn.tree import Tree, from_leaves, leaves
 
 STATISTICS = ("mean", "var", "running_mean", "running_var")
 
@@ -57,21 +57,22 @@ class NumpySide:
         old = leaves(self.params)
         self.params = from_leaves({name: np.array(arrays.get(name, old[name]), old[name].dtype) for name in old})
 
-    def call(self, inputs: Sequence[np.ndarray]) -> tuple[Any, Any]:
-        """Outputs, and the cache if there is one."""
-        result = self.forward(self.params, *map(self.cast, map(np.asarray, inputs)), **self.mode)
+    def call(self, inputs: Sequence[np.ndarray]) -> tuple[Any, Any, Tree]:
+        """Outputs, and what there is of the cache and of new running statistics."""
+        result = self.forward(self.params, *inputs, **self.mode)
         if self.backward_function is None:
-            return result, None
-        if not (isinstance(result, tuple) and len(result) == 2):
+            return result, None, {}
+        if not (isinstance(result, tuple) and len(result) in (2, 3)):
             raise PortError(
-                "the NumPy function has a backward and must return (outputs, cache): "
-                f"it returned {type(result).__name__}"
+                "the NumPy function has a backward and must return (outputs, cache), or (outputs, cache, new running "
+                f"statistics): it returned {type(result).__name__}"
             )
-        return result
+        return result if len(result) == 3 else (*result, {})
 
     def run(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, not recorded."""
-        return {name: np.asarray(each) for name, each in flatten_outputs(self.call(inputs)[0]).items()}
+        outputs, *_ = self.call([self.cast(np.asarray(each)) for each in inputs])
+        return {name: np.asarray(each) for name, each in flatten_outputs(outputs).items()}
 
     def record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None) -> Recording:
         """Run forward and, given cotangents and a backward, backward; keep what every line makes."""
@@ -82,9 +83,11 @@ class NumpySide:
         xs = [self.cast(np.asarray(each)) for each in inputs]
         recording.inputs = [tracer.given("input", x, f"input {k}") for k, x in enumerate(xs)]
         with tracer.tracing():
-            outputs, cache = self.call_with(xs)
-        flat = {name: np.asarray(each) for name, each in flatten_outputs(outputs).items()}
-        recording.outputs = {name: tracer.id_of(each, "output") for name, each in flat.items()}
+            outputs, cache, statistics = self.call(xs)
+        recording.statistics = {name: np.asarray(each) for name, each in leaves(statistics).items()}
+        made = flatten_outputs(outputs)
+        recording.outputs = {name: tracer.id_of(each, "output") for name, each in made.items()}
+        flat = {name: np.asarray(each) for name, each in made.items()}
         made = cotangents(flat) if cotangents and self.backward_function is not None else {}
         if made and self.backward_function is not None:
             given = rebuilt(outputs, {name: np.asarray(c, flat[name].dtype) for name, c in made.items()})
@@ -109,7 +112,7 @@ class NumpySide:
             state, history = optimizer.init(params), [params]
             for _ in range(steps):
                 self.assign(params)
-                outputs, cache = self.call(inputs)
+                outputs, cache, _ = self.call([self.cast(np.asarray(each)) for each in inputs])
                 grads = leaves(self.backward_function(rebuilt(outputs, dict(cotangents)), cache))
                 grads = {name: np.asarray(grads.get(name, np.zeros_like(p))) for name, p in params.items()}
                 changes, state = optimizer.update(grads, state, params)
@@ -117,11 +120,6 @@ class NumpySide:
                 history.append(params)
         self.params = before
         return [{name: np.asarray(p, np.float64) for name, p in each.items()} for each in history]
-
-    def call_with(self, xs: Sequence[np.ndarray]) -> tuple[Any, Any]:
-        """As ``call``, but with these very arrays."""
-        result = self.forward(self.params, *xs, **self.mode)
-        return result if self.backward_function is not None else (result, None)
 
     def keep_gradients(self, recording: Recording, tracer: LineTracer, grads: Any) -> None:
         """Read what backward returned, by the names of the parameters."""

@@ -5,9 +5,12 @@ Arrays larger than 64 KB go to a temporary file, so that a recording needs littl
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
+import gc
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,6 +104,27 @@ class Store:
         return np.frombuffer(self.file.read(8 * count), np.float64).reshape(shape)
 
 
+class Arrays(Mapping[str, np.ndarray | None]):
+    """Arrays by name, in a store until they are read; None stands for no array."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.stored: dict[str, Stored | None] = {}
+
+    def __setitem__(self, name: str, array: Any) -> None:
+        self.stored[name] = None if array is None else self.store.put(array)
+
+    def __getitem__(self, name: str) -> np.ndarray | None:
+        stored = self.stored[name]
+        return None if stored is None else stored.load()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+
 class NoStore(Store):
     """Keeps shapes only, for who wants to know what is made of what."""
 
@@ -110,6 +134,13 @@ class NoStore(Store):
     def put(self, array: Any) -> Stored:
         """Note the shape."""
         return Stored(Summary(0, 0.0, 0.0, 0.0, 0.0, 0.0), np.shape(array), lambda: np.zeros(0))
+
+
+def release() -> None:
+    """Give unused memory back to the system: the collector frees autograd graphs, and glibc keeps what is freed."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclasses.dataclass(slots=True)
@@ -154,7 +185,7 @@ class Recording:
         self.parameters: dict[str, int] = {}  # by leaf
         self.totals: dict[int, Stored] = {}  # gradient of a value
         self.edges: list[Edge] = []
-        self.gradients: dict[str, np.ndarray | None] = {}  # by leaf; None: nothing reached it
+        self.gradients = Arrays(store)  # by leaf; None: nothing reached it
         self.made_gradients: dict[str, int] = {}  # the same as values of a backward pass written by hand
         self.statistics: dict[str, np.ndarray] = {}  # running statistics after a step in training mode
         self.notes: list[str] = []

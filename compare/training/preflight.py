@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compare import tracks
+from compare import networks, tracks
 from compare.config import Config
 from compare.data import batch_indices
 from compare.data import load as load_data
@@ -25,7 +25,6 @@ from compare.training.checks import require_images, require_validation
 from compare.training.steps import plan
 from compare.workers import process
 from numpy_nn import optim
-from numpy_nn.models import MODELS
 from numpy_nn.tree import leaves
 
 
@@ -102,7 +101,7 @@ def disk_problems(configs: Sequence[Config], tracks_each: int, *, folder: Path, 
 
 def checkpoint_bytes(config: Config) -> int:
     """Bytes of a checkpoint in float32: parameters, statistics, the optimizer's slots and the averaged weights."""
-    snapshot = MODELS[config.model](**config.model_args).init(np.random.default_rng(0))
+    snapshot = networks.first_snapshot(config.model, config.model_args, np.random.default_rng(0))
     numbers = {"params": snapshot["params"], "stats": snapshot["stats"]}
     numbers |= {"opt": optim.init(snapshot["params"], config.optimizer)}
     numbers |= {"ema": snapshot["params"]} if config.ema else {}

@@ -158,6 +158,15 @@ def test_nothing_is_trained_unless_the_tracks_are_the_same(write, tmp_path, caps
     assert "nothing is trained or timed, because the tracks are not the same network" in capsys.readouterr().out
 
 
+def test_the_parity_check_names_the_line(write, capsys):
+    file = write(("return self.output(x.reshape", "return 1.1 * self.output(x.reshape"))
+    assert parity.main(["--network", str(file), "--tracks", "jax", "torch", "--steps", "1"]) == 1
+    told = capsys.readouterr().out
+    (line,) = [k for k, text in enumerate(file.read_text("utf-8").splitlines(), 1) if "return 1.1 *" in text]
+    assert re.search(rf"a \(Flax NNX\)  small.py:{line}\n      return 1.1 \* self.output", told)
+    assert "constant factor" in told
+
+
 def test_flops_are_those_of_the_same_network_of_the_project(write):
     own = of_file(write())
     built_in = dataclasses.replace(own, model="mlp", model_args={"hidden": ()})
