@@ -112,7 +112,6 @@ def resumed(directory: Path) -> tuple[Results, list[str]]:
         [Config.from_json(run["config"]) for run in left],
         list(dict.fromkeys(run["track"] for run in left)),
         folder=directory,
-        keep=results["settings"]["keep"],
     )
     then, now = cast(dict[str, Any], results["environment"]), machine.facts(threads=machine.cores())
     results["status"] = "interrupted"
