@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.gradcheck import assert_close
-from support.signatures import assert_changed, parameters
+from support.signatures import assert_changed, defaults, parameters
 
 import jax_nn.models
 import torch_nn.models
@@ -98,6 +98,7 @@ def logits(track: str, model: str, args: dict[str, Any]) -> np.ndarray:
 def test_an_argument_of_a_network_has_an_effect(model: str) -> None:
     for networks in (MODELS, jax_nn.models.MODELS, torch_nn.models.MODELS):
         assert parameters(networks[model].__init__) - {"self", "rngs"} == set(ARGUMENTS[model])
+        assert defaults(networks[model].__init__) == defaults(MODELS[model].__init__)
     plain = MODELS[model]().init(np.random.default_rng(0))
     for argument, value in ARGUMENTS[model].items():
         if argument == "input_shape":  # an image of another size does not fit the other defaults

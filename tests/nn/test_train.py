@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from support.signatures import parameters
+from support.signatures import defaults, parameters
 
 from compare import tracks
 from compare.config import Config
@@ -68,6 +68,10 @@ def test_the_runner_gives_every_argument_of_a_state(name):
     config = Config("small", "mlp", "made up")
     given = set(tracks.state_arguments(config, name, steps=1, threads=1)) | {"snapshot", "mean", "std"}
     assert parameters(TRACKS[name].init_state) == given | BESIDE_THE_CONFIG[name]
+    known = defaults(TRACKS[name].init_state)
+    assert {key: known[key] for key in defaults(numpy_train.init_state)} == defaults(numpy_train.init_state)
+    for key in ("accumulate", "ema", "lr_scale", "loss", "seed", "device", "devices", "precision"):
+        assert known.get(key, "cpu") == getattr(config, key), key
 
 
 def test_float32_stays_float32(track, rng):

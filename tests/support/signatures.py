@@ -20,6 +20,12 @@ def optional(function: Any) -> set[str]:
     return {each.name for each in found if each.kind is each.KEYWORD_ONLY or each.default is not each.empty}
 
 
+def defaults(function: Any) -> dict[str, Any]:
+    """The arguments that have a default, and it."""
+    found = inspect.signature(function).parameters.values()
+    return {each.name: each.default for each in found if each.default is not each.empty}
+
+
 def assert_changed(new: Any, old: Any, what: str) -> None:
     """The two results differ visibly, in shape or in value."""
     new, old = np.asarray(new), np.asarray(old)
