@@ -170,7 +170,7 @@ def _quality(runs: list[RunResult]) -> tuple[str, str]:
     counts = " or ".join(f"{count:,.0f}" for count in sorted({*numbers(done, "test_count")}))
     missing = f", {len(done)} of {len(runs)} seeds" if len(done) < len(runs) else ""
     bits = bits_per_character(done)
-    in_bits = f"\n{spread(bits, '.3f')} bits per character" if bits else ""
+    in_bits = f"\n{spread(bits, '.3f')} bits\nper character" if bits else ""
     return f"{accuracy} %\nof {counts}{missing}", f"{spread(numbers(done, 'test_loss'), '.4f')}{in_bits}"
 
 
