@@ -37,7 +37,7 @@ class SavedState:
     snapshot: tree.Tree
     progress: Event  # what `Training.resume` needs
     metrics: Event  # of the evaluation at this step, {} if there was none
-    usual: Event | None  # energy score of images like those of the training; None for a text
+    usual: Event | None  # energy score of images like those of the training; None if it is not known
 
     @property
     def step(self) -> int:
@@ -172,10 +172,10 @@ class Training:
         metrics = {name: evaluated[name] for name in names if evaluated.get(name) is not None}
         return SavedState(self.track.to_snapshot(self.state), progress, metrics, self.usual())
 
-    def usual(self) -> Event:
-        """The energy score of images like those of the training; {} where other processes would have to take part."""
+    def usual(self) -> Event | None:
+        """The energy score of images like those of the training; None where others would have to take part."""
         logits, batch_size = partial(self.track.logits, self.state), self.config.eval_batch_size
-        return familiarity.measured(logits, self.data, batch_size=batch_size) if self.alone else {}
+        return familiarity.measured(logits, self.data, batch_size=batch_size) if self.alone else None
 
     def resume(self, progress: Event, *, same_run: bool) -> None:
         """Continue from the progress of a checkpoint; from its clocks and memory only if it is of the same run."""

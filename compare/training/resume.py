@@ -91,4 +91,4 @@ def best_state(step: int, found: Checkpoint) -> SavedState | None:
         best = found if step == found.step else store.read(found.path.parent, step)
     except CheckpointError:
         return None
-    return SavedState(best.snapshot, best.progress, best.meta["metrics"], best.meta.get("usual", {}))
+    return SavedState(best.snapshot, best.progress, best.meta["metrics"], best.meta.get("usual"))
