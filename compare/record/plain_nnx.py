@@ -70,11 +70,11 @@ class CNN(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         for number, conv in enumerate(self.convs):
-            x = conv(x)
+            window = (self.pools[number], self.pools[number])
+            x = nnx.max_pool(conv(x), window_shape=window, strides=window)
             if self.norms:
                 x = self.norms[number](x)
-            window = (self.pools[number], self.pools[number])
-            x = nnx.max_pool(nnx.relu(x), window_shape=window, strides=window)
+            x = nnx.relu(x)
         return self.output(nnx.relu(self.hidden(x.reshape(len(x), -1))))
 
 
