@@ -100,7 +100,7 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path
     names = meta.get("classes") or CLASSES.get(dataset) or ()
     if not isinstance(names, list | tuple):
         raise WeightsError("has classes that are no list of names")
-    classes = tuple(map(str, names)) if len(names) == v else tuple(f"class {k}" for k in range(v))
+    classes = tuple(map(str, names)) if len(names) == v else numbered(v)
     prepared = preparation.read(meta.get("prepared"), dataset, classes, shape)
     usual = familiarity.read(meta.get("usual"))
     return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared, usual)
@@ -138,6 +138,16 @@ def model_of(config: Any, network: Path | None) -> Mapping[str, Any]:
     if model not in MODELS:
         raise WeightsError(f"does not say which network this is: its metadata need a config with a model ({known})")
     return config
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of classes that nobody named."""
+    return tuple(f"class {k}" for k in range(count))
+
+
+def unnamed(classes: Sequence[str]) -> bool:
+    """Whether these names are :func:`numbered` ones."""
+    return tuple(classes) == numbered(len(classes))
 
 
 def scaling(meta: Mapping[str, Any], dataset: str, data_dir: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
