@@ -22,6 +22,7 @@ from numpy_nn.tree import Tree, count, leaves
 CLASSES = {"mnist": tuple("0123456789"), "fashion-mnist": idx.FASHION_CLASSES, "cifar10": cifar.CLASSES}
 DEPTHS = {"stages", "blocks", "depth"}  # arguments that count layers
 HARMLESS = 100_000  # numbers that any network may have
+KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics", "usual")  # of a checkpoint's metadata
 COUNT_LIMIT, SIZE_LIMIT = 1000, 4096  # layers and sizes that any network may have
 
 
@@ -68,6 +69,14 @@ class Network:
             except (TypeError, ValueError, LookupError) as error:
                 raise WeightsError(f"this is no {self.model} with {self.args}: {error}") from error
         return np.asarray(module.logits(self.states[track], x))
+
+
+def description(network: Network, **more: Any) -> dict[str, Any]:
+    """What travels with the numbers: enough to build the network again and to prepare images for it."""
+    config = {**network.meta["config"], "model_args": network.args, "dataset": network.dataset, "data_dir": None}
+    facts: dict[str, Any] = {"mean": network.mean, "std": network.std, "classes": network.classes}
+    facts |= {"prepared": network.preparation.to_json()} if network.preparation.known else {}
+    return {name: network.meta[name] for name in KEPT if name in network.meta} | {"config": config} | facts | more
 
 
 def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path | None = None) -> Network:
