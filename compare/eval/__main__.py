@@ -1,6 +1,6 @@
 """Evaluate a trained network on the test images of a dataset.
 
-    python -m compare.eval checkpoints/shipped/cnn-mnist.npz --tracks all
+    python -m compare.eval cnn-mnist --tracks all
     python -m compare.eval resnet.safetensors --dataset folder:PHOTOS --json
 
 Prints accuracy, loss, precision and recall of each class, the confusion matrix and the calibration. All tracks must
@@ -25,10 +25,16 @@ from compare.weights.open import open_network
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("eval", __doc__, what="network")
-    options.add_argument("network", type=cli.path, metavar="CHECKPOINT|FILE", help="checkpoint folder or exported file")
+    options.add_argument(
+        "file",
+        type=cli.network,
+        metavar="CHECKPOINT|FILE",
+        help="checkpoint folder, exported file, or the name of a network that ships",
+    )
     note = {"dataset": "mnist, fashion-mnist, cifar10, tfds:NAME or folder:PATH (default: that of its training)"}
     cli.add_settings(options, "dataset", "data_dir", note=note)
     cli.add_tracks(options, where="evaluation", default=["numpy"], extra=["all"])
+    cli.add_network(options, where="evaluation", what="the network of your own that the checkpoint holds")
     output = cli.group(options, "output")
     output.add_argument("--json", action="store_true", help="print every figure as JSON, the bins of the ECE included")
     return options
@@ -40,13 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     names = list(tracks.TRACKS) if "all" in options.tracks else options.tracks
-    network = open_network(options.network)
+    network = open_network(options.file, options.network)
     data = evaluation.test_data(network, options.dataset, options.data_dir)
     found = evaluation.evaluate(network, data, names)
     if options.json:
-        print(json.dumps(finite({"network": cli.shown(options.network), **found}), indent=1))
+        print(json.dumps(finite({"network": cli.shown(options.file), **found}), indent=1))
     else:
-        print(report.text(cli.shown(options.network), found))
+        print(report.text(cli.shown(options.file), found))
     return 0 if found["agree"] else 1
 
 

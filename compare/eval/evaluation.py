@@ -10,7 +10,7 @@ import numpy as np
 
 from compare import data
 from compare.data import Data
-from compare.data.stream import digest
+from compare.data.stream import described, digest
 from compare.errors import UserError
 from compare.eval.figures import Disagreement, Figures, disagreements, figures, image_logits, largest_difference
 from compare.weights.network import Network, unnamed
@@ -24,6 +24,7 @@ class Evaluation(TypedDict):
 
     model: str
     dataset: str
+    counted: str  # images, or characters of a text
     test_digest: str  # SHA-256 of the test images and labels
     note: str
     tracks: dict[str, Figures]
@@ -36,11 +37,13 @@ def evaluate(network: Network, test: Data, track_names: Sequence[str]) -> Evalua
     """The figures of each track on the test images of :func:`test_data`."""
     x, y = test.test_x, test.test_y
     logits = {track: image_logits(_of(network, track), x, y, batch_size=BATCH) for track in track_names}
+    y = y.reshape(-1)  # of windows of a text, a label for each character
     found = {track: figures(each, y, test.classes) for track, each in logits.items()}
     return {
         "model": network.model,
         "dataset": test.name,
-        "test_digest": digest(x, y),
+        "counted": "characters" if test.test_y.ndim == 2 else "images",
+        "test_digest": digest(x, test.test_y),
         "note": test.note,
         "tracks": found,
         "agree": len({each["correct"] for each in found.values()}) == 1,
@@ -61,15 +64,13 @@ def test_data(network: Network, dataset: str | None, data_dir: str | None) -> Da
     name = dataset or network.dataset
     if name == "elsewhere":
         raise UserError("the file does not say what the network was trained on: choose a dataset with --dataset")
-    h, w, c = network.input_shape
-    if name.startswith("folder:") and h != w:
-        raise UserError(f"{name}: the network takes images of {h}x{w}, and pictures are scaled to squares only")
-    found = data.load(name, data_dir=data_dir, val_size=0, image_size=h, channels=c)
-    if found.test_x.shape[1:] != (h, w, c):
-        there = "x".join(map(str, found.test_x.shape[1:]))
-        raise UserError(
-            f"{found.name} has images of {there}, and the network takes {h}x{w}x{c}: choose another dataset"
-        )
+    shape = network.input_shape
+    images = {"image_size": shape[0], "channels": shape[2]} if len(shape) == 3 else {}
+    found = data.load(name, data_dir=data_dir, val_size=0, **images)
+    if found.test_x.shape[1:] != shape:
+        there = described(found.test_x.shape[1:], len(found.classes))
+        here = described(shape, len(network.classes))
+        raise UserError(f"{found.name} has {there}, and the network takes {here}: choose another dataset")
     return with_classes_of(network, found)
 
 

@@ -12,10 +12,11 @@ LISTED = 10  # images and confusions
 def text(network: str, found: Evaluation) -> str:
     """Every figure, the details of the first track only: the others are compared with it."""
     first, figures = next(iter(found["tracks"].items()))
+    counted = found["counted"]
     note = [f"note: {found['note']}"] if found["note"] else []
     parts = [
-        [f"{network}: {found['model']} on the {figures['count']:,} test images of {found['dataset']}", *note],
-        [f"SHA-256 of the test images and labels: {found['test_digest']}"],
+        [f"{network}: {found['model']} on {found['dataset']}, {figures['count']:,} test {counted}", *note],
+        [f"SHA-256 of the test set: {found['test_digest']}"],
         summary(found),
         agreement(found),
         [f"Classes ({first})", *classes(figures)],
@@ -42,12 +43,12 @@ def agreement(found: Evaluation) -> list[str]:
     lines = [f"Largest difference of a logit between the tracks: {found['largest_logit_difference']:.1e}"]
     if not found["agree"]:
         counts = ", ".join(f"{track} {each['correct']:,}" for track, each in found["tracks"].items())
-        lines.append(f"THE TRACKS DO NOT AGREE on the number of correct images: {counts}")
+        lines.append(f"THE TRACKS DO NOT AGREE on the number of correct {found['counted']}: {counts}")
     for image in found["disagreements"][:LISTED]:
         answers = ", ".join(
             f"{track} {each['prediction']} (margin {each['margin']:.1e})" for track, each in image["tracks"].items()
         )
-        lines.append(f"  test image {image['index']}, label {image['label']}: {answers}")
+        lines.append(f"  {found['counted'].removesuffix('s')} {image['index']}, label {image['label']}: {answers}")
     if more := len(found["disagreements"]) - LISTED:
         lines += [f"  and {more:,} more: --json lists all"] if more > 0 else []
     return lines

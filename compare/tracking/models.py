@@ -83,14 +83,15 @@ def package(network: Network, folder: Path, *, run_id: str | None = None, model_
         "probability": DataType.double,
         "probabilities": Array(DataType.double),
     }
-    example = np.broadcast_to(np.rint(255 * np.array(network.mean)).astype(np.uint8), (1, *network.input_shape))
+    grey = 0 if len(network.input_shape) == 1 else np.rint(255 * np.array(network.mean)).astype(np.uint8)
+    example = np.full((1, *network.input_shape), grey, np.uint8)  # the mean colour, or the first character
     mlflow.pyfunc.save_model(
         str(folder / "model"),
         python_model=str(CODE),
         artifacts={"network": str(weights)},
         code_paths=[str(Path(numpy_nn.__file__).parent)],
         signature=ModelSignature(inputs, Schema([ColSpec(kind, name) for name, kind in columns.items()])),
-        input_example=np.ascontiguousarray(example),
+        input_example=example,
         pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDED],
         mlflow_model=Model(run_id=run_id, model_id=model_id),
     )

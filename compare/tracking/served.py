@@ -1,7 +1,8 @@
 """The pyfunc of an MLflow model: a network of ours, computed with NumPy alone. MLflow runs this file where it serves.
 
 Images go in as the dataset has them, uint8 (n, h, w, c). For each comes the likeliest class, its probability, and the
-probabilities of all classes, as ``python -m compare.predict`` computes them.
+probabilities of all classes, as ``python -m compare.predict`` computes them. Of windows of a text, uint8 (n, t), the
+class is the character that follows.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Served(PythonModel):
     ) -> list[dict[str, Any]]:
         """Class, probability and probabilities of each image: model_input uint8 (n, h, w, c)."""
         logits = np.asarray(train.logits(self.state, np.asarray(model_input, np.uint8)), np.float64)
+        logits = logits[:, -1] if logits.ndim == 3 else logits
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         answers = exponentials / exponentials.sum(axis=1, keepdims=True)
         return [

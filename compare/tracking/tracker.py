@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec
 
+from compare import networks
 from compare.errors import UserError
 from compare.report.markdown import document
 from compare.results.runs import trajectory
@@ -183,6 +184,8 @@ class Tracker:
             curves.write_bytes(figure(contents.alone(results, run)))
             self._client.log_artifact(child, str(curves))
         self._client.log_artifacts(child, str(checkpoint), "checkpoint")
+        if networks.is_file(run["model"]):  # its code is not numpy_nn's
+            return
         try:
             models.log(self._client, child, experiment=self._experiment, run=run, folder=checkpoint.parent)
         except UserError as error:  # a checkpoint that cannot be read is no fault of MLflow

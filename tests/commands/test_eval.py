@@ -129,7 +129,7 @@ def test_a_track_that_counts_otherwise_fails_and_is_shown(mnist: Data, monkeypat
     printed = capsys.readouterr().out
     label = mnist.test_y[3]
     assert "THE TRACKS DO NOT AGREE" in printed
-    assert f"test image 3, label {label}: numpy {label} (margin " in printed
+    assert f"image 3, label {label}: numpy {label} (margin " in printed
     assert "torch 9 (margin 1.0e-06)" in printed
 
 
@@ -176,7 +176,7 @@ def test_classes_that_the_network_does_not_know_are_refused(tmp_path: Path, caps
 
 def test_images_of_another_shape_are_refused(tmp_path: Path, capsys) -> None:
     assert command.main([str(small(tmp_path / "n.npz", list("abc"))), "--dataset", "mnist"]) == 2
-    assert "mnist has images of 28x28x1, and the network takes 6x6x3" in capsys.readouterr().err
+    assert "mnist has images of 28x28x1 in 10 classes, and the network takes images of 6x6x3" in capsys.readouterr().err
 
 
 def test_missing_datasets_and_files_are_named(tmp_path: Path, capsys) -> None:
@@ -204,3 +204,19 @@ def test_many_classes_are_summed_up() -> None:
     logits = np.eye(30)[(labels + (labels == 7)) % 30] * 5
     found = figures.figures(logits, labels, [f"c{k}" for k in range(30)])
     assert report.confusion(found) == ["     1  c7 as c8"]
+
+
+def test_characters_of_a_text_are_counted_one_by_one(tmp_path: Path, monkeypatch, capsys) -> None:
+    args: dict[str, Any] = {"input_shape": (8,), "classes": 5, "dim": 8, "depth": 1, "heads": 2}
+    snapshot = MODELS["gpt"](**args).init(np.random.default_rng(0))
+    meta = {"config": {"model": "gpt", "model_args": args, "dataset": "text"}, "mean": [0.0], "std": [1.0]}
+    write_npz(tmp_path / "gpt.npz", snapshot, meta | {"classes": list("abcde")})
+    windows = np.random.default_rng(1).integers(0, 5, (7, 9), np.uint8)
+    x, y = windows[:, :-1], windows[:, 1:].astype(np.int32)
+    text = Data(name="text", train_x=x, train_y=y, test_x=x, test_y=y, classes=tuple("abcde"), mean=(0.0,), std=(1.0,))
+    monkeypatch.setattr(data, "load", lambda name, **_: text)
+    status, found = run(capsys, tmp_path / "gpt.npz", "--tracks", "numpy", "torch")
+    assert (status, found["counted"], found["agree"]) == (0, "characters", True)
+    for each in found["tracks"].values():
+        assert each["count"] == y.size
+        assert np.sum(each["confusion"], axis=1).tolist() == np.bincount(y.ravel(), minlength=5).tolist()

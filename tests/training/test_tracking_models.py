@@ -21,6 +21,7 @@ from support.fake_results import fake_results
 from compare import data
 from compare.checkpoint import store as checkpoints
 from compare.data.preparation import Preparation
+from compare.eval.figures import softmax
 from compare.predict import SHIPPED, Predictor
 from compare.tracking import commands, contents, models
 from compare.tracking.__main__ import main
@@ -150,14 +151,16 @@ def test_every_network_is_served_as_it_computes(name: str, tmp_path: Path):
     shape = model_argument(name, {}, "input_shape")
     names = tuple(f"c{k}" for k in range(model_argument(name, {}, "classes")))
     trained = Network(
-        name, {}, snapshot["params"], snapshot["stats"], (0.1,) * shape[2], (0.3,) * shape[2], names,
+        name, {}, snapshot["params"], snapshot["stats"], (0.1,) * shape[-1], (0.3,) * shape[-1], names,
         meta={"config": {"model": name}}, preparation=Preparation(),
     )  # fmt: skip
     served = mlflow.pyfunc.load_model(str(models.package(trained, tmp_path)))
-    x = np.random.default_rng(1).integers(0, 256, (3, *shape), np.uint8)
+    highest = 256 if len(shape) == 3 else len(names)
+    x = np.random.default_rng(1).integers(0, highest, (3, *shape), np.uint8)
     answers = served.predict(x)
     for image, answer in zip(x, answers, strict=True):
-        expected = Predictor(trained).probabilities_of(image)
+        logits = trained.logits(image[None])[0]
+        expected = softmax(logits if logits.ndim == 1 else logits[-1])
         np.testing.assert_allclose(answer["probabilities"], expected, rtol=0, atol=1e-6)  # in a batch of 3, not of 1
         assert answer["probability"] == max(answer["probabilities"])
         assert answer["class"] == names[np.argmax(answer["probabilities"])]
