@@ -32,7 +32,7 @@ def test_summary_has_the_mean_and_the_deviation_over_the_seeds():
     for run, accuracy in zip(results["runs"], (0.96, 0.98, 0.9, 0.9), strict=True):
         run["test_accuracy"] = accuracy
     found = contents.summary_metrics(results)
-    first, second = (run["images_per_second"] for run in results["runs"][:2])
+    first, second = (run["images_per_second"] or 0 for run in results["runs"][:2])
     assert found["mlp-mnist/numpy/test_accuracy_mean"] == pytest.approx(0.97)
     assert found["mlp-mnist/numpy/test_accuracy_sd"] == pytest.approx(0.02 / 2**0.5)
     assert found["mlp-mnist/jax/test_accuracy_sd"] == 0
@@ -86,7 +86,7 @@ def test_the_last_evaluation_is_not_logged_twice():
     (run,) = fake_results(presets=("mlp-mnist",), tracks=("jax",), steps=100)["runs"]
     found = contents.closing_metrics(run)
     assert {"test_accuracy", "val_accuracy"}.isdisjoint(found)
-    assert found["seconds_train"] > 0
+    assert found["seconds_train"]
     run["test_accuracy"] = 0.5  # that of another step, which was kept as the best
     assert contents.closing_metrics(run)["test_accuracy"] == 0.5
 
