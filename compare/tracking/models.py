@@ -30,10 +30,13 @@ TYPE = "image classifier"
 
 
 def log(client: Any, child: str, *, experiment: str, run: RunResult, folder: Path) -> None:
-    """Log every checkpoint of a run's folder as a LoggedModel, with its metrics and its dataset."""
+    """Log every checkpoint of a run's folder as a LoggedModel, with its metrics and its dataset, once each."""
     from mlflow.entities import LoggedModelOutput
 
+    known = {it.tags.get("step") for it in client.search_logged_models([experiment]) if it.source_run_id == child}
     for path in store.steps(folder):
+        if path.name in known:  # before this comparison was resumed
+            continue
         network, step = open_network(path), int(path.name)
         names = {"preset": run["preset"], "track": run["track"], "seed": run["seed"], "step": step}
         tags = {name: str(value) for name, value in names.items()}

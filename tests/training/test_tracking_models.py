@@ -89,6 +89,9 @@ def test_logging_again_adds_nothing(comparison: Path, store: Path):
     first, second = (commands.log(comparison, store=store) for _ in range(2))
     assert first == second
     client, experiment = opened(uri(store), "compare")
+    child = only(client.search_runs([experiment], f"tags.mlflow.parentRunId = '{first}'"))
+    client.update_run(child.info.run_id, status="RUNNING")  # as if it had been cut before its end
+    assert commands.log(comparison, store=store) == first
     assert len(client.search_runs([experiment])) == 2
     assert len(client.search_logged_models([experiment])) == 2
 
