@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, TypedDict, cast
 
 from compare.config import Config
 from compare.machine.disturbance import Disturbance
@@ -229,7 +229,7 @@ class Results(TypedDict):
 
     schema: int
     kind: Literal["comparison"]
-    id: NotRequired[str]  # the first files of schema 2 have none
+    id: str
     created: str
     status: Literal["interrupted", "finished"]
     command: str

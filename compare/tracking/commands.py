@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import socket
@@ -20,18 +19,12 @@ EXPERIMENT = "compare"
 FILES = ("results.json", "report.html", "report.md", "curves.png")
 
 
-def key(results: Results) -> str:
-    """What the parent run of a comparison is found by, whatever its folder is called."""
-    text = f"{results['created']} {results['command']}"  # of a file without an id
-    return results.get("id") or hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
 def start(tracker: Tracker, results: Results, name: str, *, experiment: str = EXPERIMENT) -> str:
     """Start the parent run of a comparison, or continue it."""
     return tracker.start(
         experiment,
         name,
-        key=key(results),
+        key=results["id"],
         params={"command": results["command"]},
         tags=contents.comparison_tags(results),
         source=contents.source_tags(results["command"], results["environment"]["git_commit"]),
@@ -60,7 +53,7 @@ def best(directory: Path, *, name: str | None = None, store_folder: Path = STORE
         raise UserError(f"--name names one model, and {directory} has several presets: {', '.join(presets)}")
     try:
         client, experiment = store.opened(uri, EXPERIMENT)
-        parents = client.search_runs([experiment], f"tags.comparison = '{key(results)}'")
+        parents = client.search_runs([experiment], f"tags.comparison = '{results['id']}'")
         if not parents:
             raise UserError(f"{directory} is not in MLflow: python -m compare.tracking log {directory}")
         below = f"tags.mlflow.parentRunId = '{parents[0].info.run_id}'"
