@@ -26,6 +26,7 @@ GROUPS = {
         "checkpoint": "checkpoint",
         "ui": "tracking ui",
         "log": "tracking log",
+        "best": "tracking best",
     },
     "Measure": {
         "doctor": "doctor",
@@ -54,6 +55,7 @@ GROUPS = {
 SUBCOMMANDS = {
     "ui": "Open MLflow's page on the runs.",
     "log": "Log comparisons to MLflow that were not logged while they ran.",
+    "best": "Register the best networks of a comparison in MLflow.",
     "import": "Import weights that were trained elsewhere: a file becomes a checkpoint that every track reads.",
 }
 FOLDER = Path(__file__).resolve().parent

@@ -21,6 +21,7 @@ from pathlib import Path
 from compare import cli
 from compare.cli import command_line
 from compare.files import write_atomically
+from compare.weights.network import description
 from compare.weights.npz import WeightsError, write_npz
 from compare.weights.open import open_network
 
@@ -34,17 +35,17 @@ def export(
 
     ``own`` is the file of a network of your own, which the checkpoint's was trained with.
     """
-    from compare.weights import formats
-
     network = open_network(checkpoint, own)
     out = out or Path(f"{network.meta['config'].get('preset') or network.model}{SUFFIXES[how]}")
     if out.exists():
         raise WeightsError(f"{out} exists: remove it or choose another with --out")
     if how != "npz":
+        from compare.weights import formats
+
         return write_atomically(out, formats.FORMATS[how](network, names))
     if names != "ours":
         raise WeightsError("npz supports only --names ours: omit --names, or choose safetensors or torch")
-    write_npz(out, {"params": network.params, "stats": network.stats}, formats.description(network))
+    write_npz(out, {"params": network.params, "stats": network.stats}, description(network))
     return out
 
 

@@ -31,6 +31,7 @@ from compare import cli, networks, tracks
 from compare.cli import SHIPPED, command_line
 from compare.data import digits, images, pages
 from compare.errors import UserError
+from compare.eval.figures import softmax
 from compare.weights import familiarity
 from compare.weights.network import Network
 from compare.weights.open import open_network
@@ -108,12 +109,6 @@ def load_image(path: str | Path) -> Image.Image:
         return images.open_image(Path(path))
     except images.ImageError as error:
         raise images.ImageError(f"{path}: {error}") from error
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities, float64 (v,)."""
-    shifted = logits.astype(np.float64) - logits.max()
-    return np.exp(shifted) / np.exp(shifted).sum()
 
 
 def ranked(probabilities: np.ndarray, classes: Sequence[str]) -> Answer:

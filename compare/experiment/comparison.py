@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from compare import cli, machine, networks, tracking
+from compare import cli, machine, networks
 from compare.config import Config, Interval
 from compare.errors import UserError
 from compare.experiment import plan
@@ -26,8 +26,9 @@ from compare.parity import process as parity
 from compare.progress import Progress
 from compare.report.summary import parity_in_short
 from compare.report.write import import_libraries, show, write
-from compare.results.runs import bits_per_character, examples, final_metrics, trajectory, unit
+from compare.results.runs import bits_per_character, evaluation_metrics, examples, trajectory, unit
 from compare.results.schema import Evaluation, Results, RunResult
+from compare.tracking import Tracker, commands
 from compare.workers import process
 from compare.workers.process import Worker
 from compare.workers.protocol import Job
@@ -58,13 +59,12 @@ class Comparison:
 
     def run(self) -> int:
         """Run everything that is not finished; return 0, 1 if a run or a parity check failed, 130 if interrupted."""
-        settings, environment = self.results["settings"], self.results["environment"]
-        tracker = tracking.Tracker(results_dir=self.directory, warn=self.progress.note, enabled=settings["mlflow"])
+        settings = self.results["settings"]
+        tracker = Tracker(results_dir=self.directory, warn=self.progress.note, enabled=settings["mlflow"])
         with plan.locked(self.directory), self.on_interrupt(), tracker:
             self.write()
-            tags = tracking.environment_tags(environment)
             with ThreadPoolExecutor(1) as beside:  # both are done before anything is timed
-                prepared = beside.submit(self.prepare, tracker, tags)
+                prepared = beside.submit(self.prepare, tracker)
                 if settings["parity"]:
                     self.check_parity()
                 prepared.result()
@@ -72,9 +72,9 @@ class Comparison:
             try:
                 for run in [] if self.refused() else self.results["runs"]:
                     if run["status"] == "finished":  # before this comparison was resumed
-                        tracker.log_run(run, tags=tags)
+                        tracker.log_run(self.results, run)
                     elif not self.stopping:
-                        self.train(run, tracker, tags)
+                        self.train(run, tracker)
                         self.write()
             except KeyboardInterrupt:  # the second Ctrl-C
                 self.stopping = True
@@ -101,9 +101,9 @@ class Comparison:
         finally:
             signal.signal(signal.SIGINT, before)
 
-    def prepare(self, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
+    def prepare(self, tracker: Tracker) -> None:
         """Start the MLflow run and import what draws the report: seconds that the parity check takes anyway."""
-        tracker.start("compare", self.directory.name, params={"command": self.results["command"]}, tags=tags)
+        commands.start(tracker, self.results, self.directory.name)
         import_libraries()
 
     def check_parity(self) -> None:
@@ -148,14 +148,14 @@ class Comparison:
             self.results["environment"]["disturbed"].append(busy)
             self.progress.note(f"⚠ {busy[0].upper()}{busy[1:]}: disturbed runs will be marked and not ranked")
 
-    def train(self, run: RunResult, tracker: tracking.Tracker, tags: dict[str, str]) -> None:
+    def train(self, run: RunResult, tracker: Tracker) -> None:
         """Train one run in a worker process and enter what it reports into the results."""
         self.matmuls = self.matmuls or machine.matmul_gflops(threads=self.results["environment"]["threads"])
         if self.stopping:
             return
         config = Config.from_json(run["config"])
         label = f"{config.preset} {run['track']} seed {config.seed}"
-        child = tracker.child(config.preset, run["track"], config.seed, params=run["config"], tags=tags)
+        child = tracker.child(config.preset, run["track"], config.seed, params=run["config"])
         run["status"] = "interrupted"
         self.write()
         log = self.directory / "logs" / f"{file_name(run)}.log"
@@ -166,26 +166,26 @@ class Comparison:
                     self.progress.note(f"{label}: {event['text']}")
                 elif kind == "begin":
                     run["chunk"], run["step_loss"] = event["chunk"], event["step_loss"]
-                    run["history"] = event["history"]
+                    run["history"], run["data"] = event["history"], event["data"]
+                    tracker.log_dataset(child, event["data"])
                     tracker.log_steps(child, trajectory(run))
                     self.progress.begin(label, event["steps"], step=event["step"], examples=examples(run))
                 elif kind == "chunk":
                     run["step_loss"] += event["loss"]
-                    chunk_loss = sum(event["loss"]) / len(event["loss"])
-                    tracker.log_steps(child, [(event["step"], {"chunk_loss": chunk_loss, "lr": event["lr"]})])
+                    tracker.log_chunk(child, event)
                     self.progress.update(
                         event["step"], loss=event["loss"][-1], images_per_second=event["images_per_second"]
                     )
                 elif kind == "eval":
                     run["history"].append(cast(Evaluation, event))
-                    tracker.log_steps(child, [(event["step"], {k: v for k, v in event.items() if k != "step"})])
+                    tracker.log_steps(child, [(event["step"], evaluation_metrics(event))])
                     tracker.flush()
                     self.progress.update(event["step"], accuracy=event["val_accuracy"])
                 elif kind == "end":
                     self.end(run, event, config, label)
         self.worker = None
         self.measure_matmul(run, label)
-        tracker.finish_child(child, run["status"], metrics=final_metrics(run))
+        tracker.finish_run(child, self.results, run)
 
     def job(self, run: RunResult, config: Config) -> Job:
         """The job of the worker that trains a run."""
@@ -245,7 +245,7 @@ class Comparison:
             self.results["environment"]["disturbed"].append(f"{label}: {run['disturbed']}")
             self.progress.note(f"⚠ {label} was disturbed and is not ranked: {run['disturbed']}")
 
-    def finish(self, tracker: tracking.Tracker) -> None:
+    def finish(self, tracker: Tracker) -> None:
         """Measure the drift, write the results and the report, end the MLflow run."""
         self.results["environment"]["load"]["after"] = machine.load()
         self.write()
@@ -256,7 +256,7 @@ class Comparison:
                 self.progress.note(f"The drift could not be measured: {error}")
         self.results["status"] = "interrupted" if self.stopping else "finished"
         written = [self.write(), *write(self.results, self.directory)]
-        tracker.finish(self.results["status"], artifacts=written)
+        tracker.finish_comparison(self.results, written)
         for path in written:
             self.progress.note(str(path))
         show(self.results, self.progress.console)

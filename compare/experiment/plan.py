@@ -12,6 +12,7 @@ import datetime
 import fcntl
 import json
 import shlex
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -48,6 +49,7 @@ def plan(
     return {
         "schema": SCHEMA,
         "kind": "comparison",
+        "id": uuid.uuid4().hex[:12],
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "status": "interrupted",
         "command": shlex.join(command),

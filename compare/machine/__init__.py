@@ -95,14 +95,22 @@ def peak_rss_mb() -> float | None:
     own = Path("/proc/self")
     if not (own / "status").exists():
         return None
-    return round(sum(map(_peak_kb, [own, *_descendants(own)])) / 1024, 1)
+    return round(sum(_status_kb(each, "VmHWM") for each in [own, *_descendants(own)]) / 1024, 1)
 
 
-def _peak_kb(process: Path) -> int:
-    """VmHWM of a process; 0 if it has just ended."""
+def rss_mb() -> float | None:
+    """Resident memory now, summed in the same way: a tenth of a millisecond, where :func:`pss_mb` takes ten."""
+    own = Path("/proc/self")
+    if not (own / "status").exists():
+        return None
+    return round(sum(_status_kb(each, "VmRSS") for each in [own, *_descendants(own)]) / 1024, 1)
+
+
+def _status_kb(process: Path, name: str) -> int:
+    """A line of a process's status, in kB; 0 if it has just ended."""
     with contextlib.suppress(OSError):
         lines = (process / "status").read_text(encoding="ascii").splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), 0)
+        return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
     return 0
 
 

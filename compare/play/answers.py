@@ -17,11 +17,11 @@ from compare import cli
 from compare.checkpoint import store
 from compare.data import images
 from compare.errors import UserError
+from compare.eval.figures import softmax
 from compare.play.activations import activations
 from compare.predict import DEFAULT, Predictor, load
 from compare.report.style import KNOWN, NAMES
 from compare.results.arrays import pack
-from compare.training.error_analysis import softmax
 from numpy_nn.tree import count
 
 RUNS = Path("runs")

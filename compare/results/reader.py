@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,9 +27,15 @@ def read(path: Path | str) -> Results:
     found = read_json(path, NAME)
     if found.get("schema") == 1:
         require_kind(found | {"kind": KIND}, path, kind=KIND, schema=1, keys=("environment", "runs", "parity"))
-        return from_schema_1(found)
+        return from_schema_1({"id": id_of(found), **found})
+    found.setdefault("id", id_of(found))
     require_kind(found, path, kind=KIND, schema=SCHEMA, keys=Results.__required_keys__)
     return cast(Results, found)
+
+
+def id_of(found: Mapping[str, Any]) -> str:
+    """What identifies a comparison whose file is older than its key ``id``."""
+    return hashlib.sha256(f"{found.get('created')} {found.get('command')}".encode()).hexdigest()[:12]
 
 
 def kind_of(path: Path) -> str:

@@ -120,7 +120,10 @@ def trajectory(run: RunResult) -> list[tuple[int, dict[str, Any]]]:
     means = [
         sum(each) / len(each) if len(each) == len(chunk) else None for each, chunk in zip(known, chunks, strict=True)
     ]
-    evaluations = [
-        (row["step"], {name: value for name, value in row.items() if name != "step"}) for row in run["history"]
-    ]
-    return [(step, {"chunk_loss": mean}) for step, mean in zip(ends, means, strict=True)] + evaluations
+    evaluations = [(row["step"], {"lr": row["lr"], **evaluation_metrics(row)}) for row in run["history"]]
+    return [(step, {"train_loss": mean}) for step, mean in zip(ends, means, strict=True)] + evaluations
+
+
+def evaluation_metrics(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of an evaluation: those aside that the chunk of steps before it has under the same step."""
+    return {name: value for name, value in row.items() if name not in ("event", "step", "train_loss", "lr")}

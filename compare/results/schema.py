@@ -67,6 +67,16 @@ class Resumption(TypedDict):
     checkpoint: str
 
 
+class DataFacts(TypedDict):
+    """The dataset that a run has seen."""
+
+    name: str
+    digest: str
+    train: int
+    val: int
+    test: int
+
+
 Seconds = TypedDict(
     "Seconds", {"import": float, "data": float, "compile": float, "train": float, "eval": float, "total": float}
 )
@@ -110,6 +120,7 @@ class Measured(TypedDict):
     import_rss_mb: float | None
     peak_device_mb: float | None
     hardware: str | None
+    data: DataFacts | None
     matmul_precision: str | None
     checkpoint: str | None
     resumed: list[Resumption] | None
@@ -218,6 +229,7 @@ class Results(TypedDict):
 
     schema: int
     kind: Literal["comparison"]
+    id: str
     created: str
     status: Literal["interrupted", "finished"]
     command: str

@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import shlex
 import sys
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -108,22 +109,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     from compare.progress import Progress
     from compare.search.trials import Search
-    from compare.tracking import Tracker, environment_tags
+    from compare.tracking import Tracker
 
     with Progress() as progress:
         tracker = Tracker(results_dir=directory, warn=progress.note, enabled=not options.no_mlflow)
-        tags = environment_tags(machine.facts(threads=machine.cores()))
-        search = Search(found, directory, configs, fields, settings, trials, progress, tracker, tags)
+        search = Search(found, directory, configs, fields, settings, trials, progress, tracker)
         return run(search, command)
 
 
 def run(search: Any, command: str) -> int:
     """Search and report; after Ctrl-C, report the trials that have ended."""
-    status, known = 0, search.study.user_attrs.get("mlflow", "")
+    from compare.tracking import contents
+
+    status, key = 0, search.study.user_attrs.get("mlflow") or uuid.uuid4().hex[:12]
+    search.study.set_user_attr("mlflow", key)
+    environment = machine.facts(threads=machine.cores())
     with search.tracker as tracker:
-        params = {"command": command}
-        parent = tracker.start("search", search.directory.name, params=params, tags=search.tags, parent=known)
-        search.study.set_user_attr("mlflow", parent or known)
+        source = contents.source_tags(command, environment["git_commit"])
+        tracker.start("search", search.directory.name, key=key, params={"command": command}, source=source)
         try:
             search.run()
         except KeyboardInterrupt:
@@ -131,7 +134,8 @@ def run(search: Any, command: str) -> int:
             status = 130
         found = results.results(search.study, search.settings, search.fields)
         written = [report.write(found, search.directory), *report.draw(found, search.directory)]
-        tracker.finish("interrupted" if status else "finished", artifacts=written)
+        ended = "interrupted" if status else "finished"
+        tracker.finish(ended, documents={"environment.json": environment}, artifacts=written)
     report.show(found, search.progress.console)
     for path in written:
         search.progress.note(str(path))

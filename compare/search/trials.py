@@ -13,11 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from compare import machine, overrides, tracking
+from compare import machine, overrides
 from compare.config import Config
 from compare.progress import Progress
+from compare.results.runs import evaluation_metrics
 from compare.search import report, study
 from compare.search.results import results
+from compare.tracking import Tracker
 from compare.training.checks import NOT_FINITE
 from compare.workers import process
 from compare.workers.protocol import Event, Job
@@ -36,8 +38,7 @@ class Search:
     settings: dict[str, Any]
     trials: int
     progress: Progress
-    tracker: tracking.Tracker
-    tags: dict[str, Any]
+    tracker: Tracker
     folder: Path | None = None  # of the running trial
     steps: int = 0  # of its running training
 
@@ -77,8 +78,8 @@ class Search:
         label = f"trial {trial.number} seed {config.seed}"
         self.progress.note(f"{label}: {settings}")
         child = self.tracker.child(
-            config.preset, self.settings["track"], config.seed, name=label, params=config.to_json(), tags=self.tags
-        )  # fmt: skip
+            config.preset, self.settings["track"], config.seed, name=label, params=config.to_json()
+        )
         assert self.folder
         job = Job(config, self.settings["track"], machine.cores(), self.folder / f"seed{config.seed}", keep=1)
         log = self.directory / "logs" / f"trial-{trial.number:04}-seed{config.seed}.log"
@@ -102,15 +103,15 @@ class Search:
             self.progress.note(f"{label}: {event['text']}")
         elif kind == "begin":
             self.steps = event["steps"]
+            self.tracker.log_dataset(child, event["data"])
             self.progress.begin(label, self.steps, step=event["step"])
             for row in event["history"]:  # of an earlier attempt
                 self.judge(trial, row, reported)
         elif kind == "chunk":
-            loss = event["loss"][-1]
-            self.tracker.log_steps(child, [(event["step"], {"chunk_loss": loss, "lr": event["lr"]})])
-            self.progress.update(event["step"], loss=loss, images_per_second=event["images_per_second"])
+            self.tracker.log_chunk(child, event)
+            self.progress.update(event["step"], loss=event["loss"][-1], images_per_second=event["images_per_second"])
         elif kind == "eval":
-            row = {name: value for name, value in event.items() if name not in ("event", "step", *TESTED)}
+            row = {name: value for name, value in evaluation_metrics(event).items() if name not in TESTED}
             self.tracker.log_steps(child, [(event["step"], row)])
             self.tracker.flush()
             self.progress.update(event["step"], accuracy=event["val_accuracy"])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ import numpy as np
 from compare import cli, data, presets
 from compare.cli import SHIPPED, command_line
 from compare.errors import UserError
+from compare.eval.figures import figures, image_logits
 from compare.weights.network import Network
 from compare.weights.open import open_network
 from numpy_nn.tree import count
@@ -63,11 +63,6 @@ def train(directory: Path) -> None:
 
 
 # --- cards ------------------------------------------------------------------------------------------------------------
-
-
-def predictions(network: Network, x: np.ndarray, track: str = "numpy") -> np.ndarray:
-    """The class that a track predicts for each image: x uint8 (n, h, w, c) -> int (n,)."""
-    return np.concatenate([network.logits(x[at : at + BATCH], track).argmax(axis=1) for at in range(0, len(x), BATCH)])
 
 
 CARD = """\
@@ -120,15 +115,20 @@ Most frequent confusions:
 
 def card(name: str, network: Network, x: np.ndarray, y: np.ndarray) -> str:
     """The model card in Markdown, its figures counted on the test images x (n, h, w, c) with labels y (n,)."""
-    config, predicted = CONFIGS[name], predictions(network, x)
+    config, found = CONFIGS[name], figures(image_logits(network.logits, x, y, batch_size=BATCH), y, network.classes)
     digits = [
-        f"| {label} | {(y == k).sum():,} | {percent((predicted == y)[y == k])} | {percent((y == k)[predicted == k])} |"
-        for k, label in enumerate(network.classes)
+        f"| {each['name']} | {each['support']:,} | {percent(each['recall'])} | {percent(each['precision'])} |"
+        for each in found["classes"]
     ]
-    wrong = Counter(zip(y[predicted != y].tolist(), predicted[predicted != y].tolist(), strict=True))
+    wrong = {
+        (label, taken): count
+        for label, row in enumerate(found["confusion"] or [])
+        for taken, count in enumerate(row)
+        if count and label != taken
+    }
     mistakes = [
-        f"| {network.classes[true]} | {network.classes[taken]} | {times} |"
-        for (true, taken), times in sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:CONFUSIONS]
+        f"| {network.classes[label]} | {network.classes[taken]} | {times} |"
+        for (label, taken), times in sorted(wrong.items(), key=lambda item: (-item[1], item[0]))[:CONFUSIONS]
     ]
     parameters = count({"params": network.params})
     return CARD.format(
@@ -145,17 +145,17 @@ def card(name: str, network: Network, x: np.ndarray, y: np.ndarray) -> str:
         settings=", ".join(f"{key} {value:g}" for key, value in config.optimizer_args.items()),
         schedule=config.schedule,
         lr=config.lr,
-        accuracy=percent(predicted == y),
-        count=len(y),
-        wrong=(predicted != y).sum(),
+        accuracy=percent(found["accuracy"]),
+        count=found["count"],
+        wrong=found["count"] - found["correct"],
         digits="\n".join(digits),
         mistakes="\n".join(mistakes),
     )
 
 
-def percent(right: np.ndarray) -> str:
-    """Format the share of true values: bool (n,)."""
-    return f"{100 * right.mean():.2f} %"
+def percent(share: float | None) -> str:
+    """Format a share of 1; a dash for None."""
+    return "-" if share is None else f"{100 * share:.2f} %"
 
 
 def write_cards() -> list[Path]:

@@ -3,7 +3,7 @@
 Made once, after the last clock has stopped, of the state whose metrics are the result:
 
     classes         their names
-    confusion       test images by (label, prediction); None if there are more than MOST_CLASSES
+    confusion       test images by (label, prediction); None if there are more than MOST_CLASSES (compare.eval.figures)
     misclassified   the most confident errors: index of the test image, label, prediction, its probability, image
     filters         weights of some units of the first layer, each scaled to -127 .. 127
 
@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from compare.data import Data, eval_batches
+from compare.data import Data
+from compare.eval.figures import MOST_CLASSES, confusion_counts, image_logits, softmax
 from compare.results.arrays import pack
 from compare.results.schema import ErrorAnalysis, Filters, Misclassified
 from numpy_nn.tree import Tree, leaves
@@ -25,13 +26,11 @@ from numpy_nn.tree import Tree, leaves
 MISCLASSIFIED = 12
 UNITS = 16
 LARGEST = 64  # pixels on a side of an image that is kept
-MOST_CLASSES = 100
 
 
 def error_analysis(logits: Callable[[np.ndarray], Any], params: Tree, data: Data, *, batch_size: int) -> ErrorAnalysis:
     """The error analysis of one network; ``logits`` maps x uint8 (n, h, w, c) to (n, v)."""
-    batches = eval_batches(data.test_x, data.test_y, batch_size)
-    probabilities = np.concatenate([softmax(np.asarray(logits(x), np.float64))[y >= 0] for x, y in batches])
+    probabilities = softmax(image_logits(logits, data.test_x, data.test_y, batch_size=batch_size))
     confusion, misclassified = errors(probabilities, data)
     return {
         "classes": list(data.classes),
@@ -41,16 +40,10 @@ def error_analysis(logits: Callable[[np.ndarray], Any], params: Tree, data: Data
     }
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities (n, v)."""
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
-
-
 def errors(probabilities: np.ndarray, data: Data) -> tuple[list[list[int]] | None, list[Misclassified]]:
     """Confusion counts (v, v) by label and prediction, and the errors made with the greatest confidence."""
     labels, predictions, v = data.test_y, probabilities.argmax(axis=1), probabilities.shape[1]
-    counts = np.bincount(labels.astype(np.int64) * v + predictions, minlength=v * v).reshape(v, v)
+    counts = confusion_counts(labels, predictions, v)
     wrong = np.flatnonzero(predictions != labels)
     confidence = probabilities.max(axis=1)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:MISCLASSIFIED]

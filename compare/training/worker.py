@@ -4,8 +4,8 @@
 with events, one JSON line each:
 
     {"event": "note", "text"}
-    {"event": "begin", "steps", "chunk", "parameters", "step", and "history", "step_loss" so far of a resumed run}
-    {"event": "chunk", "step", "loss": [of each step], "accuracy", "lr", "images_per_second"}
+    {"event": "begin", "steps", "chunk", "parameters", "data", "step", and of a resumed run "history", "step_loss"}
+    {"event": "chunk", "step", "loss": [of each step], "accuracy", "lr", "images_per_second", "usage"}
     {"event": "eval", and a row of the history}
     {"event": "end", "status", "message", and the figures of the run}
 """
@@ -20,10 +20,12 @@ import numpy as np
 
 from compare import machine, networks, tracks
 from compare.config import Config
+from compare.data import Data
 from compare.data import load as load_data
 from compare.errors import UserError
 from compare.machine import gemm
-from compare.results.schema import ErrorAnalysis
+from compare.machine.usage import Sampler
+from compare.results.schema import DataFacts, ErrorAnalysis
 from compare.training import loop, resume
 from compare.training.checks import require_images, require_validation
 from compare.training.clocks import Timings
@@ -31,7 +33,7 @@ from compare.training.error_analysis import error_analysis
 from compare.training.loop import Training
 from compare.training.saver import Saver
 from compare.training.steps import plan
-from compare.workers.protocol import Emit, Job, received, stop_signals
+from compare.workers.protocol import Emit, Event, Job, received, stop_signals
 from numpy_nn import tree
 
 
@@ -56,10 +58,11 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
                 "step": training.step,
                 "history": list(training.history),
                 "step_loss": list(training.step_loss),
+                "data": facts_of(training.data),
             }
         )
         with Saver(job, training) as saver:
-            loop.train(training, emit, stop=stop.is_set, save=saver.save_if_due)
+            loop.train(training, with_usage(emit), stop=stop.is_set, save=saver.save_if_due)
             figures = training.result()
             try:
                 figures["checkpoint"] = str(saver.finish())
@@ -77,6 +80,22 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
     except UserError as error:
         figures = {"status": "failed", "message": f"{job.config.preset} {job.track}: {error}"}
     emit({"event": "end", **figures})
+
+
+def facts_of(data: Data) -> DataFacts:
+    """The dataset by its digest and its number of images."""
+    counts = len(data.train_y), len(data.val_y), len(data.test_y)
+    return {"name": data.name, "digest": data.digest, "train": counts[0], "val": counts[1], "test": counts[2]}
+
+
+def with_usage(emit: Emit) -> Emit:
+    """Add what the machine was used for to a chunk's event, once a second at most: between two timed chunks."""
+    sampler = Sampler()
+
+    def emit_with_usage(event: Event) -> None:
+        emit(event | {"usage": sampler.sample()} if event["event"] == "chunk" else event)
+
+    return emit_with_usage
 
 
 def begin(job: Job, track: tracks.Track, timings: Timings, emit: Emit, *, find: resume.Find = resume.find) -> Training:

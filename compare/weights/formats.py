@@ -15,22 +15,12 @@ from torch import Tensor, nn
 
 from compare.errors import require_packages
 from compare.weights.architectures import ARCHITECTURES, published_name, to_published
-from compare.weights.network import Network
+from compare.weights.network import Network, description
 from compare.weights.npz import WeightsError
 from compare.weights.torch_files import HEADER
 from numpy_nn.tree import leaves
 from torch_nn import interop, models
 from torch_nn.train import preprocess
-
-KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics", "usual")  # of a checkpoint's metadata
-
-
-def description(network: Network, **more: Any) -> dict[str, Any]:
-    """What travels with the numbers: enough to build the network again and to prepare images for it."""
-    config = {**network.meta["config"], "model_args": network.args, "dataset": network.dataset, "data_dir": None}
-    facts: dict[str, Any] = {"mean": network.mean, "std": network.std, "classes": network.classes}
-    facts |= {"prepared": network.preparation.to_json()} if network.preparation.known else {}
-    return {name: network.meta[name] for name in KEPT if name in network.meta} | {"config": config} | facts | more
 
 
 def torch_module(network: Network) -> nn.Module:

@@ -22,6 +22,7 @@ from numpy_nn.tree import Tree, count, leaves
 CLASSES = {"mnist": tuple("0123456789"), "fashion-mnist": idx.FASHION_CLASSES, "cifar10": cifar.CLASSES}
 DEPTHS = {"stages", "blocks", "depth"}  # arguments that count layers
 HARMLESS = 100_000  # numbers that any network may have
+KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics", "usual")  # of a checkpoint's metadata
 COUNT_LIMIT, SIZE_LIMIT = 1000, 4096  # layers and sizes that any network may have
 
 
@@ -70,6 +71,14 @@ class Network:
         return np.asarray(module.logits(self.states[track], x))
 
 
+def description(network: Network, **more: Any) -> dict[str, Any]:
+    """What travels with the numbers: enough to build the network again and to prepare images for it."""
+    config = {**network.meta["config"], "model_args": network.args, "dataset": network.dataset, "data_dir": None}
+    facts: dict[str, Any] = {"mean": network.mean, "std": network.std, "classes": network.classes}
+    facts |= {"prepared": network.preparation.to_json()} if network.preparation.known else {}
+    return {name: network.meta[name] for name in KEPT if name in network.meta} | {"config": config} | facts | more
+
+
 def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path | None = None) -> Network:
     """What the metadata say of a snapshot; what older ones leave out is the dataset's.
 
@@ -100,7 +109,7 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path
     names = meta.get("classes") or CLASSES.get(dataset) or ()
     if not isinstance(names, list | tuple):
         raise WeightsError("has classes that are no list of names")
-    classes = tuple(map(str, names)) if len(names) == v else tuple(f"class {k}" for k in range(v))
+    classes = tuple(map(str, names)) if len(names) == v else numbered(v)
     prepared = preparation.read(meta.get("prepared"), dataset, classes, shape)
     usual = familiarity.read(meta.get("usual"))
     return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared, usual)
@@ -138,6 +147,16 @@ def model_of(config: Any, network: Path | None) -> Mapping[str, Any]:
     if model not in MODELS:
         raise WeightsError(f"does not say which network this is: its metadata need a config with a model ({known})")
     return config
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of classes that nobody named."""
+    return tuple(f"class {k}" for k in range(count))
+
+
+def unnamed(classes: Sequence[str]) -> bool:
+    """Whether these names are :func:`numbered` ones."""
+    return tuple(classes) == numbered(len(classes))
 
 
 def scaling(meta: Mapping[str, Any], dataset: str, data_dir: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -106,7 +106,7 @@ def distort(x: np.ndarray, how: str) -> Image.Image:
 def test_digit_pictures_are_recognised(how: str) -> None:
     test, predictor = data.load("mnist"), load()
     x = np.stack([predictor.prepare(distort(image, how)) for image in test.test_x[:40]])
-    right = (shipped.predictions(predictor.network, x) == test.test_y[:40]).sum()
+    right = (predictor.network.logits(x).argmax(axis=1) == test.test_y[:40]).sum()
     assert right >= 39  # 40
 
 

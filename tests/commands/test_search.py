@@ -223,12 +223,12 @@ def test_ctrl_c_keeps_finished_trials(searched, monkeypatch):
 
 
 def test_each_trial_is_an_mlflow_child_of_one_parent(searched, tmp_path, monkeypatch):
-    from compare import tracking
+    from compare.tracking import store
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     for number in ("1", "3"):
         searched("--trials", number, "--space", "lr=0.01:1:log", "--pruner", "none", mlflow=True)
-    client = tracking._client(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = store.client(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("search").experiment_id])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]

@@ -22,6 +22,7 @@ CUTS = {
     "compare.benchmark": "--tracks numpy --repeats 1 --no-layers --threads 1",
     "compare.checkpoint": "",
     "compare.doctor": "",
+    "compare.eval": "",
     "compare.export": "",
     "compare.loaders": "--repeats 1 --loaders memory",
     "compare.parity": "--steps 2",

@@ -142,7 +142,7 @@ def test_curves_are_means_and_running_means():
     assert found[1].tolist() == [3.0] * 3
     assert smooth([1.0, 4.0, 4.0], 2) == pytest.approx([1.0, 3.0, 25 / 7])  # weights 1; 1, 2; 1, 2, 4
     run = {"step_loss": [1.0, 2.0, 6.0, 5.0], "chunk": 3, "history": []}
-    assert trajectory(run) == [(3, {"chunk_loss": 3.0}), (4, {"chunk_loss": 5.0})]
+    assert trajectory(run) == [(3, {"train_loss": 3.0}), (4, {"train_loss": 5.0})]
 
 
 # --- clocks, work, memory ---------------------------------------------------------------------------------------------

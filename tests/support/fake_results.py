@@ -32,6 +32,7 @@ def fake_results(
     return {
         "schema": 2,
         "kind": "comparison",
+        "id": "0123456789ab",
         "created": "2026-03-01T12:00:00+00:00",
         "status": "finished",
         "command": f"python compare/run_all.py {' '.join(presets)}",
@@ -128,6 +129,7 @@ def fake_run(preset: str, track: str, seed: int, steps: int) -> RunResult:
         "checkpoint": f"checkpoints/{preset}/{track}/{seed}",
         "status": "finished",
         "hardware": "cpu",
+        "data": {"name": "mnist", "digest": "5d" * 32, "train": 55_000, "val": 5_000, "test": 10_000},
         "matmul_precision": "float32",
         "resumed": [],
         "disturbance": QUIET.copy(),

@@ -23,7 +23,8 @@ class FakeWorker:
 
     def events(self) -> Iterator[dict[str, Any]]:
         rate = self.job.config.lr
-        yield {"event": "begin", "steps": 3, "step": 0, "history": []}
+        data = {"name": "mnist", "digest": "0" * 64, "train": 55_000, "val": 5_000, "test": 10_000}
+        yield {"event": "begin", "steps": 3, "step": 0, "history": [], "data": data}
         for step in (1, 2, 3):
             accuracy = max(0.0, 0.9 - abs(rate - 0.1) + 0.01 * step + 0.001 * self.job.config.seed)
             yield {"event": "chunk", "step": step, "loss": [1.0], "lr": rate, "images_per_second": 1.0}

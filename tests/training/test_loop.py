@@ -5,9 +5,11 @@ Also: what inference sees after training is the same in every track, and in a ne
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,6 +25,7 @@ from compare.checkpoint import store
 from compare.config import Config
 from compare.data import Data
 from compare.launch import __main__ as launch
+from compare.machine.usage import Sampler
 from compare.parity.check import distance
 from compare.search import trials
 from compare.training import loop, worker
@@ -47,6 +50,37 @@ def job(config: Config, folder: Path, track: str = "numpy") -> Job:
 
 # Settings under which the last state is not the best.
 SPOILED: dict[str, Any] = {"ema": None, "lr": 1.0, "schedule": "constant", "optimizer": "sgd", "optimizer_args": {}}
+
+
+# --- what is sampled --------------------------------------------------------------------------------------------------
+
+
+def test_usage_of_the_machine_is_sampled_outside_of_the_timed_chunks(data: Data, tmp_path: Path, monkeypatch):
+    timed: list[str] = []
+    samples: list[int] = []
+    lap = Stopwatch.lap
+
+    @contextlib.contextmanager
+    def watched(self: Stopwatch) -> Iterator[None]:
+        timed.append("lap")
+        with lap(self):
+            yield
+        timed.pop()
+
+    def sample(self: Sampler) -> dict[str, float]:
+        samples.append(len(timed))
+        return {"system/cpu_utilization_percentage": 1.0}
+
+    monkeypatch.setattr(Stopwatch, "lap", watched)
+    monkeypatch.setattr(Sampler, "sample", sample)
+    events: list[dict[str, Any]] = []
+    worker.run(job(CONFIG, tmp_path), emit=events.append, stop=threading.Event())
+    chunks = [event for event in events if event["event"] == "chunk"]
+    assert len(samples) == len(chunks) > 3
+    assert set(samples) == {0}
+    assert chunks[0]["usage"] == {"system/cpu_utilization_percentage": 1.0}
+    begin = next(event for event in events if event["event"] == "begin")
+    assert begin["data"] == {"name": data.name, "digest": data.digest, "train": 200, "val": 50, "test": 50}
 
 
 # --- resuming ---------------------------------------------------------------------------------------------------------

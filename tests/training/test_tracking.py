@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,39 +12,14 @@ import pytest
 from support.fake_results import fake_results, stop_run
 from support.paths import ROOT
 
-from compare import tracking
 from compare.results.runs import final_metrics, trajectory
 from compare.results.schema import not_measured
-from compare.tracking import Tracker, environment_tags, log, main
+from compare.tracking import Tracker, contents
+from compare.tracking.__main__ import main
+from compare.tracking.commands import log
+from compare.tracking.store import client as client_of
 
 SIZES = {"numpy": 0.25, "jax": 0.5}
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with its tables and nothing in them: making one takes seconds, copying it does not."""
-    database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking._client(f"sqlite:///{database}").search_experiments()
-    return database
-
-
-@pytest.fixture
-def store(empty_store: Path, tmp_path: Path) -> Path:
-    """A folder as `runs/` would be, with a space in its name."""
-    folder = tmp_path / "my runs"
-    folder.mkdir()
-    shutil.copy(empty_store, folder / "mlflow.db")
-    return folder
-
-
-@pytest.fixture
-def dead_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a port on which nobody listens, as MLFLOW_TRACKING_URI."""
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused
-        uri = f"http://someone:secret@127.0.0.1:{held.getsockname()[1]}"
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        yield uri
 
 
 @pytest.fixture
@@ -66,7 +38,7 @@ def tracker(store: Path, warnings: list[str] | None = None) -> Tracker:
 
 
 def client(store: Path) -> Any:
-    return tracking._client(f"sqlite:///{store / 'mlflow.db'}")
+    return client_of(f"sqlite:///{store / 'mlflow.db'}")
 
 
 def children(mlflow: Any, parent: str) -> list[Any]:
@@ -77,31 +49,39 @@ def children(mlflow: Any, parent: str) -> list[Any]:
 def test_comparison_is_a_parent_with_a_child_per_run(store: Path):
     artifact = store / "curves.png"
     artifact.write_bytes(b"PNG")
-    tags = environment_tags(fake_results()["environment"])
+    source = contents.source_tags("python -m compare.run_all", "0123456789")
+    config = {"lr": 0.1, "optimizer": "adam", "keep_best": False, "patience": None, "model_args": {"hidden": (8, 4)}}
     with tracker(store) as mlflow:
-        parent = mlflow.start("compare", "main", params={"seeds": [0]}, tags=tags)
-        child = mlflow.child("mlp-mnist", "jax", 0, params={"lr": 0.1, "optimizer": "adam"}, tags={"note": None})
+        parent = mlflow.start("compare", "main", params={"seeds": [0]}, tags={"parity": "passed"}, source=source)
+        child = mlflow.child("mlp-mnist", "jax", 0, params=config)
         mlflow.log_steps(child, [(64, {"loss": 0.5, "lr": 0.1}), (128, {"loss": float("nan"), "lr": None})])
         mlflow.log_steps(child, [(192, {"loss": 0.25})])
         mlflow.flush()
-        mlflow.finish_child(child, "finished", metrics={"test_accuracy": 0.98, "val_loss": None}, artifacts=[artifact])
-        mlflow.finish("finished", artifacts=[artifact])
+        mlflow.finish_child(child, "finished")
+        documents = {"environment.json": {"cores": 2}}
+        mlflow.finish("finished", metrics={"mean": 0.5}, tags={"b": 1}, documents=documents, artifacts=[artifact])
 
     stored = client(store)
     run, found = stored.get_run(parent), children(stored, parent)
     assert run.info.status == "FINISHED"
-    assert run.data.tags["version.jax"] == "0.10.2"
-    assert run.data.tags["mlflow.source.git.commit"].startswith("0123456789")
+    assert {"parity": "passed", "b": "1"}.items() <= run.data.tags.items()
+    assert run.data.metrics == {"mean": 0.5}
     assert run.data.params == {"seeds": "[0]"}
+    for each in (run, *found):
+        assert each.data.tags["mlflow.source.git.commit"] == "0123456789"
+        assert each.data.tags["mlflow.source.name"] == "python -m compare.run_all"
+        assert each.data.tags["mlflow.user"]
     assert [it.info.run_id for it in found] == [child]
     assert found[0].info.run_name == "mlp-mnist jax seed 0"
     assert found[0].info.status == "FINISHED"
-    expected = {"preset": "mlp-mnist", "track": "jax", "seed": "0", "lr": "0.1", "optimizer": "adam"}
-    assert found[0].data.params == expected
+    names = {"preset": "mlp-mnist", "track": "jax", "seed": "0"}
+    expected = {"lr": "0.1", "optimizer": "adam", "keep_best": "false", "model_args.hidden": "[8, 4]"}
+    assert found[0].data.params == names | expected
+    assert names.items() <= found[0].data.tags.items()
     assert [(it.step, it.value) for it in stored.get_metric_history(child, "loss")] == [(64, 0.5), (192, 0.25)]
-    assert found[0].data.metrics == {"loss": 0.25, "lr": 0.1, "test_accuracy": 0.98}
-    assert [it.path for it in stored.list_artifacts(parent)] == ["curves.png"]
-    assert (store / "mlartifacts" / child / "artifacts" / "curves.png").read_bytes() == b"PNG"
+    assert found[0].data.metrics == {"loss": 0.25, "lr": 0.1}
+    assert [it.path for it in stored.list_artifacts(parent)] == ["curves.png", "environment.json"]
+    assert (store / "mlartifacts" / parent / "artifacts" / "curves.png").read_bytes() == b"PNG"
 
 
 def test_the_figures_of_two_runs_stay_with_their_own(store: Path):
@@ -113,7 +93,8 @@ def test_the_figures_of_two_runs_stay_with_their_own(store: Path):
             for track, run in runs.items():
                 mlflow.log_steps(run, [(step, {"loss": SIZES[track] * step})])
         for track, run in runs.items():
-            mlflow.finish_child(run, "finished", metrics={"test_accuracy": SIZES[track]})
+            mlflow.log_steps(run, [(2, {"test_accuracy": SIZES[track]})])
+            mlflow.finish_child(run, "finished")
         mlflow.finish("finished")
     stored = client(store)
     assert stored.get_run(parent).data.metrics == {}
@@ -197,7 +178,7 @@ def test_unreachable_server_costs_one_warning_and_little_time(dead_server: str, 
         child = mlflow.child("mlp-mnist", "jax", 0)
         mlflow.log_steps(child, [(1, {"loss": 1.0})])
         mlflow.flush()
-        mlflow.finish_child(child, "finished", metrics={"test_accuracy": 0.9})
+        mlflow.finish_child(child, "finished")
         mlflow.finish("finished")
     (warning,) = warnings
     assert "Connection refused" in warning
@@ -242,14 +223,14 @@ def test_log_command_sends_results_from_disk(results_dir: Path, store: Path):
     assert [run.data.tags["track"] for run in found] == ["numpy", "jax", "torch"]
     assert {run.info.status for run in found} == {"FINISHED"}
     assert stored.get_run(parent).info.run_name == "comparison"
-    assert {it.path for it in stored.list_artifacts(parent)} == {"results.json", "report.md"}
+    assert {it.path for it in stored.list_artifacts(parent)} == {"results.json", "report.md", "environment.json"}
     written = json.loads((results_dir / "results.json").read_text())["runs"]
     for run, own in zip(found, written, strict=True):
         for name in ("test_accuracy", "images_per_second", "peak_rss_mb"):
             assert run.data.metrics[name] == own[name]
     assert found[0].data.metrics["seconds_train"] > 0
-    assert [it.step for it in stored.get_metric_history(found[0].info.run_id, "chunk_loss")] == [43, 86, 100]
-    assert len(stored.get_metric_history(found[0].info.run_id, "val_accuracy")) == 11  # ten evaluations and the end
+    assert [it.step for it in stored.get_metric_history(found[0].info.run_id, "train_loss")] == [43, 86, 100]
+    assert len(stored.get_metric_history(found[0].info.run_id, "val_accuracy")) == 10
 
 
 def test_log_command_keeps_the_status_of_each_run(results_dir: Path, store: Path):
@@ -276,12 +257,12 @@ def test_log_command_names_the_error(results_dir: Path, dead_server: str, capsys
 
 
 def test_chunk_losses_are_means_without_missing_values():
-    run = {"step_loss": [1.0, 3.0, 2.0, None, 5.0], "chunk": 2, "history": [{"step": 5, "val_accuracy": 0.5}]}
+    run = {"step_loss": [1.0, 3.0, 2.0, None, 5.0], "chunk": 2, "history": [{"step": 5, "lr": 1, "val_accuracy": 0.5}]}
     assert trajectory(run) == [
-        (2, {"chunk_loss": 2.0}),
-        (4, {"chunk_loss": None}),
-        (5, {"chunk_loss": 5.0}),
-        (5, {"val_accuracy": 0.5}),
+        (2, {"train_loss": 2.0}),
+        (4, {"train_loss": None}),
+        (5, {"train_loss": 5.0}),
+        (5, {"lr": 1, "val_accuracy": 0.5}),
     ]
     assert final_metrics({**not_measured()})["test_accuracy"] is None
 

@@ -1,0 +1,1 @@
+"""Evaluation: the figures of a trained network on a dataset."""

@@ -1,0 +1,60 @@
+"""Evaluate a trained network on the test images of a dataset.
+
+    python -m compare.eval cnn-mnist --tracks all
+    python -m compare.eval resnet.safetensors --dataset folder:PHOTOS --json
+
+Prints accuracy, loss, precision and recall of each class, the confusion matrix and the calibration. All tracks must
+classify the same number of images correctly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+
+from compare import cli, tracks
+from compare.cli import command_line
+from compare.eval import evaluation, report
+from compare.files import finite
+from compare.weights.open import open_network
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = cli.parser("eval", __doc__, what="network")
+    options.add_argument(
+        "file",
+        type=cli.network,
+        metavar="CHECKPOINT|FILE",
+        help="checkpoint folder, exported file, or the name of a network that ships",
+    )
+    note = {"dataset": "mnist, fashion-mnist, cifar10, tfds:NAME or folder:PATH (default: that of its training)"}
+    cli.add_settings(options, "dataset", "data_dir", note=note)
+    cli.add_tracks(options, where="evaluation", default=["numpy"], extra=["all"])
+    cli.add_network(options, where="evaluation", what="the network of your own that the checkpoint holds")
+    output = cli.group(options, "output")
+    output.add_argument("--json", action="store_true", help="print every figure as JSON, the bins of the ECE included")
+    return options
+
+
+@command_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0; 1 if the tracks classify different numbers of images correctly; 2 if an argument is wrong."""
+    options = parser().parse_args(arguments)
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    names = list(tracks.TRACKS) if "all" in options.tracks else options.tracks
+    network = open_network(options.file, options.network)
+    data = evaluation.test_data(network, options.dataset, options.data_dir)
+    found = evaluation.evaluate(network, data, names)
+    if options.json:
+        print(json.dumps(finite({"network": cli.shown(options.file), **found}), indent=1))
+    else:
+        print(report.text(cli.shown(options.file), found))
+    return 0 if found["agree"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
