@@ -9,8 +9,8 @@ BUGS = (
     Bug(
         name="labels-apart",
         file="compare/data/stream.py",
-        right="np.take(self.train_x, index, axis=0), np.take(self.train_y, index)",
-        wrong="np.take(self.train_x, index, axis=0), np.take(self.train_y, index[:, ::-1])",
+        right="np.take(self.train_x, index, axis=0), np.take(self.train_y, index, axis=0)",
+        wrong="np.take(self.train_x, index, axis=0), np.take(self.train_y, index[:, ::-1], axis=0)",
         story="Images and labels were shuffled separately.",
         symptom="The loss stays near 2.30, whatever the learning rate. Every gradient check passes, and all tracks "
         "agree.",

@@ -171,7 +171,7 @@ def test_the_metadata_decide_what_is_searched_and_what_a_resumed_run_must_match(
     """One known answer for each list, so that a changed word in the metadata is seen."""
     searched = "augment batch_size accumulate ema loss optimizer schedule lr patience keep_best precision"
     assert {name for name, setting in SETTINGS.items() if setting.search} == set(searched.split())
-    state = "model model_args dataset val_size batch_size seed optimizer lr_scale ema"
+    state = "model network_digest model_args dataset val_size batch_size seed optimizer lr_scale ema"
     assert {name for name, setting in SETTINGS.items() if setting.resume == "state"} == set(state.split())
     free = "devices device data_dir expected"
     assert {name for name, setting in SETTINGS.items() if setting.resume == "free"} == set(free.split())

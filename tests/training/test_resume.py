@@ -283,15 +283,16 @@ def test_repeated_kills_do_not_change_the_result(track, tmp_path):
 
 
 def test_killed_comparison_is_resumed(tmp_path):
-    folder = tmp_path / "new"
-    results = plan.plan(folder, [CONFIG], ["numpy", "jax", "torch"], command=["compare"], save_every="5s")
+    folder, config = tmp_path / "new", dataclasses.replace(CONFIG, model_args={"hidden": (16,)})
+    results = plan.plan(folder, [config], ["numpy", "jax", "torch"], command=["compare"], save_every="5s")
     results["runs"][0] |= {"status": "finished", "test_accuracy": 0.9}
     results["runs"][1] |= {"status": "interrupted", "history": [{"step": 12}], "step_loss": [1.0]}
     results["environment"]["threads"] = 64
+    folder.mkdir(exist_ok=True)
     (folder / "results.json").write_text(json.dumps(results))
     results, changed = plan.resumed(folder)
     assert [run["status"] for run in results["runs"]] == ["finished", "not started", "not started"]
-    planned = plan.planned(CONFIG, "jax", plan.step_costs(CONFIG))
+    planned = plan.planned(config, "jax", plan.step_costs(config))
     assert json.dumps(results["runs"][1]) == json.dumps(planned)
     assert results["settings"]["save_every"] == "5s"
     assert [what.partition(" ")[0] for what in changed] == ["threads"]
