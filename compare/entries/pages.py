@@ -23,9 +23,9 @@ RECORDS = f"""{MADE}
 # Records
 
 The time from a cold start to a test accuracy: start of Python, imports, data, compilation, training and the test. A row
-is a record if its accuracy is above the target at p < 0.01 (one-sided t test over seeds), no other program disturbed it,
-and it is significantly faster than the previous record, measured on the same machine in the same interleaved run. The
-baselines `plain-torch` and `plain-nnx` are the plain scripts that a user would write
+is a record if its accuracy is above the target at p < 0.01 (one-sided t test over seeds), no other program disturbed
+it, and it is significantly faster than the previous record, measured on the same machine in the same interleaved run.
+The baselines `plain-torch` and `plain-nnx` are the plain scripts that a user would write
 ([PyTorch](../compare/record/plain_torch.py), [Flax](../compare/record/plain_nnx.py)).
 
 ```

@@ -71,7 +71,7 @@ def downloaded(name: str) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not digest.startswith(_prefix(path)):
         raise UserError(
-            f"{path}: was altered or is cut short, its SHA-256 begins with {digest[:8]}: remove it, try again"
+            f"{path} is altered or truncated, its SHA-256 begins with {digest[:8]}: delete it and try again"
         )
     return path
 

@@ -181,7 +181,7 @@ def test_published_weights_are_downloaded_once(server, weights, tmp_path, monkey
     for path, leaf in leaves(network.snapshot).items():
         np.testing.assert_array_equal(leaf, leaves(again.snapshot)[path])
     cached.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"was altered or is cut short.*remove it"):
+    with pytest.raises(UserError, match=r"is altered or truncated.*delete it"):
         hub.get("torchvision:resnet18")
 
 
