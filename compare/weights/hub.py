@@ -33,7 +33,9 @@ def get(source: str, *, size: int | None = None) -> Network:
     name, path = (rest, None) if name == TORCHVISION else (name, Path(rest).expanduser())
     known = architecture_of(name)
     if not known.args:
-        raise UserError(f"--pretrained {source}: how a {name} saw its images is not known; choose a published network")
+        raise UserError(
+            f"--pretrained {source}: the image preprocessing of {name} is not known; choose a published network"
+        )
     snapshot = convert(read(downloaded(name) if path is None else path), name)
     args = dict(known.args)
     if size:
