@@ -1,4 +1,4 @@
-# Everything sets itself up: the first command makes .venv, later ones find it ready and do nothing twice.
+# The first command creates .venv and installs the packages; later ones reuse it.
 #   make compare ARGS="mlp-mnist --epochs 1"      flags are passed on
 #   make test PYTHON=/opt/python3.13/bin/python3  another interpreter, for the first set-up
 #   make compare PIP_ARGS="--extra-index-url URL" an index of your own, e.g. the one of PyTorch's CPU builds
@@ -18,7 +18,7 @@ PLATFORMS := x86_64-unknown-linux-gnu aarch64-unknown-linux-gnu aarch64-apple-da
 .DEFAULT_GOAL := help
 .PHONY: help compare test test-long notebooks docs lint format ui play lock clean
 
-help: ## what can be made (this list)
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s  %s\n", $$1, $$2 }' Makefile
 
 compare: $(READY) ## train the presets in NumPy, JAX and PyTorch and report   ARGS="mlp-mnist --epochs 1"
@@ -27,7 +27,7 @@ compare: $(READY) ## train the presets in NumPy, JAX and PyTorch and report   AR
 test: $(VENV)/.test ## run the tests on two cores   ARGS="-k conv"   ARGS="-m slow"   ARGS="-n 0 -m perf"
 	@$(RUN) pytest -n 2 --dist worksteal $(ARGS)
 
-test-long: $(VENV)/.dev ## run the tests of several processes or devices, the browser and published networks
+test-long: $(VENV)/.dev ## run the tests with multiple processes or devices, a browser or published networks
 	@$(RUN) pytest -n 2 --dist worksteal -m "long and not (slow or perf)" $(ARGS)
 
 notebooks: $(VENV)/.dev ## run every cell and every solution of notebooks/   ARGS="-k 04"
@@ -42,14 +42,14 @@ lint: $(VENV)/.lint ## ruff, formatting and mypy over the whole project: the hoo
 	@$(RUN) pre_commit run --all-files
 	@$(RUN) pre_commit run --all-files --hook-stage pre-push
 
-format: $(VENV)/.lint ## mend what ruff can mend by itself
+format: $(VENV)/.lint ## format, and fix what ruff can fix
 	@$(RUN) ruff check --fix
 	@$(RUN) ruff format
 
-ui: $(READY) ## open MLflow's page on the runs   PORT=5000
+ui: $(READY) ## open MLflow's page of the runs   PORT=5000
 	@$(RUN) compare.tracking ui --port $(PORT)
 
-play: $(READY) ## draw a digit in the browser and see the three tracks answer   ARGS="--port 8080"
+play: $(READY) ## draw a digit in the browser and see the three tracks classify it   ARGS="--port 8080"
 	@$(RUN) compare.play $(ARGS)
 
 lock: $(VENV)/bin/python ## resolve the newest versions into requirements.lock, for each Python and platform
@@ -62,7 +62,7 @@ lock: $(VENV)/bin/python ## resolve the newest versions into requirements.lock, 
 	    --only-binary :all: --no-binary promise --constraint requirements.lock \
 	    --extra dev --extra docs --extra notebooks pyproject.toml > /dev/null || exit 1; \
 	done; done
-	@echo 'requirements.lock is new: "make test" installs it and tells whether it holds'
+	@echo 'requirements.lock is updated: "make test" installs and tests it'
 
 clean: ## remove .venv and caches; runs/ and checkpoints/ stay
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -86,5 +86,5 @@ $(VENV)/bin/python:
 	    echo "$$python lacks the venv module: install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }; \
 	  exec "$$python" -m venv --clear $(VENV); \
 	done; \
-	echo 'Python 3.11 or newer is needed, and "$(PYTHONS)" is not that.' >&2; \
-	echo 'Install it, or say where it is: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python3' >&2; exit 1
+	echo 'Python 3.11 or newer is needed; tried: $(PYTHONS).' >&2; \
+	echo 'Install it, or give its path: make $(or $(MAKECMDGOALS),test) PYTHON=/path/to/python3' >&2; exit 1

@@ -53,10 +53,10 @@ GROUPS = {
     },
 }
 SUBCOMMANDS = {
-    "ui": "Open MLflow's page on the runs.",
+    "ui": "Open MLflow's page of the runs.",
     "log": "Log comparisons to MLflow that were not logged while they ran.",
     "best": "Register the best networks of a comparison in MLflow.",
-    "import": "Import weights that were trained elsewhere: a file becomes a checkpoint that every track reads.",
+    "import": "Import weights that were trained elsewhere, as a checkpoint that every track reads.",
 }
 FOLDER = Path(__file__).resolve().parent
 SHELLS = ("bash", "zsh", "tcsh")

@@ -26,7 +26,7 @@ from compare.errors import LARGEST, UserError, Valid, base_of, require_valid, su
 TRACKS = ("numpy", "jax", "torch")
 LOADERS = SETTINGS["loader"].valid.choices
 SHIPPED = Path(__file__).resolve().with_name("shipped")  # the networks that are part of the project
-NETWORK = "checkpoint folder, exported file, or a network that ships: mlp-mnist or cnn-mnist"
+NETWORK = "checkpoint folder, exported file, or a network of the project: mlp-mnist or cnn-mnist"
 program = ""  # how the command was called, if not as python -m compare.COMMAND
 ALIASES = {"pytorch": "torch", "cuda": "gpu", "bf16": "bfloat16"}
 
@@ -211,7 +211,7 @@ def add_network(options: argparse.ArgumentParser, *, where: str = TRAINING, what
     """``--network``, a file with a network of the user's own."""
     group(options, where).add_argument(
         "--network", type=path, metavar="FILE.py",
-        help=what or "a network of your own: classes Numpy, Jax and Torch, two of them at least",
+        help=what or "a network of your own: at least two of the classes Numpy, Jax and Torch",
     )  # fmt: skip
 
 

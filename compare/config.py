@@ -91,7 +91,7 @@ class Config:
     )
     dataset: str = field(
         metadata=setting(
-            "other images: fashion-mnist, tfds:kmnist, folder:PATH, or your arrays in FILE.npz or FILE.py:function",
+            "another dataset: fashion-mnist, tfds:kmnist, folder:PATH, or your arrays in FILE.npz or FILE.py:function",
             group=DATA, metavar="NAME", resume="state",
         )
     )  # fmt: skip
@@ -104,7 +104,7 @@ class Config:
     data_dir: str | None = field(
         default=None,
         metadata=setting(
-            "folder of the datasets that do not ship (default: NN_DATA_DIR, or ~/.cache/nn-three-ways)",
+            "folder of datasets other than MNIST (default: NN_DATA_DIR, or ~/.cache/nn-three-ways)",
             group=DATA, metavar="DIR", resume="free",
         ),
     )  # fmt: skip
@@ -118,7 +118,7 @@ class Config:
     augment: tuple[str, ...] = field(
         default=(),
         metadata=setting(
-            "augmentations in their order, e.g. crop:2 flip; none at all turns the preset's off",
+            "augmentations in the order of application, e.g. crop:2 flip; without a NAME, those of the preset are off",
             group=DATA, metavar="NAME", search=True,
         ),
     )  # fmt: skip
@@ -201,7 +201,7 @@ class Config:
     precision: str = field(
         default="float32",
         metadata=setting(
-            "arithmetic; bfloat16 is that of the matmuls, and not in NumPy",
+            "arithmetic; bfloat16 applies to the matmuls, and is not available in NumPy",
             valid=Valid(choices=("float32", "float64", "bfloat16")), group=DEVICES, search=True,
         ),
     )  # fmt: skip
@@ -216,7 +216,7 @@ class Config:
     devices: int = field(
         default=1,
         metadata=setting(
-            "devices that share each batch; those of a CPU are its cores",
+            "devices that share each batch; on a CPU, cores",
             valid=Valid(1, 4096), group=DEVICES, metavar="N", resume="free",
         ),
     )  # fmt: skip

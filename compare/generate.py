@@ -153,12 +153,16 @@ def parser() -> argparse.ArgumentParser:
     )
     text.add_argument("--prompt", default="\n", metavar="TEXT", help="what to continue (default: a line break)")
     text.add_argument(
-        "--length", type=cli.number(int, 1, LONGEST), default=500, metavar="N", help="characters (default: 500)"
+        "--length",
+        type=cli.number(int, 1, LONGEST),
+        default=500,
+        metavar="N",
+        help="number of characters (default: 500)",
     )
-    text.add_argument("--seed", type=cli.number(int, 0), default=0, metavar="N", help="of the noise (default: 0)")
+    text.add_argument("--seed", type=cli.number(int, 0), default=0, metavar="N", help="seed of the noise (default: 0)")
     text.add_argument(
         "--temperature", type=cli.number(float, 0), default=0.8, metavar="X",
-        help="divides the logits; 0 takes the likeliest character (default: 0.8)",
+        help="divides the logits; 0 takes the most likely character (default: 0.8)",
     )  # fmt: skip
     cli.add_tracks(options, where="text", default=["numpy"], extra=["all"])
     return options

@@ -105,21 +105,25 @@ def _object(text: str) -> dict[str, Any]:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("pretrained", __doc__)
-    text = "file -> checkpoint"
+    text = "convert a file of weights to a checkpoint that every track reads"
     command = options.add_subparsers(dest="command", required=True).add_parser("import", help=text, description=text)
     command.add_argument(
         "file", type=cli.path, help="pickled state dict (.pt, .pth, .th), .safetensors, or exported .npz"
     )
     command.add_argument(
-        "--model", metavar="NAME", help="if the file does not say it: resnet20, vgg11_bn, ..., or one of ours, like cnn"
+        "--model", metavar="NAME", help="network, if the file does not name it: resnet20, vgg11_bn, cnn, ..."
     )
     command.add_argument("--out", required=True, type=cli.output, metavar="DIR", help="folder of the new checkpoint")
     command.add_argument(
-        "--args", type=_object, default={}, metavar="JSON", help='changed arguments of the network: {"classes": 100}'
+        "--args",
+        type=_object,
+        default={},
+        metavar="JSON",
+        help='arguments of the network other than the defaults: {"classes": 100}',
     )
     command.add_argument(
         "--dataset", type=cli.dataset, default="elsewhere", metavar="NAME",
-        help="what the images were: sets their scaling and classes",
+        help="dataset of the training: sets the scaling of images and the classes",
     )  # fmt: skip
     return options
 

@@ -18,7 +18,7 @@ def load(file: Path) -> ModuleType:
     if not file.is_file():
         raise UserError(f"{file}: no such file")
     if file.suffix != ".py":
-        raise UserError(f"{file} is no Python file: expected a name that ends with .py")
+        raise UserError(f"{file} is not a Python file: expected a name that ends with .py")
     try:
         return network_file.load(str(file))
     except Exception as error:

@@ -44,11 +44,11 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="any other setting, as compare.search finds it: optimizer=adamw model_args.hidden=[256]",
+        help="any other setting of a preset: optimizer=adamw model_args.hidden=[256]",
     )
     training.add_argument(
         "--wait", type=cli.seconds, default=cli.wait_for_quiet(), metavar="30s",
-        help="wait so long for a quiet machine before the first run; 0s: do not (default: NN_WAIT, else 30s)",
+        help="wait up to this long for an idle machine before the first run; 0s: do not (default: NN_WAIT, else 30s)",
     )  # fmt: skip
     cli.add_saving(options)
     saving = cli.group(options, "saving and resuming")
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
         "--resume-from",
         type=cli.path,
         metavar="CHECKPOINT",
-        help="start every track from this, whatever track wrote it",
+        help="start every track from this checkpoint; any track may have written it",
     )
     cli.add_output(options)
     cli.add_mlflow(options)
@@ -165,7 +165,7 @@ def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 def resume(directory: Path, arguments: Sequence[str]) -> int:
     """Finish a comparison that was killed or stopped, or of which a run failed; returns the exit status."""
     if len(arguments) > 2:
-        raise UserError("--resume finishes what was planned and takes no other flag: leave the others out")
+        raise UserError("--resume takes no other flag, because a comparison keeps its settings: leave the others out")
     from compare.experiment import plan
     from compare.experiment.comparison import Comparison
     from compare.progress import Progress
@@ -173,7 +173,7 @@ def resume(directory: Path, arguments: Sequence[str]) -> int:
     results, changed = plan.resumed(directory)
     with Progress() as progress:
         for what in changed:
-            progress.note(f"Not as it was, and the figures may not be those of an uninterrupted comparison: {what}")
+            progress.note(f"Changed since the comparison began, so its figures may change too: {what}")
         return Comparison(results, directory, progress).run()
 
 

@@ -116,7 +116,7 @@ def init_state(
     if precision == "float64" and not jax.config.jax_enable_x64:
         raise ValueError("float64 needs jax.config.update('jax_enable_x64', True) before the first array")
     if accumulate < 1:
-        raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
+        raise ValueError(f"accumulate {accumulate}: it must be at least 1")
     jax_devices, dtype = choose(device, devices), PARAM_DTYPES[precision]
     network = abstract_network(model, model_args or {}, snapshot, precision)
     normalise = partial(preprocess, mean=jnp.asarray(mean, dtype), std=jnp.asarray(std, dtype))

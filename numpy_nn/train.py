@@ -110,7 +110,7 @@ def init_state(
         raise ValueError(f"NumPy has no {precision} arithmetic: choose float32 or float64, or another track")
     for name, number in {"accumulate": accumulate, "devices": devices, "threads": threads}.items():
         if number < 1:
-            raise ValueError(f"{name} {number}: at least 1")
+            raise ValueError(f"{name} {number}: it must be at least 1")
     loss_forward, loss_backward = LOSSES[loss]
     network = models.get(model)(**(model_args or {}))
     template = network.init(np.random.default_rng(0))

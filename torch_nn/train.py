@@ -107,7 +107,7 @@ def init_state(
     """
     require_known(loss=loss, optimizer=optimizer, schedule=schedule, precision=precision)
     if accumulate < 1:
-        raise ValueError(f"accumulate {accumulate}: a batch is at least 1 micro-batch")
+        raise ValueError(f"accumulate {accumulate}: it must be at least 1")
     torch_device, dtype = local_device(device, devices), PARAM_DTYPES[precision]
     set_full_precision(torch_device, precision)
     torch.manual_seed(seed)

@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_settings(options, "batch_size", "dataset", "data_dir", "device")
     cli.group(options, "devices").add_argument(
         "--precision", type=cli.one_of("precision", ("float32", "bfloat16")), metavar="float32|bfloat16",
-        help="of the matmuls (default: the preset's)",
+        help="precision of the matmuls (default: the preset's)",
     )  # fmt: skip
     measured = cli.group(options, "what to measure")
     length = measured.add_mutually_exclusive_group()
@@ -50,7 +50,11 @@ def parser() -> argparse.ArgumentParser:
     )
     length.add_argument("--quick", action="store_true", help="one repeat of the fewest steps; speeds are not ranked")
     measured.add_argument(
-        "--min-time", type=cli.seconds, default=5.0, metavar="5s", help="steps to time in each process (default: 5s)"
+        "--min-time",
+        type=cli.seconds,
+        default=5.0,
+        metavar="5s",
+        help="time of timed steps in each process (default: 5s)",
     )
     measured.add_argument(
         "--threads", type=cli.one_of("number of threads", ("1", "all")), default="all", metavar="1|all",
@@ -58,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     measured.add_argument(
         "--target", type=cli.number(float, 0, 1, above=True), metavar="X",
-        help="also the cold time to this validation accuracy, 0 to 1",
+        help="also the time from a cold start to this validation accuracy, 0 to 1",
     )  # fmt: skip
     measured.add_argument("--sweep", action="store_true", help="also how cost grows with batch, width and steps")
     measured.add_argument("--tensorflow", action="store_true", help="also a plain Keras script, as a second baseline")

@@ -205,7 +205,7 @@ def verdicts(results: Benchmark) -> list[str]:
         sentences += [f"{preset}: {sentence}." for sentence in dict.fromkeys(pairs)]
         sentences += [f"{preset}: {row.label} is not shown: {row.problem}." for row in found if row.problem]
         sentences += [
-            f"{WARNING} {preset}: {row.label} is in no ratio: every trial was disturbed: {row.disturbed}."
+            f"{WARNING} {preset}: {row.label} is excluded from ratios: every trial was disturbed: {row.disturbed}."
             for row in found
             if row.problem is None and row.disturbed
         ]

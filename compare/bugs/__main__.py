@@ -32,8 +32,8 @@ def parser() -> argparse.ArgumentParser:
     """``ls``, ``plant``, ``hint``, ``solve``, ``show``, ``check`` and ``mutate``."""
     options = cli.parser("bugs", __doc__)
     commands = options.add_subparsers(dest="command", required=True)
-    commands.add_parser("ls", help="the bugs by name, and whether one is planted")
-    planting = commands.add_parser("plant", help="plant a bug in the code: a secret one, or the one named")
+    commands.add_parser("ls", help="list the bugs by name, and whether one is planted")
+    planting = commands.add_parser("plant", help="plant a bug in the code: a random one, or the one named")
     planting.add_argument("name", nargs="?", metavar="NAME", help="default: a random one, whose name is not shown")
     planting.add_argument("--seed", type=cli.number(int, 0), metavar="N", help="seed of the random choice")
     commands.add_parser("hint", help="show one more hint: the symptom, then the file, then a failing test")
@@ -49,8 +49,10 @@ def parser() -> argparse.ArgumentParser:
     checking.add_argument("name", nargs="?", metavar="NAME", help="see ls")
     checking.add_argument("--all", action="store_true", help="check every bug (some minutes)")
     mutating = commands.add_parser("mutate", help="make random small edits in a copy, and count those that survive")
-    mutating.add_argument("--module", choices=MODULES, action="append", help="whose code (default: all in turn)")
-    mutating.add_argument("--limit", type=cli.number(int, 1), default=20, metavar="N", help="edits (default: 20)")
+    mutating.add_argument("--module", choices=MODULES, action="append", help="module to edit (default: all in turn)")
+    mutating.add_argument(
+        "--limit", type=cli.number(int, 1), default=20, metavar="N", help="number of edits (default: 20)"
+    )
     mutating.add_argument("--seed", type=cli.number(int, 0), default=0, metavar="N", help="seed of the random choice")
     return options
 

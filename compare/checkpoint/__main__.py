@@ -21,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     options = cli.parser("checkpoint", __doc__)
     commands = options.add_subparsers(dest="command", required=True)
     for name, text in (
-        ("ls", "every checkpoint below a folder, a line each"),
-        ("show", "what one checkpoint is: the newest of a run, or one of its steps"),
+        ("ls", "list every checkpoint below a folder"),
+        ("show", "describe one checkpoint: that of a step, or the newest of a run"),
         ("verify", "read and check every checkpoint below a folder; exit status 1 if any is damaged"),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
             "directory", type=cli.path, metavar="DIR", help="folder of a comparison, of a run, or of one of its steps"
         )
         if name == "show":
-            command.add_argument("--json", action="store_true", help="its metadata as it is, for a program")
+            command.add_argument("--json", action="store_true", help="print its metadata as JSON")
     return options
 
 

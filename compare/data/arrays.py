@@ -160,7 +160,7 @@ def split(found: Mapping[str, np.ndarray], classes: int, notes: list[str]) -> di
     """x and y, of which a sixth of each class, at least one image, is the test set: the same for every seed."""
     x, y = found["x"], found["y"]
     if len(x) != len(y):
-        raise DataError(f"has {len(x):,} images in x and {len(y):,} labels in y: they must be as many")
+        raise DataError(f"has {len(x):,} images in x and {len(y):,} labels in y: give one label per image")
     order = np.random.default_rng(0).permutation(len(x))
     test = np.zeros(len(x), bool)
     for k in range(classes):
@@ -181,10 +181,10 @@ def require_alike(parts: Mapping[str, np.ndarray], classes: int) -> None:
         x, y = parts[f"x_{part}"], parts[f"y_{part}"]
         if len(x) != len(y):
             raise DataError(
-                f"has {len(x):,} images in x_{part} and {len(y):,} labels in y_{part}: they must be as many"
+                f"has {len(x):,} images in x_{part} and {len(y):,} labels in y_{part}: give one label per image"
             )
         if x.shape[1:] != shape:
-            raise DataError(f"has images of {x.shape[1:]} in x_{part} and of {shape} in x_train: they must be alike")
+            raise DataError(f"has images of {x.shape[1:]} in x_{part} and of {shape} in x_train: give one size")
     absent = np.setdiff1d(np.arange(classes), parts["y_train"])
     if classes < 2:
         raise DataError("has one class only: two are needed")

@@ -178,7 +178,9 @@ def parse(specs: Sequence[str]) -> list[tuple[Known, tuple[float, ...]]]:
             kind = "whole numbers" if known.whole else "numbers"
             raise UserError(f"augmentation {spec!r}: write {known.form} with {kind} of at least {known.least:g}")
         if known.apply is None and position != len(specs) - 1:
-            raise UserError(f"augmentation {spec!r} comes last: what follows would treat two images as one")
+            raise UserError(
+                f"augmentation {spec!r} mixes two images, and those after it would treat them as one: put it last"
+            )
         steps.append((known, numbers))
     return steps
 

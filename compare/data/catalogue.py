@@ -36,7 +36,7 @@ def load_tfds(name: str, data_dir: Path | None) -> Data:
     except Exception as error:  # TFDS raises what it likes, and of an unknown name pages
         problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise DataError(
-            f"tfds:{name} is not in {root} and cannot be had ({problem}). Choose an image dataset with the splits "
+            f"tfds:{name} is not in {root} and cannot be loaded ({problem}). Choose an image dataset with the splits "
             "train and test from tensorflow.org/datasets/catalog, and be online the first time."
         ) from error
     mean, std = channel_statistics(train_x)
@@ -76,7 +76,9 @@ def arrays(source: Any, keys: tuple[str, str]) -> tuple[np.ndarray, np.ndarray]:
     examples = [source[number] for number in range(len(source))]
     shapes = sorted({example[keys[0]].shape for example in examples})
     if len(shapes) != 1 or len(shapes[0]) != 3:
-        raise DataError(f"holds images of several sizes, {shapes[0]} to {shapes[-1]}: only one is learned from here")
+        raise DataError(
+            f"holds images of several sizes, {shapes[0]} to {shapes[-1]}: all images must have the same size"
+        )
     x = np.stack([example[keys[0]] for example in examples])
     return x, np.array([example[keys[1]] for example in examples], np.int32)
 

@@ -75,7 +75,7 @@ def data_root(data_dir: Path | None) -> Path:
             return CACHE.expanduser()
         except RuntimeError as error:
             raise DataError(
-                f"{CACHE}, the folder of datasets, is nowhere, as there is no home folder: set NN_DATA_DIR or HOME"
+                f"{CACHE}, the folder of datasets, cannot be found, as there is no home folder: set NN_DATA_DIR or HOME"
             ) from error
     root = (data_dir or Path(environment or "")).expanduser()
     if not root.is_dir():

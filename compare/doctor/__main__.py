@@ -1,8 +1,8 @@
-"""Say what this machine has, whether it is quiet, and which flags would be refused on it.
+"""Show the hardware and packages of this machine, whether it is idle, and which flags would be refused.
 
     python -m compare.doctor
 
-No framework is imported; the answer takes about a second, half of it to watch for other programs.
+No framework is imported. The command takes about a second, half of it to watch for other programs.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     width = max(map(len, found))
     for name, value in found.items():
         print(f"{name:<{width}}  {value}")
-    print("\nWould be refused here:")
+    print("\nRefused on this machine:")
     for line in refused():
         print(f"  {line}")
     return 0

@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
     """``check`` and ``write``."""
     options = cli.parser("entries", __doc__)
     commands = options.add_subparsers(dest="command", required=True)
-    text = "say whether entries are accepted; exit status 1 if one is not"
+    text = "check whether entries are accepted; exit status 1 if one is not"
     check = commands.add_parser("check", help=text, description=text)
     check.add_argument(
         "files", nargs="+", type=cli.path, metavar="FILE", help="an entry, or the folder of its benchmark"

@@ -22,10 +22,10 @@ RECORDS = f"""{MADE}
 
 # Records
 
-How soon is a test accuracy reached from an empty process: start of Python, imports, data, compilation, training and
-the test? A row is a record if its accuracy is above the target at p < 0.01 (one-sided t test over seeds), no other
-program disturbed it, and it is significantly faster than the record before it, measured on the same machine in the same
-interleaved run. `plain-torch` and `plain-nnx` are the scripts that people start from
+The time from a cold start to a test accuracy: start of Python, imports, data, compilation, training and the test. A row
+is a record if its accuracy is above the target at p < 0.01 (one-sided t test over seeds), no other program disturbed
+it, and it is significantly faster than the previous record, measured on the same machine in the same interleaved run.
+The baselines `plain-torch` and `plain-nnx` are the plain scripts that a user would write
 ([PyTorch](../compare/record/plain_torch.py), [Flax](../compare/record/plain_nnx.py)).
 
 ```
@@ -39,9 +39,8 @@ MACHINES = f"""{MADE}
 
 # Machines
 
-What [the benchmark](benchmarking.md) measured on the machines whose entries were sent in. To add yours, measure in a
-checkout without uncommitted changes while nothing else runs, check the entry, put it in `docs/entries/`, and write this
-page again:
+Results of [the benchmark](benchmarking.md) on contributed machines. To add yours, run the benchmark on an idle machine,
+in a checkout without uncommitted changes. Then check the entry, copy it to `docs/entries/`, and write this page again:
 
 ```
 python -m compare.benchmark mlp-mnist cnn-reference --entry
@@ -49,7 +48,7 @@ python -m compare.entries check runs/benchmark-DATE/entry.json
 python -m compare.entries write
 ```
 
-An entry is refused if its tracks are not at parity or if other programs disturbed a row.
+An entry is refused if the parity check failed or if other programs disturbed a row.
 
 """
 

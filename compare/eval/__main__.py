@@ -29,14 +29,14 @@ def parser() -> argparse.ArgumentParser:
         "file",
         type=cli.network,
         metavar="CHECKPOINT|FILE",
-        help="checkpoint folder, exported file, or the name of a network that ships",
+        help="checkpoint folder, exported file, or a network of the project: mlp-mnist or cnn-mnist",
     )
-    note = {"dataset": "mnist, fashion-mnist, cifar10, tfds:NAME or folder:PATH (default: that of its training)"}
+    note = {"dataset": "mnist, fashion-mnist, cifar10, tfds:NAME or folder:PATH (default: that of the training)"}
     cli.add_settings(options, "dataset", "data_dir", note=note)
     cli.add_tracks(options, where="evaluation", default=["numpy"], extra=["all"])
     cli.add_network(options, where="evaluation", what="the network of your own that the checkpoint holds")
     output = cli.group(options, "output")
-    output.add_argument("--json", action="store_true", help="print every figure as JSON, the bins of the ECE included")
+    output.add_argument("--json", action="store_true", help="print every figure as JSON, including the bins of the ECE")
     return options
 
 

@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_settings(options, "data_dir")
     cli.add_track(options, default="numpy")
     cli.group(options, "what to train").add_argument(
-        "--repeats", type=cli.number(int), default=3, metavar="N", help="fresh processes for each (default: 3)"
+        "--repeats", type=cli.number(int), default=3, metavar="N", help="fresh processes for each loader (default: 3)"
     )
     cli.add_output(options, default="loaders-")
     return options

@@ -3,8 +3,8 @@
     python -m compare.parity mlp cnn
     python -m compare.parity resnet --tracks jax torch --precision float32 --optimizer adamw
 
-Where a pair differs, ``compare.ports`` names the line at which their forward or backward passes first part. The exit
-status is 1 if any leaf leaves its tolerance.
+Where a pair differs, ``compare.ports`` names the line at which their forward or backward passes first differ. The exit
+status is 1 if any leaf exceeds its tolerance.
 """
 
 from __future__ import annotations
@@ -59,15 +59,20 @@ def parser() -> argparse.ArgumentParser:
     check = cli.group(options, "what to check")
     check.add_argument(
         "--precision", type=cli.setting("precision"), default="float64", metavar="|".join(TOLERANCES),
-        help="default: float64",
+        help="arithmetic of the check (default: float64)",
     )  # fmt: skip
-    check.add_argument("--steps", type=cli.number(int, 1, 1000), default=10, metavar="N", help="default: 10")
+    check.add_argument(
+        "--steps", type=cli.number(int, 1, 1000), default=10, metavar="N", help="training steps (default: 10)"
+    )
     check.add_argument(
         "--optimizer", nargs="+", type=cli.each(cli.one_of("optimizer", list(OPTIMIZERS))), action=cli.Several,
         default=["nesterov"], metavar="NAME", help=f"{', '.join(OPTIMIZERS)} (default: nesterov)",
     )  # fmt: skip
     check.add_argument(
-        "--lr", type=cli.setting("lr"), metavar="X", help="default: 0.05 for sgd, momentum and nesterov, else 0.001"
+        "--lr",
+        type=cli.setting("lr"),
+        metavar="X",
+        help="learning rate (default: 0.05 for sgd, momentum and nesterov, else 0.001)",
     )
     check.add_argument("--json", action="store_true", help="print the rows of results.json instead of a line per leaf")
     # for a comparison: rows of results.json on standard output

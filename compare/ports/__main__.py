@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("ports", __doc__, what="what to check")
     options.add_argument("file", metavar="FILE.py[:function]", help=f"returns the arguments (default: {FUNCTION})")
-    options.add_argument("--html", metavar="PATH", type=Path, help="of the page (default: FILE-report.html)")
-    options.add_argument("--json", metavar="PATH", type=Path, help="write the report as JSON, too")
+    options.add_argument("--html", metavar="PATH", type=Path, help="path of the page (default: FILE-report.html)")
+    options.add_argument("--json", metavar="PATH", type=Path, help="also write the report as JSON")
     return options
 
 

@@ -29,7 +29,7 @@ class OnnxSide:
         try:
             self.model = onnx.load(str(path))
         except Exception as error:  # protobuf raises what it likes
-            raise PortError(f"{path} is no ONNX model: {error}") from error
+            raise PortError(f"{path} is not an ONNX model: {error}") from error
         self.path, self.precision = path, precision
         self.dtype = None if precision == "as-is" else np.dtype("float32" if precision == "bfloat16" else precision)
         arrays = {each.name: numpy_helper.to_array(each) for each in self.model.graph.initializer}

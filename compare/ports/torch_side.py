@@ -85,7 +85,7 @@ class TorchSide:
         outputs = {}
         for name, output in flatten_outputs(as_plain(self.module(*inputs))).items():
             if not isinstance(output, Tensor):
-                raise PortError(f"output {name!r} of the PyTorch module is no tensor but {type(output).__name__}")
+                raise PortError(f"output {name!r} of the PyTorch module is {type(output).__name__}, not a tensor")
             outputs[name] = output
         return outputs
 

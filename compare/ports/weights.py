@@ -119,7 +119,7 @@ def stated(a: Mapping[str, Leaf], b: Mapping[str, Leaf], mapping: Mapping[str, s
             name, transposed = name.removesuffix(".T"), True
         for wanted, leaves, side in ((name, a, "a"), (target, b, "b")):
             if wanted not in leaves:
-                raise PortError(f"mapping: {wanted!r} is no leaf of {side}; known: {', '.join(leaves)}")
+                raise PortError(f"mapping: {wanted!r} is not a leaf of {side}; known: {', '.join(leaves)}")
         one, other, part = a[name], b[target], None
         if parts and parts["end"] is not None and parts["name"] == name:
             axis = one.axes.index("o") if one.axes and "o" in one.axes else 0

@@ -1,12 +1,12 @@
-"""Measure how soon each track reaches a test accuracy from an empty process, over many seeds.
+"""Measure the time from a cold start to a test accuracy in each track, over many seeds.
 
     python -m compare.record speedrun-mnist --seeds 20                    99 % of the test images
     python -m compare.record mlp-mnist --tracks numpy jax torch           98.3 %, without the plain scripts
     python -m compare.record cnn-mnist --against COMMIT                   also the tracks of another commit, in turn
 
-The clock counts everything: start of Python, imports, data, compilation, training and the test. Beside the tracks run
-plain scripts in PyTorch and Flax, as people write them first. One JSON entry is written to docs/records/; `python -m
-compare.entries` makes the ladder in docs/records.md from all entries.
+The time includes the start of Python, imports, data, compilation, training and the test. Plain scripts in PyTorch and
+Flax, as a user would write them, are measured as baselines. The command writes one JSON entry to docs/records/; `python
+-m compare.entries write` makes docs/records.md from all entries.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         "--seeds", type=cli.number(int), default=20, metavar="N", help="number of seeds (default: 20)"
     )
     training.add_argument(
-        "--against", metavar="COMMIT", help="measure the tracks of this commit, too: that of the record to beat"
+        "--against", metavar="COMMIT", help="also measure the tracks of this commit, such as that of the current record"
     )
     cli.group(options, "output").add_argument(
         "--out", type=cli.output, metavar="FILE", help="the entry (default: a new file in docs/records/)"

@@ -62,7 +62,8 @@ def amber(results: Results) -> str:
     if not names:
         return ""
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{WARNING} The times of disturbed runs are in no ratio and no ranking: {', '.join(names[:NAMED])}{more}."
+    disturbed_runs = f"{', '.join(names[:NAMED])}{more}"
+    return f"{WARNING} The times of disturbed runs are excluded from ratios and rankings: {disturbed_runs}."
 
 
 def _parity(results: Results) -> Check:

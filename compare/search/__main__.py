@@ -28,7 +28,12 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("search", __doc__)
     training = cli.group(options, "what to train")
-    training.add_argument("presets", nargs="*", metavar="PRESET", help="where to start; of several, one is chosen")
+    training.add_argument(
+        "presets",
+        nargs="*",
+        metavar="PRESET",
+        help="settings to start from; if there are several, the preset is searched too",
+    )
     cli.add_network(options)
     cli.add_track(options, default="torch")
     cli.add_seeds(options, default=[0], what="trainings of each trial, whose mean accuracy ranks it")

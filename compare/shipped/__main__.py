@@ -104,8 +104,8 @@ Most frequent confusions:
 
 - It has ten classes and no other: a letter, a face or a blot is classified as one of the ten digits, often with
   high probability.
-- It expects one digit, upright, on a plain background. Two digits in a picture, lined paper or a shadow
-  across it are read as strokes.
+- It expects one digit, upright. Several digits in a picture are not separated. Lined paper and shadows are removed
+  if they are recognised; otherwise they are read as strokes.
 - MNIST was written by employees of the US Census Bureau and American high-school students around 1990.
   The continental 1 with a long upstroke and the crossed 7 are rare in it; printed digits are not in it.
 - Its probabilities are not calibrated: an answer given with 99 % may be wrong more often than once in a hundred.

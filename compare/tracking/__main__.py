@@ -1,4 +1,4 @@
-"""Open MLflow on the runs, log comparisons for which tracking was off, or register their best networks."""
+"""Open MLflow's page of the runs, log comparisons that were not tracked, or register their best networks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("tracking", __doc__)
     commands = options.add_subparsers(dest="command", required=True)
-    text = "log an existing results.json with its report, curves, checkpoints and models; what is logged already stays"
+    text = "log an existing results.json with its report, curves, checkpoints and models; nothing is logged twice"
     to_log = commands.add_parser("log", help=text, description=text)
     to_log.add_argument("directories", metavar="DIR", nargs="+", type=cli.path, help="a folder with a results.json")
     to_log.add_argument("--experiment", default="compare", metavar="NAME", help="MLflow experiment (default: compare)")
-    text = "register the network of the highest validation accuracy of each preset, under the alias best"
+    text = "register the network with the highest validation accuracy of each preset, with the alias best"
     to_register = commands.add_parser("best", help=text, description=text)
-    to_register.add_argument("directory", metavar="DIR", type=cli.path, help="folder of a comparison that is logged")
+    to_register.add_argument("directory", metavar="DIR", type=cli.path, help="folder of a comparison that is in MLflow")
     to_register.add_argument("--name", metavar="NAME", help="name of the registered model (default: the preset's)")
     text = "serve MLflow's page on this machine, and print the address of the runs"
     to_open = commands.add_parser("ui", help=text, description=text)

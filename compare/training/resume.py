@@ -43,8 +43,8 @@ def require_fit(found: Checkpoint, job: Job, data: Data, *, steps: int) -> None:
     """Raise UserError unless the training can continue from this checkpoint, with this data, to so many steps."""
     if "step_loss" not in found.progress:
         raise UserError(
-            f"{found.path} holds a network without a training state: predict with it, or transfer it "
-            "from it with python -m compare.transfer"
+            f"{found.path} holds a network without a training state: predict with it, or fine-tune "
+            "it with python -m compare.transfer"
         )
     require_same_data(found.path, found.meta, data)
     if not is_same_run(found, job):

@@ -17,7 +17,6 @@ from typing import Any
 from compare import cli, machine
 from compare.cli import command_line
 from compare.config import Config
-from compare.data import DATASETS
 from compare.errors import UserError
 from compare.progress import Progress
 from compare.report.style import name_of
@@ -39,11 +38,16 @@ def parser() -> argparse.ArgumentParser:
         cli.add_tracks(task)
         cli.add_seeds(task, default=list(seeds), what="one training of each method")
         cli.group(task, "what to train").add_argument(
-            "--steps", type=cli.setting("steps"), metavar="N", help="of each training (default: as the recipe has it)"
+            "--steps",
+            type=cli.setting("steps"),
+            metavar="N",
+            help="steps of each training (default: those of the recipe)",
         )
         cli.add_output(task, default="transfer-")
-    digits.add_argument("--labels", type=cli.number(int), default=10, metavar="N", help="per class (default: 10)")
-    to.add_argument("dataset", type=cli.dataset, metavar="DATASET", help=f"{', '.join(DATASETS)} or folder:PATH")
+    digits.add_argument(
+        "--labels", type=cli.number(int), default=10, metavar="N", help="labels per class (default: 10)"
+    )
+    to.add_argument("dataset", type=cli.dataset, metavar="DATASET", help="mnist, fashion-mnist, cifar10 or folder:PATH")
     to.add_argument(
         "--pretrained",
         required=True,

@@ -69,7 +69,7 @@ def new_head(network: Network, classes: int, *, seed: int) -> Network:
     Raises UserError for fewer than two classes, or where the features do not fit the model.
     """
     if classes < 2:
-        raise UserError(f"an output layer for {classes} classes: there is nothing to classify, give 2 at least")
+        raise UserError(f"an output layer for {classes} classes has nothing to classify: give at least 2 classes")
     args = {**network.args, "classes": classes}
     expected = MODELS[network.model](**args).init(np.random.default_rng(seed))["params"]
     head = expected.pop("output")

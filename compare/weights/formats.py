@@ -31,7 +31,7 @@ def torch_module(network: Network) -> nn.Module:
         interop.params_from_tree(module, network.params)
         interop.stats_from_tree(module, network.stats)
     except (TypeError, ValueError, LookupError) as error:
-        raise WeightsError(f"this is no {network.model} with {network.args}: {error}") from error
+        raise WeightsError(f"the weights do not fit {network.model} with {network.args}: {error}") from error
     return module.eval()
 
 
@@ -48,7 +48,7 @@ def state_dict(network: Network, names: str = "ours") -> tuple[dict[str, Tensor]
     name = published_name(network.model, network.args)
     if name is None:
         published = ", ".join(name for name, known in ARCHITECTURES.items() if known.args)
-        raise WeightsError(f"this {network.model} is none of the published networks: {published}")
+        raise WeightsError(f"this {network.model} is not one of the published networks: {published}")
     return to_published(state, name, network.args), description(network, architecture=name)
 
 

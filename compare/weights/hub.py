@@ -33,7 +33,9 @@ def get(source: str, *, size: int | None = None) -> Network:
     name, path = (rest, None) if name == TORCHVISION else (name, Path(rest).expanduser())
     known = architecture_of(name)
     if not known.args:
-        raise UserError(f"--pretrained {source}: how a {name} saw its images is not known; choose a published network")
+        raise UserError(
+            f"--pretrained {source}: the image preprocessing of {name} is not known; choose a published network"
+        )
     snapshot = convert(read(downloaded(name) if path is None else path), name)
     args = dict(known.args)
     if size:
@@ -71,7 +73,7 @@ def downloaded(name: str) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not digest.startswith(_prefix(path)):
         raise UserError(
-            f"{path}: was altered or is cut short, its SHA-256 begins with {digest[:8]}: remove it, try again"
+            f"{path} is altered or truncated, its SHA-256 begins with {digest[:8]}: delete it and try again"
         )
     return path
 

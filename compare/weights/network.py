@@ -67,7 +67,7 @@ class Network:
                     schedule_args={"lr": 0.0, "steps": 1},
                 )
             except (TypeError, ValueError, LookupError) as error:
-                raise WeightsError(f"this is no {self.model} with {self.args}: {error}") from error
+                raise WeightsError(f"the weights do not fit {self.model} with {self.args}: {error}") from error
         return np.asarray(module.logits(self.states[track], x))
 
 
@@ -87,7 +87,7 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path
     config = model_of(meta.get("config"), network)
     model, stored, dataset = config["model"], config.get("model_args") or {}, config.get("dataset", "elsewhere")
     if not isinstance(stored, Mapping) or not isinstance(dataset, str):
-        raise WeightsError("has a config whose model_args are no object, or whose dataset is no name")
+        raise WeightsError("has a config whose model_args are not an object, or whose dataset is not a name")
     args = networks.tuples(stored)
     params, stats = snapshot.get("ema") or snapshot.get("params", {}), snapshot.get("stats", {})
     arrays = leaves({"params": params, "stats": stats})
@@ -108,7 +108,7 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path
         raise WeightsError(f"has model_args that no {model} takes: {short(dict(args))} ({error})") from error
     names = meta.get("classes") or CLASSES.get(dataset) or ()
     if not isinstance(names, list | tuple):
-        raise WeightsError("has classes that are no list of names")
+        raise WeightsError("has classes that are not a list of names")
     classes = tuple(map(str, names)) if len(names) == v else numbered(v)
     prepared = preparation.read(meta.get("prepared"), dataset, classes, shape)
     usual = familiarity.read(meta.get("usual"))
@@ -172,7 +172,7 @@ def scaling(meta: Mapping[str, Any], dataset: str, data_dir: Any) -> tuple[tuple
     try:
         mean, std = (tuple(float(value) for value in meta[name]) for name in ("mean", "std"))
     except (TypeError, ValueError) as error:
-        raise WeightsError("has a mean or std that are no lists of numbers") from error
+        raise WeightsError("has a mean or std that is not a list of numbers") from error
     if len(mean) != len(std) or not np.isfinite([*mean, *std]).all() or not all(value > 0 for value in std):
         raise WeightsError("has a mean and std that cannot scale images: finite numbers, std above 0, one per channel")
     return mean, std

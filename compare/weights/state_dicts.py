@@ -47,7 +47,7 @@ def unwrapped(found: Any) -> tuple[State, str]:
             raise WeightsError(f"holds {type(found).__name__}, not a state dict of names and tensors")
         inside = dict(states_in(found))
         if not inside:
-            raise WeightsError(f"these entries are no plain tensors of numbers: {not_tensors(found)}")
+            raise WeightsError(f"these entries are not plain tensors of numbers: {not_tensors(found)}")
         entry = next((name for name in PREFERRED if name in inside), "") or next(iter(inside))
         if len(inside) > 1 and entry not in PREFERRED:
             raise WeightsError(f"holds several state dicts: {', '.join(inside)}. Save one of them by itself.")

@@ -258,7 +258,9 @@ def test_disturbed_trials_are_repeated_twice_at_most_and_then_marked(
     assert printed.count("was disturbed and is repeated: other programs took 50% of the cores") == 3
     assert printed.count("was disturbed and is marked: other programs") == 3
     assert "mlp-mnist: numpy plain: 1 disturbed trial left out." in printed
-    assert "numpy processes is in no ratio: every trial was disturbed: other programs took 50% of the cores." in printed
+    assert (
+        "processes is excluded from ratios: every trial was disturbed: other programs took 50% of the cores." in printed
+    )
 
 
 def test_a_disturbed_row_is_marked_and_in_no_ratio_and_no_regression() -> None:

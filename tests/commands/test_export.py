@@ -150,7 +150,7 @@ def test_torchvision_vgg_has_biases_and_flattens_channels_first() -> None:
 
 
 def test_torchvision_names_need_a_torchvision_network(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="none of the published networks: resnet20, "):
+    with pytest.raises(WeightsError, match="not one of the published networks: resnet20, "):
         export(saved(tmp_path, "lenet5"), "torch", tmp_path / "there", "published")
 
 

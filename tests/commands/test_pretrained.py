@@ -169,9 +169,9 @@ def test_weight_file_is_not_executed(how: str, tmp_path: Path) -> None:
     [
         ([1, 2], "holds list, not a state dict"),
         ({}, "holds dict, not a state dict"),
-        ({"w": 3, "b": torch.ones(2)}, "no plain tensors of numbers: 'w'"),
-        ({"w": torch.ones(2, dtype=torch.complex64)}, "no plain tensors of numbers: 'w'"),
-        ({3: torch.ones(2)}, "no plain tensors of numbers: 3"),
+        ({"w": 3, "b": torch.ones(2)}, "not plain tensors of numbers: 'w'"),
+        ({"w": torch.ones(2, dtype=torch.complex64)}, "not plain tensors of numbers: 'w'"),
+        ({3: torch.ones(2)}, "not plain tensors of numbers: 3"),
     ],
 )
 def test_file_without_a_state_dict_is_refused(content: Any, message: str, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_augmentation_that_does_not_fit_is_named() -> None:
     for spec in ("crop:8", "cutout:100000"):
         with pytest.raises(UserError, match=rf"{spec} does not fit images of 7 pixels: choose 1 to 7"):
             chunk(toy(), 0, 0, 1, batch_size=4, augment=(spec,))
-    with pytest.raises(UserError, match="'mixup:1' comes last"):
+    with pytest.raises(UserError, match=r"'mixup:1' mixes two images.*put it last"):
         parse(["mixup:1", "flip"])
 
 

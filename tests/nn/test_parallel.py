@@ -102,7 +102,7 @@ def test_devices_need_equal_shards() -> None:
     with pytest.raises(ValueError, match="a batch of 7 does not divide by 2 devices"):
         train.train_steps(state, *batches("cnn", 7))
     train.train_steps(state, *batches("cnn", 8))
-    with pytest.raises(ValueError, match="devices 0: at least 1"):
+    with pytest.raises(ValueError, match="devices 0: it must be at least 1"):
         begin("cnn", devices=0)
 
 

@@ -193,7 +193,7 @@ def test_half_precision_is_checked_in_float64_and_the_model_stays_as_it_is(x):
         ({"weights": "share"}, "weights is 'share'"),
         ({"tolerances": {"loss": 1}}, "unknown tolerance 'loss'"),
         ({"steps": 3}, "steps and optimizer belong together"),
-        ({"mapping": {"hidden.weight": "nothing"}}, "'nothing' is no leaf of a; known: hidden.weight"),
+        ({"mapping": {"hidden.weight": "nothing"}}, "'nothing' is not a leaf of a; known: hidden.weight"),
         ({"layouts": ("NCHW", "CHWN")}, "unknown layout 'CHWN'"),
         ({"b": nn.Linear(4, 3)}, "b has, and a does not|a has, and b does not"),
     ],

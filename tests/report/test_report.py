@@ -247,7 +247,7 @@ def test_a_disturbed_run_is_marked_and_in_no_ratio():
     assert cells(results, "mlp-mnist", "torch")["images/s"] == "40,400 ± 400 ⚠"
     assert cells(results, "mlp-mnist", "jax")["images/s"] == "36,360 ± 360"
     assert "**Timing quality** ⚠ 1 of 9 runs disturbed: other programs took 50% of the cores" in text
-    assert "> ⚠ The times of disturbed runs are in no ratio and no ranking: mlp-mnist torch seed 1.\n" in text
+    assert "> ⚠ The times of disturbed runs are excluded from ratios and rankings: mlp-mnist torch seed 1.\n" in text
     assert "⚠ Timing quality: 1 of 9 runs disturbed" in " ".join(shown(results).split())
     found = side_by_side([("quiet", fake_results(presets=("mlp-mnist",), seeds=(0, 1, 2))), ("busy", results)])
     assert next(line for line in found.splitlines() if "PyTorch" in line).endswith("| 40,400 ⚠ |")

@@ -231,7 +231,7 @@ def test_existing_comparison_is_not_overwritten(compared, run_here):
             "invalid interval 'soon': expected a number of steps, like 500, or",
         ),
         (["--resume", "nowhere"], "nowhere cannot be read (No such file or directory): give a results.json"),
-        (["--resume", "nowhere", "--epochs", "1"], "--resume finishes what was planned and takes no other flag"),
+        (["--resume", "nowhere", "--epochs", "1"], "--resume takes no other flag"),
         (["--resume-from", "nowhere"], "nowhere: give the folder of a run or of one of its steps"),
         (["mlp-mnist", "cnn-mnist", "--resume-from", "nowhere"], "starts one training: name one preset"),
     ],
