@@ -89,6 +89,12 @@ def available(model: str, tracks: Sequence[str], *, asked: bool) -> list[str]:
     return [track for track in tracks if track in there]
 
 
+def chosen(model: str, tracks: Sequence[str]) -> list[str]:
+    """The tracks of a ``--tracks`` that may be ``all``: every one that has the network."""
+    every = "all" in tracks
+    return available(model, list(CLASSES) if every else tracks, asked=not every)
+
+
 # --- the first parameters, and whether all classes have the same ------------------------------------------------------
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from compare.data.files import DataError
 from compare.data.folder import TEST_SHARE, channel_statistics
-from compare.data.stream import Data
+from compare.data.stream import Data, numbered
 from compare.python_file import load_function, shortened
 
 PARTS = ("train", "val", "test")
@@ -149,7 +149,7 @@ def class_names(given: Any, found: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """The names of the classes, or ``class 0``, ``class 1``, ..."""
     count = 1 + max(int(array.max(initial=0)) for name, array in found.items() if name.startswith("y"))
     if given is None:
-        return tuple(f"class {k}" for k in range(count))
+        return numbered(count)
     names = tuple(map(str, np.asarray(given).ravel().tolist()))
     if len(names) < count:
         raise DataError(f"names {len(names)} classes, and the labels go up to {count - 1}: name {count}")

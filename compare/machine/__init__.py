@@ -18,6 +18,7 @@ PACKAGES = (
     "numpy jax jaxlib flax optax orbax-checkpoint torch torchvision tensorflow-cpu keras tensorflow-datasets mlflow "
     "matplotlib rich"
 ).split()
+DIRTY = "-dirty"  # after a commit: there are uncommitted changes
 
 
 def cores() -> int:
@@ -253,7 +254,12 @@ def git_commit() -> str | None:
         return None
     if Path(top).resolve() != root:
         return None
-    return f"{commit}-dirty" if changes else commit
+    return f"{commit}{DIRTY}" if changes else commit
+
+
+def is_clean(commit: str | None) -> bool:
+    """Whether a :func:`git_commit` is known and has no uncommitted changes."""
+    return commit is not None and not commit.endswith(DIRTY)
 
 
 def _version(package: str) -> str | None:

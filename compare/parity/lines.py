@@ -53,8 +53,8 @@ def with_ties(images: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(images[:1]), images[1:]])
 
 
-def told(config: Config, a: str, b: str) -> str:
-    """Where two tracks part, for a person."""
+def explained(config: Config, a: str, b: str) -> str:
+    """The line where two tracks part, or why none can be named, as text for the terminal."""
     try:
         report = compared(config, a, b)
         if report.verdict == "same":
