@@ -192,15 +192,6 @@ def matmul_gflops(*, threads: int) -> list[float]:
     return _figures(PRODUCT, threads=threads)
 
 
-def around(before: list[float], after: list[float], own: dict[str, float] | None) -> dict[str, float] | None:
-    """GFLOP/s of a large matmul by library: NumPy's, the median of those before and after a run, and the worker's own.
-
-    None if NumPy's was not measured.
-    """
-    both = before + after
-    return {"numpy": statistics.median(both), **(own or {})} if both else None
-
-
 def record_peak(environment: dict[str, Any], *speeds: float) -> None:
     """Keep the highest speed of a large matmul on the CPU, in whatever library, in ``environment``."""
     environment["gemm_gflops"] = max([environment["gemm_gflops"] or 0.0, *speeds]) or None

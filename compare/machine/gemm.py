@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from compare import machine
+from compare.config import Config
 
 LAPS = 3
 
@@ -88,6 +89,23 @@ def _kind(platform: str, precision: str) -> str:
 
 
 PRODUCTS: dict[str, Callable[[str, str, int], Product]] = {"jax": _jax, "torch": _torch, "tensorflow": _tensorflow}
+
+
+def around(
+    row: Mapping[str, Any], before: list[float], after: list[float], environment: dict[str, Any], config: Config
+) -> dict[str, float] | None:
+    """``matmul_gflops`` of a run or trial that a worker has reported, whose own library is in it already.
+
+    GFLOP/s by library: that, and the reference, NumPy's median of those ``before`` and ``after``, or PyTorch's on the
+    accelerators of the run. None if the reference was not measured. ``environment`` keeps the highest on the CPU.
+    """
+    library = row.get("matmul_gflops") or {}
+    if not machine.on_cpu(row.get("hardware")):
+        machine.record_peak(environment, *before, *after)
+        speed = machine.accelerator_gflops(config.device, config.precision)
+        return {name: each * config.devices for name, each in {"torch": speed, **library}.items()} if speed else None
+    machine.record_peak(environment, *before, *after, *library.values())
+    return {"numpy": statistics.median(before + after), **library} if before or after else None
 
 
 def set_peaks(rows: Iterable[Any]) -> None:
