@@ -93,26 +93,12 @@ def peak_rss_mb() -> float | None:
     A sum of peaks, which need not have been at one moment, and memory that several processes share is counted in each:
     no less than what was needed at once. None where the system does not tell.
     """
-    own = Path("/proc/self")
-    if not (own / "status").exists():
-        return None
-    return round(sum(_status_kb(each, "VmHWM") for each in [own, *_descendants(own)]) / 1024, 1)
+    return _megabytes("status", "VmHWM")
 
 
 def rss_mb() -> float | None:
     """Resident memory now, summed in the same way: a tenth of a millisecond, where :func:`pss_mb` takes ten."""
-    own = Path("/proc/self")
-    if not (own / "status").exists():
-        return None
-    return round(sum(_status_kb(each, "VmRSS") for each in [own, *_descendants(own)]) / 1024, 1)
-
-
-def _status_kb(process: Path, name: str) -> int:
-    """A line of a process's status, in kB; 0 if it has just ended."""
-    with contextlib.suppress(OSError):
-        lines = (process / "status").read_text(encoding="ascii").splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
-    return 0
+    return _megabytes("status", "VmRSS")
 
 
 def pss_mb() -> float | None:
@@ -120,16 +106,22 @@ def pss_mb() -> float | None:
 
     None where the system does not tell.
     """
-    own = Path("/proc/self")
-    if not (own / "smaps_rollup").exists():
+    return _megabytes("smaps_rollup", "Pss:")
+
+
+def _megabytes(file: str, name: str) -> float | None:
+    """A line of a file in ``/proc``, in MB, summed over this process and its descendants; None without that file."""
+    root = Path("/proc/self")
+    if not (root / file).exists():
         return None
-    return round(sum(map(_pss_kb, [own, *_descendants(own)])) / 1024, 1)
+    return round(sum(_kilobytes(each / file, name) for each in [root, *_descendants(root)]) / 1024, 1)
 
 
-def _pss_kb(process: Path) -> int:
+def _kilobytes(file: Path, name: str) -> int:
+    """A line of a process's file; 0 if the process has just ended."""
     with contextlib.suppress(OSError):
-        lines = (process / "smaps_rollup").read_text(encoding="ascii").splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+        lines = file.read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
     return 0
 
 

@@ -110,11 +110,6 @@ def closing_metrics(run: RunResult) -> dict[str, float | None]:
     }
 
 
-def alone(results: Results, run: RunResult) -> Results:
-    """The comparison with one of its runs only."""
-    return {**results, "runs": [run]}
-
-
 def dataset(facts: DataFacts) -> Any:
     """MLflow's entity of a dataset; its digest is the start of ours, its profile says how many images there are."""
     from mlflow.entities import Dataset

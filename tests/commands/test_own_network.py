@@ -217,6 +217,7 @@ UNUSABLE = {
         ("nn.Linear(h * w * c, classes)", "nn.Linear(h * w * c, classes, bias=False)"),
     ],
     "Jax and Numpy differ in the argument or default classes": [("classes=10, rngs", "classes=12, rngs")],
+    "Jax and Numpy differ in the argument or default bias": [("classes=10, rngs", "classes=10, bias=None, rngs")],
     "Jax needs the keyword argument input_shape": [(SIGNATURE, "def __init__(self, *, classes=10, rngs")],
     "Jax takes input_shape: it must be a keyword argument with a default": [
         (SIGNATURE, SIGNATURE.replace("*, input_shape=(28, 28, 1)", "input_shape=(28, 28, 1), *"))
