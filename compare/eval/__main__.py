@@ -31,7 +31,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT|FILE",
         help="checkpoint folder, exported file, or the name of a network that ships",
     )
-    note = {"dataset": "mnist, fashion-mnist, cifar10, tfds:NAME or folder:PATH (default: that of its training)"}
+    note = {
+        "dataset": "mnist, fashion-mnist, cifar10, tfds:NAME, folder:PATH, FILE.npz or FILE.py:function "
+        "(default: that of its training)"
+    }
     cli.add_settings(options, "dataset", "data_dir", note=note)
     cli.add_tracks(options, where="evaluation", default=["numpy"], extra=["all"])
     cli.add_network(options, where="evaluation", what="the network of your own that the checkpoint holds")

@@ -74,11 +74,12 @@ def test_data(network: Network, dataset: str | None, data_dir: str | None) -> Da
 
 
 def with_classes_of(network: Network, found: Data) -> Data:
-    """The dataset with the network's classes, matched by name; by number, with a note, if those names are not known."""
+    """The dataset with the network's classes, matched by name; by number, with a note, if one of them has no names."""
     theirs, ours = found.classes, network.classes
-    if unnamed(ours) and len(ours) == len(theirs):
-        note = "the network does not name its classes: they are taken in the order of the dataset's"
-        return dataclasses.replace(found, note="; ".join(filter(None, [found.note, note])))
+    if len(ours) == len(theirs) and (unnamed(ours) or unnamed(theirs)):
+        one, other, classes = ("network", "dataset", theirs) if unnamed(ours) else ("dataset", "network", ours)
+        note = f"the {one} does not name its classes: they are taken in the order of the {other}'s"
+        return dataclasses.replace(found, classes=classes, note="; ".join(filter(None, [found.note, note])))
     if missing := [name for name in theirs if name not in ours]:
         raise UserError(
             f"{found.name} has classes that the network does not know: {_listed(missing)}. The network's are "
