@@ -127,7 +127,7 @@ def figures(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Fig
     }
 
 
-# --- the tracks held against each other -------------------------------------------------------------------------------
+# --- differences between the tracks -----------------------------------------------------------------------------------
 
 
 class Answer(TypedDict):

@@ -136,7 +136,7 @@ def _descendants(process: Path) -> Iterator[Path]:
 
 SIZES = {"memory": 2**24, "cache": 2**15}  # numbers in an array that is copied
 
-PRODUCT = """
+MATMUL = """
 import numpy, time
 a, b = numpy.random.default_rng(0).standard_normal((2, 2048, 2048), dtype="float32")
 def seconds():
@@ -146,7 +146,7 @@ seconds()
 print(*(2 * 2048**3 / seconds() / 1e9 for _ in range(5)))
 """
 
-PRODUCT_THERE = """
+ACCELERATOR_MATMUL = """
 import sys, time, torch
 number, precision = sys.argv[1:]
 torch.backends.cuda.matmul.fp32_precision = "ieee"
@@ -181,7 +181,7 @@ print(*(threads * 2 * 4 * numbers * laps / seconds() / 1e9 for _ in range(5)))
 
 def matmul_gflops(*, threads: int) -> list[float]:
     """GFLOP/s of five matmuls of two float32 matrices (2048, 2048), in a fresh process; [] if that fails."""
-    return _figures(PRODUCT, threads=threads)
+    return _figures(MATMUL, threads=threads)
 
 
 def record_peak(environment: dict[str, Any], *speeds: float) -> None:
@@ -196,7 +196,7 @@ def on_cpu(hardware: str | None) -> bool:
 
 def accelerator_gflops(device: str, precision: str) -> float | None:
     """Median of five matmuls (8192, 8192) by PyTorch on an accelerator; float32 without TF32."""
-    found = _figures(PRODUCT_THERE, device.partition(":")[2] or "0", precision, threads=1)
+    found = _figures(ACCELERATOR_MATMUL, device.partition(":")[2] or "0", precision, threads=1)
     return statistics.median(found) if found else None
 
 

@@ -1,4 +1,4 @@
-"""What MLflow is told of a comparison and its runs: tags, params, summary metrics, description, dataset."""
+"""What is logged to MLflow of a comparison and its runs: tags, params, summary metrics, description, dataset."""
 
 from __future__ import annotations
 
