@@ -107,7 +107,7 @@ class Session:
         before = self.matmul_gflops or machine.matmul_gflops(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
         self.matmul_gflops = machine.matmul_gflops(threads=self.threads)
-        speeds = gemm.around(answer, before, self.matmul_gflops, self.results["environment"], config)
+        speeds = gemm.around(answer, before, self.matmul_gflops, environment=self.results["environment"], config=config)
         trial: Any = {"repeat": number, **answer, "matmul_gflops": speeds, "gemm_gflops": None}
         if seen := trial.get("disturbance"):
             on_cpu = machine.on_cpu(answer.get("hardware"))

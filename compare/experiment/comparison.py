@@ -229,7 +229,7 @@ class Comparison:
         """
         environment, before = cast(dict[str, Any], self.results["environment"]), self.matmuls
         self.matmuls = [] if self.stopping else machine.matmul_gflops(threads=environment["threads"])
-        run["matmul_gflops"] = gemm.around(run, before, self.matmuls, environment, config)
+        run["matmul_gflops"] = gemm.around(run, before, self.matmuls, environment=environment, config=config)
         gemm.set_peaks(self.results["runs"])
         if seen := run["disturbance"]:
             on_cpu = machine.on_cpu(run["hardware"])

@@ -92,7 +92,7 @@ MATMULS: dict[str, Callable[[str, str, int], Matmul]] = {"jax": _jax, "torch": _
 
 
 def around(
-    row: Mapping[str, Any], before: list[float], after: list[float], environment: dict[str, Any], config: Config
+    row: Mapping[str, Any], before: list[float], after: list[float], *, environment: dict[str, Any], config: Config
 ) -> dict[str, float] | None:
     """``matmul_gflops`` of a run or trial that a worker has reported, whose own library is in it already.
 
