@@ -96,11 +96,6 @@ class Valid:
             limits += [f"below {high}" if self.below else f"at most {high}"] * (self.high < LARGEST)
         return " ".join(filter(None, ["whole" if kind is int else "", "numbers", " and ".join(limits)]))
 
-    @property
-    def bounded(self) -> bool:
-        """Is there a smallest or a largest number?"""
-        return (self.low, self.high) != (-LARGEST, LARGEST)
-
     def fits(self, value: Any, kind: Any) -> bool:
         """Is the value of this type (a type hint), and valid?"""
         if value is None:

@@ -16,12 +16,11 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from compare import cli, tracks
+from compare import cli, networks
 from compare.cli import command_line
 from compare.data.files import DataError
 from compare.data.seeds import SAMPLE, generator
@@ -173,10 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if the text was written, 2 for an invalid checkpoint, prompt or argument."""
     options = parser().parse_args(arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    names = list(tracks.TRACKS) if "all" in options.tracks else options.tracks
-    network = open_network(Path(options.checkpoint))
+    network = open_network(options.checkpoint)
     how = {name: getattr(options, name) for name in ("length", "seed", "temperature")}
-    written = generate(network, options.prompt, names, **how)
+    written = generate(network, options.prompt, networks.chosen(network.model, options.tracks), **how)
     texts: dict[str, str] = {}  # each text once, with the first track that wrote it
     for name, each in written.items():
         texts.setdefault(each.text, name)

@@ -89,6 +89,12 @@ def available(model: str, tracks: Sequence[str], *, asked: bool) -> list[str]:
     return [track for track in tracks if track in there]
 
 
+def chosen(model: str, tracks: Sequence[str]) -> list[str]:
+    """The tracks of a ``--tracks`` that may be ``all``: every one that has the network."""
+    every = "all" in tracks
+    return available(model, list(CLASSES) if every else tracks, asked=not every)
+
+
 # --- the first parameters, and whether all classes have the same ------------------------------------------------------
 
 
@@ -131,13 +137,13 @@ TREES = {"numpy": numpy_tree, "jax": jax_tree, "torch": torch_tree}
 
 def require_same_network(config: Config) -> None:
     """Raise UserError unless the classes of a file take the same arguments and have the same parameter tree."""
-    (first, of_first), *others = classes_of(config.model).items()
-    for track, network in ((first, of_first), *others):
-        require_same_arguments(config.model, track, arguments_of(network), arguments_of(of_first), CLASSES[first])
-    trees = {track: tree_of(config, track) for track in (first, *(name for name, _ in others))}
-    for track, _ in others:
-        for part in ("params", "stats"):
-            what = {"params": "parameters", "stats": "running statistics"}[part]
+    classes = classes_of(config.model)
+    first, *others = classes
+    for track, network in classes.items():
+        require_same_arguments(config.model, track, arguments_of(network), arguments_of(classes[first]), CLASSES[first])
+    trees = {track: tree_of(config, track) for track in classes}
+    for track in others:
+        for part, what in (("params", "parameters"), ("stats", "running statistics")):
             try:
                 require_same(trees[first][part], trees[track][part], what=what)
             except ValueError as error:
@@ -156,11 +162,8 @@ def require_same_arguments(model: str, track: str, own: Mapping, expected: Mappi
     for argument, parameter in own.items():
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             raise UserError(f"{model}: {name} takes {argument}: it must be a keyword argument with a default")
-    defaults = [{key: each.default for key, each in these.items()} for these in (own, expected)]
-    if defaults[0] != defaults[1]:
-        different = [
-            key for key in defaults[0].keys() | defaults[1].keys() if defaults[0].get(key) != defaults[1].get(key)
-        ]
+    mine, theirs = ({key: each.default for key, each in these.items()} for these in (own, expected))
+    if different := [key for key in mine.keys() | theirs.keys() if mine.get(key, ...) != theirs.get(key, ...)]:
         raise UserError(f"{model}: {name} and {other} differ in the argument or default {', '.join(sorted(different))}")
 
 

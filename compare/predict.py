@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from compare import cli, networks, tracks
+from compare import cli, networks
 from compare.cli import SHIPPED, command_line
 from compare.data import digits, images, pages
 from compare.errors import UserError
@@ -120,19 +120,19 @@ def ranked(probabilities: np.ndarray, classes: Sequence[str]) -> Answer:
 # --- command line -----------------------------------------------------------------------------------------------------
 
 
-def looked_at(predictor: Predictor, path: Path) -> Seen:
-    """What the network sees of the picture in a file; an error names the file."""
+def classified(predictor: Predictor, path: Path, track_names: Sequence[str]) -> tuple[Seen, dict[str, np.ndarray]]:
+    """What the network sees of the picture in a file, and its logits (v,) by track; an error names the file."""
     image = load_image(path)
     try:
-        return predictor.look(image)
+        seen = predictor.look(image)
     except images.ImageError as error:
         raise images.ImageError(f"{path} {error}") from error
+    return seen, {name: predictor.network.logits(seen.pixels[None], name)[0] for name in track_names}
 
 
 def answer(predictor: Predictor, path: Path, track_names: Sequence[str]) -> dict[str, Any]:
     """The probability of every class by track, for a program; ``note`` says what makes the answer doubtful."""
-    seen = looked_at(predictor, path)
-    logits = {name: predictor.network.logits(seen.pixels[None], name)[0] for name in track_names}
+    seen, logits = classified(predictor, path, track_names)
     classes = predictor.network.classes
     return {
         "image": cli.shown(path),
@@ -143,8 +143,7 @@ def answer(predictor: Predictor, path: Path, track_names: Sequence[str]) -> dict
 
 def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int, *, show: bool = False) -> str:
     """The lines to print for one picture; ``show`` writes what the network saw as a PNG file."""
-    seen = looked_at(predictor, path)
-    logits = {name: predictor.network.logits(seen.pixels[None], name)[0] for name in track_names}
+    seen, logits = classified(predictor, path, track_names)
     answers = {name: softmax(each) for name, each in logits.items()}
     lines = [cli.shown(path)]
     for name, probabilities in answers.items():
@@ -216,10 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if every picture was answered, 2 if a file or an argument is wrong; the others are answered still."""
     options = parser().parse_args(arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    names = list(tracks.TRACKS) if "all" in options.tracks else options.tracks
     status, answers = 0, []
     predictor = load(options.checkpoint, options.network)
-    names = networks.available(predictor.network.model, names, asked="all" not in options.tracks)
+    names = networks.chosen(predictor.network.model, options.tracks)
     for path in pictures(options.images):
         try:
             if options.json:

@@ -85,7 +85,7 @@ class Progress:
         self.note(f"{label}: {text}")
 
     def stage(self, label: str, total: int) -> Callable[[str], None]:
-        """Show a stage before training as a bar, or a line for each of its parts; returns what is told of each part."""
+        """Show a stage before training as a bar, or as a line per part; returns a function to call with each part."""
         parts = itertools.count()
         if self._bars:
             self._drop_bar()

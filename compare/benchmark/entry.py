@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
+from compare import machine
 from compare.benchmark import results
 from compare.benchmark.results import Benchmark, Row
-from compare.files import read_json
 from compare.machine import disturbance
 from compare.results import typed_json
 from compare.results.schema import Machine
@@ -128,16 +128,14 @@ def _row(found: Benchmark, row: Row) -> EntryRow:
 
 def read(path: Path) -> Entry:
     """The entry in a file; UserError, which lists what is wrong, if it is none."""
-    found = read_json(path, "entry.json")
-    typed_json.require(found, Entry, path)
-    return cast(Entry, found)
+    return cast(Entry, typed_json.read(path, Entry, "entry.json"))
 
 
 def refusals(entry: Entry) -> list[str]:
     """Why an entry is not accepted: disturbed, not at parity, unfinished, or of code that nobody has; [] if it is."""
     commit = entry["environment"]["git_commit"]
     found = [f"the benchmark is not finished: {entry['status']}"] if entry["status"] != "finished" else []
-    if commit is None or commit.endswith("+"):
+    if not machine.is_clean(commit):
         found.append("its code is no commit: measure in a checkout without uncommitted changes")
     found += [
         f"{pair['preset']}: {pair['a']} and {pair['b']} are not at parity in {pair['precision']}"

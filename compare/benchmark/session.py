@@ -107,15 +107,10 @@ class Session:
         before = self.matmul_gflops or machine.matmul_gflops(threads=self.threads)
         answer = variants.measure(config, variant, threads=self.threads, folder=self.out, **how)
         self.matmul_gflops = machine.matmul_gflops(threads=self.threads)
-        on_cpu, own = machine.on_cpu(answer.get("hardware")), answer.get("matmul_gflops") or {}
-        own_here = own.values() if on_cpu else ()
-        machine.record_peak(self.results["environment"], *before, *self.matmul_gflops, *own_here)
-        speeds = machine.around(before, self.matmul_gflops, own)
-        if not on_cpu:
-            there = machine.accelerator_gflops(config.device, config.precision)
-            speeds = {"torch": there, **own} if there else None
+        speeds = gemm.around(answer, before, self.matmul_gflops, environment=self.results["environment"], config=config)
         trial: Any = {"repeat": number, **answer, "matmul_gflops": speeds, "gemm_gflops": None}
         if seen := trial.get("disturbance"):
+            on_cpu = machine.on_cpu(answer.get("hardware"))
             seen["matmul_swing"] = disturbance.swing(before, self.matmul_gflops) if on_cpu else None
             trial["disturbed"] = disturbance.reason(seen)
         self.results[kind].append(trial)

@@ -25,7 +25,7 @@ from compare.statistics import ConfidenceInterval, exponent, ratio_of_medians, s
 
 Table = tuple[tuple[str, ...], list[list[str]]]
 BASELINE = "torch baseline"
-MORE = "--repeats 5"  # what a benchmark of single runs is told to add
+MORE = "--repeats 5"  # what a benchmark of single runs lacks
 
 
 def shown(results: Benchmark) -> list[Row]:

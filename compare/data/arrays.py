@@ -21,7 +21,7 @@ import numpy as np
 
 from compare.data.files import DataError
 from compare.data.folder import TEST_SHARE, channel_statistics
-from compare.data.stream import Data
+from compare.data.stream import Data, numbered
 from compare.python_file import load_function, shortened
 
 PARTS = ("train", "val", "test")
@@ -94,7 +94,7 @@ def dataset(name: str, arrays: Mapping[str, Any]) -> Data:
 
 
 def images(name: str, given: Any, notes: list[str]) -> np.ndarray:
-    """Images as uint8 (n, h, w, c); DataError for what cannot be told to be images."""
+    """Images as uint8 (n, h, w, c); DataError, with the remedy, for anything else."""
     x = np.asarray(given)
     shape = f"{name} has the shape {x.shape}"
     if x.ndim not in (3, 4) or not x.size:
@@ -127,7 +127,7 @@ def images(name: str, given: Any, notes: list[str]) -> np.ndarray:
 
 
 def labels(name: str, given: Any) -> np.ndarray:
-    """Labels as int32 (n,); DataError for what cannot be told to be class numbers."""
+    """Labels as int32 (n,); DataError, with the remedy, for anything else."""
     y = np.asarray(given)
     has = f"{name} has the dtype {y.dtype} and the shape {y.shape}"
     if y.ndim == 2 and y.shape[1] > 1 and y.dtype.kind in "iufb" and np.array_equal(y.sum(axis=1), np.ones(len(y))):
@@ -149,7 +149,7 @@ def class_names(given: Any, found: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     """The names of the classes, or ``class 0``, ``class 1``, ..."""
     count = 1 + max(int(array.max(initial=0)) for name, array in found.items() if name.startswith("y"))
     if given is None:
-        return tuple(f"class {k}" for k in range(count))
+        return numbered(count)
     names = tuple(map(str, np.asarray(given).ravel().tolist()))
     if len(names) < count:
         raise DataError(f"names {len(names)} classes, and the labels go up to {count - 1}: name {count}")

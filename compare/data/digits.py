@@ -32,11 +32,6 @@ class Digit:
     note: str = ""
 
 
-def to_digit(image: Image.Image) -> np.ndarray:
-    """The pixels of :func:`find_digit`."""
-    return find_digit(image).pixels
-
-
 def find_digit(image: Image.Image) -> Digit:
     """One digit in any colours on any plain background, as MNIST has its digits.
 

@@ -101,6 +101,11 @@ def described(shape: Sequence[int], classes: int) -> str:
     return f"images of {'x'.join(map(str, shape))} in {classes} classes"
 
 
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of classes that nobody named."""
+    return tuple(f"class {k}" for k in range(count))
+
+
 def digest(*arrays: np.ndarray) -> str:
     """SHA-256 of arrays: of their types, shapes and numbers."""
     sha = sha256()

@@ -11,8 +11,9 @@ from compare.benchmark import entry as machine_entry
 from compare.benchmark.tables import number, table
 from compare.errors import UserError
 from compare.record import results as record
-from compare.record.results import Rung, accuracies, seconds, spread
+from compare.record.results import Rung, accuracies, seconds
 from compare.report.style import name_of
+from compare.results.runs import spread
 from compare.workers.process import ROOT
 
 DOCS = ROOT / "docs"
@@ -77,7 +78,7 @@ def of_rung(rung: Rung) -> list[str]:
         (rung.row["commit"] or "none")[:7],
         str(len(rung.row["runs"])),
         spread(seconds(rung.row), ".2f"),
-        f"{spread(accuracies(rung.row), '.3f', 100)} %",
+        spread([100 * each for each in accuracies(rung.row)], ".3f", unit="%"),
         f"{rung.p:.1g}",
     ]
 

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from compare import cli, tracks
+from compare import cli, networks
 from compare.cli import command_line
 from compare.eval import evaluation, report
 from compare.files import finite
@@ -31,7 +31,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="CHECKPOINT|FILE",
         help="checkpoint folder, exported file, or a network of the project: mlp-mnist or cnn-mnist",
     )
-    note = {"dataset": "mnist, fashion-mnist, cifar10, tfds:NAME or folder:PATH (default: that of the training)"}
+    note = {
+        "dataset": "mnist, fashion-mnist, cifar10, tfds:NAME, folder:PATH, FILE.npz or FILE.py:function "
+        "(default: that of the training)"
+    }
     cli.add_settings(options, "dataset", "data_dir", note=note)
     cli.add_tracks(options, where="evaluation", default=["numpy"], extra=["all"])
     cli.add_network(options, where="evaluation", what="the network of your own that the checkpoint holds")
@@ -45,10 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0; 1 if the tracks classify different numbers of images correctly; 2 if an argument is wrong."""
     options = parser().parse_args(arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    names = list(tracks.TRACKS) if "all" in options.tracks else options.tracks
     network = open_network(options.file, options.network)
     data = evaluation.test_data(network, options.dataset, options.data_dir)
-    found = evaluation.evaluate(network, data, names)
+    found = evaluation.evaluate(network, data, networks.chosen(network.model, options.tracks))
     if options.json:
         print(json.dumps(finite({"network": cli.shown(options.file), **found}), indent=1))
     else:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from functools import partial
+from typing import TypedDict
 
 import numpy as np
 
@@ -36,7 +37,9 @@ class Evaluation(TypedDict):
 def evaluate(network: Network, test: Data, track_names: Sequence[str]) -> Evaluation:
     """The figures of each track on the test images of :func:`test_data`."""
     x, y = test.test_x, test.test_y
-    logits = {track: image_logits(_of(network, track), x, y, batch_size=BATCH) for track in track_names}
+    logits = {
+        track: image_logits(partial(network.logits, track=track), x, y, batch_size=BATCH) for track in track_names
+    }
     y = y.reshape(-1)  # of windows of a text, a label for each character
     found = {track: figures(each, y, test.classes) for track, each in logits.items()}
     return {
@@ -50,10 +53,6 @@ def evaluate(network: Network, test: Data, track_names: Sequence[str]) -> Evalua
         "largest_logit_difference": largest_difference(logits),
         "disagreements": disagreements(logits, y, test.classes),
     }
-
-
-def _of(network: Network, track: str) -> Any:
-    return lambda x: network.logits(x, track)
 
 
 def test_data(network: Network, dataset: str | None, data_dir: str | None) -> Data:
@@ -75,11 +74,12 @@ def test_data(network: Network, dataset: str | None, data_dir: str | None) -> Da
 
 
 def with_classes_of(network: Network, found: Data) -> Data:
-    """The dataset with the network's classes, matched by name; by number, with a note, if those names are not known."""
+    """The dataset with the network's classes, matched by name; by number, with a note, if one of them has no names."""
     theirs, ours = found.classes, network.classes
-    if unnamed(ours) and len(ours) == len(theirs):
-        note = "the network does not name its classes: they are taken in the order of the dataset's"
-        return dataclasses.replace(found, note="; ".join(filter(None, [found.note, note])))
+    if len(ours) == len(theirs) and (unnamed(ours) or unnamed(theirs)):
+        one, other, classes = ("network", "dataset", theirs) if unnamed(ours) else ("dataset", "network", ours)
+        note = f"the {one} does not name its classes: they are taken in the order of the {other}'s"
+        return dataclasses.replace(found, classes=classes, note="; ".join(filter(None, [found.note, note])))
     if missing := [name for name in theirs if name not in ours]:
         raise UserError(
             f"{found.name} has classes that the network does not know: {_listed(missing)}. The network's are "

@@ -11,6 +11,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from compare.data.stream import eval_batches
+from numpy_nn.losses import log_softmax
 
 BINS = 15  # of the confidence, equally wide
 MOST_CLASSES = 100  # in a confusion matrix
@@ -60,15 +61,13 @@ def image_logits(logits: Callable[[np.ndarray], Any], x: np.ndarray, y: np.ndarr
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Probabilities of logits (v,) or (n, v): float64 of the same shape."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return np.exp(shifted) / np.exp(shifted).sum(axis=-1, keepdims=True)
+    return np.exp(log_softmax(logits.astype(np.float64)))
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean of -log p(label), without label smoothing: logits (n, v), labels (n,)."""
-    largest = logits.max(axis=1)
-    log_sums = np.log(np.exp(logits - largest[:, None]).sum(axis=1)) + largest
-    return float(np.mean(log_sums - logits[np.arange(len(labels)), labels]))
+    log_p = log_softmax(logits)[np.arange(len(labels)), labels]
+    return float((0 - log_p).mean())  # without -0.0
 
 
 def confusion_counts(labels: np.ndarray, predictions: np.ndarray, v: int) -> np.ndarray:
@@ -128,7 +127,7 @@ def figures(logits: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> Fig
     }
 
 
-# --- the tracks held against each other -------------------------------------------------------------------------------
+# --- differences between the tracks -----------------------------------------------------------------------------------
 
 
 class Answer(TypedDict):

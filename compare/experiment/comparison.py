@@ -184,7 +184,7 @@ class Comparison:
                 elif kind == "end":
                     self.end(run, event, config, label)
         self.worker = None
-        self.measure_matmul(run, label)
+        self.measure_matmul(run, config, label)
         tracker.finish_run(child, self.results, run)
 
     def job(self, run: RunResult, config: Config) -> Job:
@@ -221,24 +221,18 @@ class Comparison:
         else:
             self.progress.end(label, f"{run['status'].upper()}: {run['message']}")
 
-    def measure_matmul(self, run: RunResult, label: str) -> None:
+    def measure_matmul(self, run: RunResult, config: Config, label: str) -> None:
         """Enter the matmul speeds around a run, in NumPy and in its own library, and what they say of every run so far.
 
         How much NumPy's varied is the last figure that tells whether other programs disturbed the run. The speed of a
         run on an accelerator is compared with that accelerator's matmul speed.
         """
-        environment, before, config = cast(dict[str, Any], self.results["environment"]), self.matmuls, run["config"]
+        environment, before = cast(dict[str, Any], self.results["environment"]), self.matmuls
         self.matmuls = [] if self.stopping else machine.matmul_gflops(threads=environment["threads"])
-        on_cpu, own = machine.on_cpu(run["hardware"]), run["matmul_gflops"] or {}
-        machine.record_peak(environment, *before, *self.matmuls, *(own.values() if on_cpu else ()))
-        if on_cpu:
-            run["matmul_gflops"] = machine.around(before, self.matmuls, own)
-        else:
-            each = machine.accelerator_gflops(config["device"], config["precision"])
-            speeds = {"torch": each, **own} if each else {}
-            run["matmul_gflops"] = {library: speed * config["devices"] for library, speed in speeds.items()} or None
+        run["matmul_gflops"] = gemm.around(run, before, self.matmuls, environment=environment, config=config)
         gemm.set_peaks(self.results["runs"])
         if seen := run["disturbance"]:
+            on_cpu = machine.on_cpu(run["hardware"])
             seen["matmul_swing"] = disturbance.swing(before, self.matmuls) if on_cpu else None
             run["disturbed"] = disturbance.reason(seen)
         if run["disturbed"]:

@@ -18,6 +18,7 @@ PACKAGES = (
     "numpy jax jaxlib flax optax orbax-checkpoint torch torchvision tensorflow-cpu keras tensorflow-datasets mlflow "
     "matplotlib rich"
 ).split()
+DIRTY = "-dirty"  # after a commit: there are uncommitted changes
 
 
 def cores() -> int:
@@ -92,26 +93,12 @@ def peak_rss_mb() -> float | None:
     A sum of peaks, which need not have been at one moment, and memory that several processes share is counted in each:
     no less than what was needed at once. None where the system does not tell.
     """
-    own = Path("/proc/self")
-    if not (own / "status").exists():
-        return None
-    return round(sum(_status_kb(each, "VmHWM") for each in [own, *_descendants(own)]) / 1024, 1)
+    return _megabytes("status", "VmHWM")
 
 
 def rss_mb() -> float | None:
     """Resident memory now, summed in the same way: a tenth of a millisecond, where :func:`pss_mb` takes ten."""
-    own = Path("/proc/self")
-    if not (own / "status").exists():
-        return None
-    return round(sum(_status_kb(each, "VmRSS") for each in [own, *_descendants(own)]) / 1024, 1)
-
-
-def _status_kb(process: Path, name: str) -> int:
-    """A line of a process's status, in kB; 0 if it has just ended."""
-    with contextlib.suppress(OSError):
-        lines = (process / "status").read_text(encoding="ascii").splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
-    return 0
+    return _megabytes("status", "VmRSS")
 
 
 def pss_mb() -> float | None:
@@ -119,16 +106,22 @@ def pss_mb() -> float | None:
 
     None where the system does not tell.
     """
-    own = Path("/proc/self")
-    if not (own / "smaps_rollup").exists():
+    return _megabytes("smaps_rollup", "Pss:")
+
+
+def _megabytes(file: str, name: str) -> float | None:
+    """A line of a file in ``/proc``, in MB, summed over this process and its descendants; None without that file."""
+    root = Path("/proc/self")
+    if not (root / file).exists():
         return None
-    return round(sum(map(_pss_kb, [own, *_descendants(own)])) / 1024, 1)
+    return round(sum(_kilobytes(each / file, name) for each in [root, *_descendants(root)]) / 1024, 1)
 
 
-def _pss_kb(process: Path) -> int:
+def _kilobytes(file: Path, name: str) -> int:
+    """A line of a process's file; 0 if the process has just ended."""
     with contextlib.suppress(OSError):
-        lines = (process / "smaps_rollup").read_text(encoding="ascii").splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0)
+        lines = file.read_text(encoding="ascii").splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith(name)), 0)
     return 0
 
 
@@ -143,7 +136,7 @@ def _descendants(process: Path) -> Iterator[Path]:
 
 SIZES = {"memory": 2**24, "cache": 2**15}  # numbers in an array that is copied
 
-PRODUCT = """
+MATMUL = """
 import numpy, time
 a, b = numpy.random.default_rng(0).standard_normal((2, 2048, 2048), dtype="float32")
 def seconds():
@@ -153,7 +146,7 @@ seconds()
 print(*(2 * 2048**3 / seconds() / 1e9 for _ in range(5)))
 """
 
-PRODUCT_THERE = """
+ACCELERATOR_MATMUL = """
 import sys, time, torch
 number, precision = sys.argv[1:]
 torch.backends.cuda.matmul.fp32_precision = "ieee"
@@ -188,16 +181,7 @@ print(*(threads * 2 * 4 * numbers * laps / seconds() / 1e9 for _ in range(5)))
 
 def matmul_gflops(*, threads: int) -> list[float]:
     """GFLOP/s of five matmuls of two float32 matrices (2048, 2048), in a fresh process; [] if that fails."""
-    return _figures(PRODUCT, threads=threads)
-
-
-def around(before: list[float], after: list[float], own: dict[str, float] | None) -> dict[str, float] | None:
-    """GFLOP/s of a large matmul by library: NumPy's, the median of those before and after a run, and the worker's own.
-
-    None if NumPy's was not measured.
-    """
-    both = before + after
-    return {"numpy": statistics.median(both), **(own or {})} if both else None
+    return _figures(MATMUL, threads=threads)
 
 
 def record_peak(environment: dict[str, Any], *speeds: float) -> None:
@@ -212,7 +196,7 @@ def on_cpu(hardware: str | None) -> bool:
 
 def accelerator_gflops(device: str, precision: str) -> float | None:
     """Median of five matmuls (8192, 8192) by PyTorch on an accelerator; float32 without TF32."""
-    found = _figures(PRODUCT_THERE, device.partition(":")[2] or "0", precision, threads=1)
+    found = _figures(ACCELERATOR_MATMUL, device.partition(":")[2] or "0", precision, threads=1)
     return statistics.median(found) if found else None
 
 
@@ -253,7 +237,12 @@ def git_commit() -> str | None:
         return None
     if Path(top).resolve() != root:
         return None
-    return f"{commit}-dirty" if changes else commit
+    return f"{commit}{DIRTY}" if changes else commit
+
+
+def is_clean(commit: str | None) -> bool:
+    """Whether a :func:`git_commit` is known and has no uncommitted changes."""
+    return commit is not None and not commit.endswith(DIRTY)
 
 
 def _version(package: str) -> str | None:

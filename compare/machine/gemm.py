@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from compare import machine
+from compare.config import Config
 
 LAPS = 3
 
@@ -25,22 +26,22 @@ def own_gflops(library: str, *, device: str, precision: str, threads: int) -> di
     Empty for NumPy, which its parent times with all cores. In float32 without TF32; on an accelerator in bfloat16
     where that is the precision of the run.
     """
-    if library not in PRODUCTS:
+    if library not in MATMULS:
         return {}
-    product, side = PRODUCTS[library](device, precision, threads)
-    product()  # compiles and warms up
+    matmul, side = MATMULS[library](device, precision, threads)
+    matmul()  # compiles and warms up
     laps = []
     for _ in range(LAPS):
         start = time.perf_counter()
-        product()
+        matmul()
         laps.append(2 * side**3 / (time.perf_counter() - start) / 1e9)
     return {library: round(statistics.median(laps), 1)}
 
 
-Product = tuple[Callable[[], object], int]  # waits for its result; the side of its matrices
+Matmul = tuple[Callable[[], object], int]  # waits for its result; the side of its matrices
 
 
-def _jax(device: str, precision: str, threads: int) -> Product:
+def _jax(device: str, precision: str, threads: int) -> Matmul:
     import jax
     import jax.numpy as jnp
 
@@ -53,7 +54,7 @@ def _jax(device: str, precision: str, threads: int) -> Product:
     return lambda: multiply(x).block_until_ready(), len(x)
 
 
-def _torch(device: str, precision: str, threads: int) -> Product:
+def _torch(device: str, precision: str, threads: int) -> Matmul:
     import torch
 
     from torch_nn import devices
@@ -63,15 +64,15 @@ def _torch(device: str, precision: str, threads: int) -> Product:
     torch.set_num_threads(threads)
     x = torch.from_numpy(_matrix(there.type)).to(there, getattr(torch, _kind(there.type, precision)))
 
-    def product() -> None:
+    def matmul() -> None:
         x @ x
         if there.type != "cpu":
             torch.accelerator.synchronize(there)
 
-    return product, len(x)
+    return matmul, len(x)
 
 
-def _tensorflow(device: str, precision: str, threads: int) -> Product:
+def _tensorflow(device: str, precision: str, threads: int) -> Matmul:
     import tensorflow as tf
 
     x = tf.constant(_matrix("cpu"))
@@ -87,7 +88,24 @@ def _kind(platform: str, precision: str) -> str:
     return "bfloat16" if precision == "bfloat16" and platform != "cpu" else "float32"
 
 
-PRODUCTS: dict[str, Callable[[str, str, int], Product]] = {"jax": _jax, "torch": _torch, "tensorflow": _tensorflow}
+MATMULS: dict[str, Callable[[str, str, int], Matmul]] = {"jax": _jax, "torch": _torch, "tensorflow": _tensorflow}
+
+
+def around(
+    row: Mapping[str, Any], before: list[float], after: list[float], *, environment: dict[str, Any], config: Config
+) -> dict[str, float] | None:
+    """``matmul_gflops`` of a run or trial that a worker has reported, whose own library is in it already.
+
+    GFLOP/s by library: that, and the reference, NumPy's median of those ``before`` and ``after``, or PyTorch's on the
+    accelerators of the run. None if the reference was not measured. ``environment`` keeps the highest on the CPU.
+    """
+    library = row.get("matmul_gflops") or {}
+    if not machine.on_cpu(row.get("hardware")):
+        machine.record_peak(environment, *before, *after)
+        speed = machine.accelerator_gflops(config.device, config.precision)
+        return {name: each * config.devices for name, each in {"torch": speed, **library}.items()} if speed else None
+    machine.record_peak(environment, *before, *after, *library.values())
+    return {"numpy": statistics.median(before + after), **library} if before or after else None
 
 
 def set_peaks(rows: Iterable[Any]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from compare import cli, networks, presets
@@ -80,22 +80,10 @@ def parser() -> argparse.ArgumentParser:
     return options
 
 
-@command_line
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Return 0 if all tracks agree, 1 if not, 2 for invalid arguments."""
+def wanted(options: argparse.Namespace) -> Iterator[Config]:
+    """A Config for each model and optimizer; UserError for a model, a network or tracks that cannot be compared."""
     from numpy_nn.models import MODELS
 
-    options = parser().parse_args(arguments)
-    if options.configs is not None:
-        process.tell(f"importing {', '.join(options.tracks)}")
-        configs = [Config.from_json(config) for config in json.loads(options.configs)]
-        rows = [
-            row
-            for config in configs
-            for row, _ in check_parity(config, options.tracks, steps=options.steps, say=process.tell)
-        ]
-        print(json.dumps(finite(rows)))
-        return 0
     for model in options.models:
         if model in presets.PRESETS:
             raise UserError(f"{model!r} is a preset: give its model, {presets.PRESETS[model].model}")
@@ -108,7 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise UserError(
             f"nothing to compare in {options.precision} with {' '.join(names) or 'no track'} alone: name two tracks"
         )
-    rows = []
     for model in options.models or MODELS:
         for optimizer in options.optimizer:
             config = Config(
@@ -123,14 +110,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             if networks.is_file(model):
                 networks.require_same_network(config)
-            for row, details in check_parity(config, options.tracks, steps=options.steps):
-                rows.append(row)
-                if not options.json:
-                    show(row, details)
-                    if not row["passed"]:
-                        from compare.parity import lines
+            yield config
 
-                        print(f"\n{lines.told(config, row['a'], row['b'])}")
+
+@command_line
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 if all tracks agree, 1 if not, 2 for invalid arguments."""
+    options = parser().parse_args(arguments)
+    if options.configs is not None:
+        process.tell(f"importing {', '.join(options.tracks)}")
+        configs = map(Config.from_json, json.loads(options.configs))
+        checked = (check_parity(config, options.tracks, steps=options.steps, say=process.tell) for config in configs)
+        print(json.dumps(finite([row for pairs in checked for row, _ in pairs])))
+        return 0
+    rows = []
+    for config in wanted(options):
+        for row, details in check_parity(config, options.tracks, steps=options.steps):
+            rows.append(row)
+            if not options.json:
+                show(row, details)
+                if not row["passed"]:
+                    from compare.parity import lines
+
+                    print(f"\n{lines.explained(config, row['a'], row['b'])}")
     passed = all(row["passed"] for row in rows)
     if options.json:
         print(json.dumps(finite(rows)))

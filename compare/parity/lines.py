@@ -7,6 +7,7 @@ backward, on the same floats and labels and from the same parameters.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,8 @@ def with_ties(images: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros_like(images[:1]), images[1:]])
 
 
-def told(config: Config, a: str, b: str) -> str:
-    """Where two tracks part, for a person."""
+def explained(config: Config, a: str, b: str) -> str:
+    """The line where two tracks part, or why none can be named, as text for the terminal."""
     try:
         report = compared(config, a, b)
         if report.verdict == "same":
@@ -93,8 +94,6 @@ def of_numpy(config: Config, snapshot: Tree) -> tuple[Callable[..., Any], Callab
 
 def of_jax(config: Config, snapshot: Tree) -> Any:
     """The training loss in JAX, as a module whose network has the parameters."""
-    from functools import partial
-
     from flax import nnx
 
     from jax_nn import interop, models
@@ -117,8 +116,6 @@ def of_jax(config: Config, snapshot: Tree) -> Any:
 
 def of_torch(config: Config, snapshot: Tree) -> Any:
     """The training loss in PyTorch, as a module whose network has the parameters."""
-    from functools import partial
-
     from torch import nn
 
     from torch_nn import interop, models

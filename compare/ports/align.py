@@ -30,11 +30,6 @@ class Layout:
             return given.transpose(np.argsort(self.axes)).reshape(self.shape)
         return a.reshape(squeezed(a.shape)).transpose(self.axes).reshape(self.shape)
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether no axis moves."""
-        return self.axes == tuple(range(len(self.axes)))
-
 
 def squeezed(shape: Iterable[int]) -> tuple[int, ...]:
     """A shape without its axes of length 1."""

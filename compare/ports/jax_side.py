@@ -194,7 +194,7 @@ def axes_of(name: str, ndim: int) -> str | None:
 
 
 def pure_function(function: Callable[..., Any], params: Any, *, train: bool, precision: str) -> JaxSide:
-    """A function ``f(params, *inputs)``; it is told ``train`` if it takes such an argument."""
+    """A function ``f(params, *inputs)``; ``train`` is passed to it if it takes such an argument."""
     extra = mode_arguments(function, train)
     return JaxSide(
         "JAX", lambda params, rest, *xs: (function(params, *xs, **extra), rest), params, {}, precision=precision
@@ -202,7 +202,7 @@ def pure_function(function: Callable[..., Any], params: Any, *, train: bool, pre
 
 
 def mode_arguments(function: Callable[..., Any], train: bool) -> dict[str, bool]:
-    """The keyword by which a function is told the mode, as far as it has one."""
+    """The keyword argument that sets the mode of a function; empty if it has none."""
     known = {"train": train, "training": train, "is_training": train, "deterministic": not train}
     try:
         taken = inspect.signature(function).parameters

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
-import importlib.util
 import re
 import shlex
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 
 from compare import cli, machine, presets
 from compare.cli import TRACKS, command_line
-from compare.errors import UserError
+from compare.errors import require_packages
 from compare.record import results
 from compare.record.results import SCRIPTS, TARGETS, Entry, Row
 from compare.statistics import p_above
@@ -122,8 +121,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from compare.training import preflight
     from compare.workers.process import ROOT
 
-    if "plain-nnx" in options.tracks and not importlib.util.find_spec("tensorflow"):
-        raise UserError("plain-nnx: TensorFlow is not installed; pip install 'nn-three-ways[tensorflow]' brings it")
+    if "plain-nnx" in options.tracks:
+        require_packages("plain-nnx", "tensorflow", extra="tensorflow")
     names = [name for name in options.tracks if name in TRACKS]
     preflight.require([presets.get(options.preset)], names, folder=ROOT)
     entry = begin(options, shlex.join(["python", "-m", "compare.record", *arguments]))

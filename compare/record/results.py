@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, cast
 
-from compare.files import read_json
+from compare import machine
 from compare.results import typed_json
 from compare.results.schema import Machine
 from compare.statistics import p_above, ratio_of_medians
@@ -52,9 +51,7 @@ class Entry(TypedDict):
 
 def read(path: Path) -> Entry:
     """The entry in a file; UserError, which lists what is wrong, if it is none."""
-    found = read_json(path, "entry.json")
-    typed_json.require(found, Entry, path)
-    return cast(Entry, found)
+    return cast(Entry, typed_json.read(path, Entry, "entry.json"))
 
 
 def seconds(row: Row) -> list[float]:
@@ -104,7 +101,7 @@ def judged(entry: Entry, row: Row, p: float, standing: str | None) -> tuple[bool
         return False, "baseline"
     if row["commit"] != entry["environment"]["git_commit"]:
         return False, "measured again, to compare with"
-    if row["commit"] is None or row["commit"].endswith("+"):
+    if not machine.is_clean(row["commit"]):
         return False, "no record: uncommitted changes"
     if len(row["runs"]) < entry["seeds"]:
         return False, f"no record: interrupted after {len(row['runs'])} of {entry['seeds']} seeds"
@@ -121,9 +118,3 @@ def judged(entry: Entry, row: Row, p: float, standing: str | None) -> tuple[bool
     if any(run["disturbed"] for run in before["runs"]) or ratio.outcome != "faster":
         return False, f"no record: {ratio.describe(add='--seeds 20')}"
     return True, f"record: {ratio.describe()} as fast as {standing[:7]}"
-
-
-def spread(values: list[float], form: str, scale: float = 1.0) -> str:
-    """Mean ± sample standard deviation; a single value has no deviation."""
-    text = format(scale * statistics.fmean(values), form)
-    return text if len(values) < 2 else f"{text} ± {scale * statistics.stdev(values):{form}}"

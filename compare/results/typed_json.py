@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compare.errors import UserError
+from compare.files import read_json
 
 NAMES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
@@ -45,11 +46,13 @@ def type_name(annotation: Any, *, plural: bool = False) -> str:
     return f"{NAMES.get(annotation, 'object')}{s}"
 
 
-def require(value: Any, annotation: Any, path: Path) -> None:
-    """Raise UserError, which lists the differences, unless the content of a file conforms to a TypedDict."""
+def read(path: Path, annotation: Any, name: str) -> Any:
+    """The object in a file, or in the file ``name`` of a folder; UserError unless it conforms to a TypedDict."""
+    value = read_json(path, name)
     if found := problems(value, annotation):
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         raise UserError(f"{path} is not of this kind or version: {'; '.join(found[:5])}{more}")
+    return value
 
 
 def problems(value: Any, annotation: Any, path: str = "") -> list[str]:

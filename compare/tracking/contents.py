@@ -1,4 +1,4 @@
-"""What MLflow is told of a comparison and its runs: tags, params, summary metrics, description, dataset."""
+"""What is logged to MLflow of a comparison and its runs: tags, params, summary metrics, description, dataset."""
 
 from __future__ import annotations
 
@@ -108,11 +108,6 @@ def closing_metrics(run: RunResult) -> dict[str, float | None]:
     return {
         name: value for name, value in final_metrics(run).items() if not (same_step and last.get(name, ...) == value)
     }
-
-
-def alone(results: Results, run: RunResult) -> Results:
-    """The comparison with one of its runs only."""
-    return {**results, "runs": [run]}
 
 
 def dataset(facts: DataFacts) -> Any:

@@ -26,7 +26,6 @@ from compare.weights.open import open_network
 CODE = Path(__file__).with_name("served.py")
 NEEDED = ("numpy", "jaxtyping")  # what numpy_nn imports
 ALIAS = "best"
-TYPE = "image classifier"
 
 
 def log(client: Any, child: str, *, experiment: str, run: RunResult, folder: Path) -> None:
@@ -43,7 +42,7 @@ def log(client: Any, child: str, *, experiment: str, run: RunResult, folder: Pat
         params = contents.params({"model": network.model, "model_args": network.args})
         name = "-".join((run["preset"], run["track"], f"seed{run['seed']}", f"step{step}"))
         number = client.create_logged_model(
-            experiment, name=name, source_run_id=child, tags=tags, params=params, model_type=TYPE
+            experiment, name=name, source_run_id=child, tags=tags, params=params, model_type=type_of(network)
         ).model_id
         status = "FAILED"
         try:
@@ -55,6 +54,11 @@ def log(client: Any, child: str, *, experiment: str, run: RunResult, folder: Pat
             status = "READY"
         finally:
             client.finalize_logged_model(number, status)
+
+
+def type_of(network: Network) -> str:
+    """What MLflow shows as the type of a model."""
+    return "image classifier" if len(network.input_shape) == 3 else "language model"
 
 
 def _metrics(client: Any, child: str, model: str, step: int, network: Network, run: RunResult) -> Iterable[Any]:

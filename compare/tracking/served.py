@@ -15,6 +15,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
 from numpy_nn import train
+from numpy_nn.losses import log_softmax
 from numpy_nn.tree import from_leaves
 
 
@@ -44,8 +45,7 @@ class Served(PythonModel):
         """Class, probability and probabilities of each image: model_input uint8 (n, h, w, c)."""
         logits = np.asarray(train.logits(self.state, np.asarray(model_input, np.uint8)), np.float64)
         logits = logits[:, -1] if logits.ndim == 3 else logits
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        answers = exponentials / exponentials.sum(axis=1, keepdims=True)
+        answers = np.exp(log_softmax(logits))
         return [
             {"class": self.classes[row.argmax()], "probability": float(row.max()), "probabilities": row.tolist()}
             for row in answers

@@ -181,7 +181,7 @@ class Tracker:
 
         with tempfile.TemporaryDirectory() as folder:
             curves = Path(folder, "curves.png")
-            curves.write_bytes(figure(contents.alone(results, run)))
+            curves.write_bytes(figure({**results, "runs": [run]}))
             self._client.log_artifact(child, str(curves))
         self._client.log_artifacts(child, str(checkpoint), "checkpoint")
         if networks.is_file(run["model"]):  # its code is not numpy_nn's

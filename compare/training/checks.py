@@ -25,10 +25,8 @@ def require_validation(config: Config, data: Data) -> None:
 
 def require_images(config: Config, data: Data) -> None:
     """Raise UserError where the dataset's examples are not of the network's shape or number of classes."""
-    shape, classes = (
-        tuple(tracks.model_argument(config.model, config.model_args, "input_shape")),
-        tracks.model_argument(config.model, config.model_args, "classes"),
-    )
+    shape = tuple(tracks.model_argument(config.model, config.model_args, "input_shape"))
+    classes = tracks.model_argument(config.model, config.model_args, "classes")
     there = data.train_x.shape[1:]
     if (shape, classes) != (there, len(data.classes)):
         raise UserError(

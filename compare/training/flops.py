@@ -78,10 +78,11 @@ def _flops_in_torch(config: Config) -> int:
     network = networks.classes_of(config.model).get("torch")
     if network is None:
         raise UserError(f"{config.model}: FLOPs are counted in PyTorch, and the file has no class Torch: write one")
-    images = torch.tensor(_two_examples(config), dtype=torch.float32).permute(0, 3, 1, 2)
+    examples = torch.from_numpy(_two_examples(config))
     with FlopCounterMode(display=False) as counter:
-        network(**networks.tuples(config.model_args))(images).sum().backward()
-    return counter.get_total_flops() // len(images)
+        made = network(**networks.tuples(config.model_args))
+        made(examples.permute(0, 3, 1, 2) if examples.ndim == 4 else examples).sum().backward()
+    return counter.get_total_flops() // len(examples)
 
 
 def training_bytes(config: Config) -> int:

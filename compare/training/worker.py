@@ -69,11 +69,12 @@ def run(job: Job, *, emit: Emit, stop: threading.Event) -> None:
             except UserError as error:
                 figures |= {"status": "failed", "message": f"the trained state could not be saved: {error}"}
             figures |= training.memory | track.device_facts(training.state)
-        if training.finished and training.data.train_x.ndim == 4:  # images, which the report shows
-            try:
-                figures["error_analysis"] = analysed(training)
-            except Exception as error:  # the training and its checkpoint are good without it
-                emit({"event": "note", "text": f"no error analysis: {type(error).__name__}: {error}"})
+        if training.finished:
+            if training.data.train_x.ndim == 4:  # images, which the report shows
+                try:
+                    figures["error_analysis"] = analysed(training)
+                except Exception as error:  # the training and its checkpoint are good without it
+                    emit({"event": "note", "text": f"no error analysis: {type(error).__name__}: {error}"})
             figures["matmul_gflops"] = gemm.own_gflops(
                 job.track, device=job.config.device, precision=job.config.precision, threads=job.threads
             )

@@ -13,6 +13,7 @@ import numpy as np
 from compare import data, networks, tracks
 from compare.data import cifar, idx, preparation
 from compare.data.preparation import Preparation
+from compare.data.stream import numbered
 from compare.errors import UserError, short
 from compare.weights import familiarity
 from compare.weights.npz import WeightsError
@@ -149,13 +150,8 @@ def model_of(config: Any, network: Path | None) -> Mapping[str, Any]:
     return config
 
 
-def numbered(count: int) -> tuple[str, ...]:
-    """Names of classes that nobody named."""
-    return tuple(f"class {k}" for k in range(count))
-
-
 def unnamed(classes: Sequence[str]) -> bool:
-    """Whether these names are :func:`numbered` ones."""
+    """Whether these names are those of :func:`numbered`."""
     return tuple(classes) == numbered(len(classes))
 
 

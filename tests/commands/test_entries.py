@@ -59,7 +59,7 @@ def change(made: Entry, words: str) -> None:
     if words.startswith("the benchmark is not finished"):
         made["status"] = "interrupted"
     elif words.startswith("its code"):
-        made["environment"]["git_commit"] = "a" * 40 + "+"
+        made["environment"]["git_commit"] = "a" * 40 + "-dirty"
     elif "not at parity" in words:
         made["parity"][0]["passed"] = False
     elif "parity was not checked" in words:

@@ -166,6 +166,14 @@ def test_classes_of_a_folder_are_matched_by_name(tmp_path: Path, capsys) -> None
     assert in_order["note"] == ""
 
 
+def test_arrays_without_names_of_classes_are_matched_by_number(tmp_path: Path, capsys) -> None:
+    x, y = np.zeros((6, 6, 6, 3), np.uint8), np.array([0, 1, 2, 0, 1, 2])
+    np.savez(tmp_path / "x.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    _, found = run(capsys, small(tmp_path / "1.npz", ["a", "b", "c"]), "--dataset", str(tmp_path / "x.npz"))
+    assert [each["name"] for each in found["tracks"]["numpy"]["classes"]] == ["a", "b", "c"]
+    assert found["note"] == "the dataset does not name its classes: they are taken in the order of the network's"
+
+
 def test_classes_that_the_network_does_not_know_are_refused(tmp_path: Path, capsys) -> None:
     folder = pictures(tmp_path / "p", "abx")
     assert command.main([str(small(tmp_path / "n.npz", ["a", "b", "c"])), "--dataset", f"folder:{folder}"]) == 2

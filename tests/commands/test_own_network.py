@@ -173,6 +173,14 @@ def test_flops_are_those_of_the_same_network_of_the_project(write):
     assert training_flops(own) == training_flops(built_in) > 0
 
 
+def test_flops_of_a_network_of_texts_are_counted(tmp_path):
+    file = tmp_path / "text.py"
+    file.write_text("from numpy_nn.models.gpt import GPT as Numpy\nfrom torch_nn.models.gpt import GPT as Torch\n")
+    own = of_file(file, dataset="shakespeare")
+    expected = training_flops(dataclasses.replace(own, model="gpt"))
+    assert expected < training_flops(own) < 1.05 * expected  # PyTorch computes q kᵀ again in the backward pass
+
+
 def test_without_a_numpy_class_pytorch_draws_the_first_parameters(write):
     file = write(("class Numpy", "class Other"))
     draw = [networks.first_snapshot(str(file), {}, np.random.default_rng(seed)) for seed in (0, 0, 1)]
@@ -209,6 +217,7 @@ UNUSABLE = {
         ("nn.Linear(h * w * c, classes)", "nn.Linear(h * w * c, classes, bias=False)"),
     ],
     "Jax and Numpy differ in the argument or default classes": [("classes=10, rngs", "classes=12, rngs")],
+    "Jax and Numpy differ in the argument or default bias": [("classes=10, rngs", "classes=10, bias=None, rngs")],
     "Jax needs the keyword argument input_shape": [(SIGNATURE, "def __init__(self, *, classes=10, rngs")],
     "Jax takes input_shape: it must be a keyword argument with a default": [
         (SIGNATURE, SIGNATURE.replace("*, input_shape=(28, 28, 1)", "input_shape=(28, 28, 1), *"))

@@ -90,7 +90,7 @@ def test_a_record_must_be_significantly_faster_in_the_same_entry() -> None:
         ({"test_accuracy": 0.985}, "no record: the target is not reached at p < 0.01"),
         ({"disturbed": "other programs took 50% of the cores"}, "no record: disturbed (other programs took 50%"),
         ({"seeds": 6}, "no record: interrupted after 5 of 6 seeds"),
-        ({"commit": f"{OLD}+"}, "no record: uncommitted changes"),
+        ({"commit": f"{OLD}-dirty"}, "no record: uncommitted changes"),
         ({"name": "plain-torch"}, "baseline"),
         ({"cpu": "another"}, "first record"),
     ],

@@ -13,10 +13,15 @@ from PIL import Image, ImageDraw, ImageOps, PngImagePlugin
 
 from compare import data
 from compare.data import images
-from compare.data.digits import find_digit, to_digit
+from compare.data.digits import find_digit
 from compare.data.images import ImageError, open_image, to_square
 from compare.data.pages import find_page
 from compare.predict import load_image
+
+
+def to_digit(image: Image.Image) -> np.ndarray:
+    """What a network of digits sees, without the note."""
+    return find_digit(image).pixels
 
 
 def drawn(

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from compare import presets
 from compare.checkpoint import store
 from compare.config import Config
 from compare.errors import UserError
+from compare.machine import gemm
+from compare.training import worker
 from compare.training.clocks import Stopwatch, Timings
 from compare.training.flops import training_bytes, training_flops
 from compare.training.steps import CHUNK, plan
@@ -163,3 +166,14 @@ def test_worker_output_holds_events_only():
     done = subprocess.run(asked, input='{"loss": 0.5}', capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == {"event": "end", "loss": [None, None, 0.5]}
     assert done.stderr == "a library says hello\n"
+
+
+def test_a_run_on_a_text_has_a_gemm_peak_and_no_misclassified_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(gemm, "own_gflops", lambda library, **_: {library: 50.0})
+    small = {"dim": 8, "depth": 1, "heads": 2, "mlp_dim": 8}
+    config = Config(preset="text", model="gpt", model_args=small, dataset="shakespeare", steps=1, batch_size=2)
+    events: list[protocol.Event] = []
+    worker.run(Job(config, "numpy", 1, tmp_path), emit=events.append, stop=threading.Event())
+    assert events[-1]["status"] == "finished"
+    assert events[-1]["matmul_gflops"] == {"numpy": 50.0}
+    assert "error_analysis" not in events[-1]
