@@ -6,6 +6,8 @@ import argparse
 import importlib
 import re
 import shlex
+from pathlib import Path
+from typing import Any
 
 import pytest
 from support.paths import ROOT
@@ -68,7 +70,13 @@ def test_documented_command_is_parsed(page, command, monkeypatch, capsys):
         check(module, arguments, monkeypatch, capsys)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def marked(page: Path) -> Any:
+    """The page, marked as long where its code needs a package that ``make test`` does not install."""
+    marks = [pytest.mark.long] if 'loader="grain"' in page.read_text("utf-8") else []
+    return pytest.param(page, id=page.name, marks=marks)
+
+
+@pytest.mark.parametrize("page", [marked(page) for page in PAGES])
 def test_documented_python_runs(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     for language, block in BLOCK.findall(page.read_text("utf-8")):
