@@ -321,7 +321,7 @@ def test_preparation_is_offline_and_happens_once(data: Data, monkeypatch: pytest
 def test_interrupted_preparation_is_not_used(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     other, whole = dataclasses.replace(data, train_y=data.train_y[::-1].copy()), records.write
 
-    def killed(folder: Path, *_: Any) -> None:
+    def killed(folder: Path, *_: Any, **__: Any) -> None:
         (folder / "images" / "incomplete.X_1.0.0").mkdir(parents=True)
         raise KeyboardInterrupt
 
