@@ -90,13 +90,13 @@ def described(layer: Layer) -> dict[str, Any]:
     else:  # (d,)
         maps = y[evenly(len(y), MOST_UNITS), None, None]
     largest = float(np.abs(y).max())
-    scaled = np.rint(127 * maps / (largest or 1)).astype(np.int8)
-    return {
-        "label": layer.label,
-        "maps": pack(scaled),
-        "of": len(y) if y.ndim == 1 else y.shape[-1],
-        "largest": largest,
-    }
+    of = len(y) if y.ndim == 1 else y.shape[-1]
+    return {"label": layer.label, "maps": pack(scaled(maps, largest)), "of": of, "largest": largest}
+
+
+def scaled(maps: np.ndarray, largest: float) -> np.ndarray:
+    """Convert maps to int8, 127 for ``largest``."""
+    return np.rint(127 * maps / (largest or 1)).astype(np.int8)
 
 
 def evenly(count: int, most: int) -> np.ndarray:

@@ -18,10 +18,12 @@ from compare.checkpoint import store
 from compare.data import images
 from compare.errors import UserError
 from compare.eval.figures import softmax
-from compare.play.activations import activations
+from compare.play.activations import activations, scaled
+from compare.play.gradients import pixel_gradient
 from compare.predict import DEFAULT, Predictor, load
 from compare.report.style import KNOWN, NAMES
 from compare.results.arrays import pack
+from compare.weights.network import Network
 from numpy_nn.tree import count
 
 RUNS = Path("runs")
@@ -93,8 +95,11 @@ class Playground:
             "input": network.input_shape,
         }
 
-    def answer(self, name: str, content: bytes, disturbance: Disturbance) -> dict[str, Any]:
-        """Return each track's probabilities for the picture in an image file, and the activations of every layer."""
+    def answer(self, name: str, content: bytes, disturbance: Disturbance, chosen: int | None = None) -> dict[str, Any]:
+        """Return each track's probabilities for the picture in an image file, and the activations of every layer.
+
+        With the index of a ``chosen`` class, add the gradient of its logit with respect to the pixels.
+        """
         predictor = self.predictor(name)
         try:
             seen = predictor.look(images.open_image(content))
@@ -118,7 +123,18 @@ class Playground:
             "gap": gap(logits),
             "seen": pack(x),
             "layers": activations(predictor.network, x),
+            "saliency": None if chosen is None else self.saliency(predictor.network, x, chosen),
         }
+
+    def saliency(self, network: Network, x: np.ndarray, chosen: int) -> dict[str, Any]:
+        """Return d logit / d pixel of a class: the first track's, summed over the colours, and the tracks' ``gap``."""
+        if not 0 <= chosen < len(network.classes):
+            raise UserError(f"invalid class {chosen}: expected a number from 0 to {len(network.classes) - 1}")
+        dlogits = np.eye(len(network.classes), dtype=np.float32)[[chosen]]
+        gradients = {track: pixel_gradient(network, x[None], dlogits, track) for track in self.tracks}
+        total = gradients[self.tracks[0]].sum(axis=3)  # (1, h, w)
+        largest = float(np.abs(total).max())
+        return {"class": chosen, "map": pack(scaled(total, largest)), "largest": largest, "gap": gap(gradients)}
 
 
 def trained() -> dict[str, Path]:
@@ -128,11 +144,11 @@ def trained() -> dict[str, Path]:
     return shipped | {name: path for name, path in runs.items() if store.steps(path)}
 
 
-def gap(logits: dict[str, np.ndarray]) -> dict[str, Any] | None:
-    """Return the largest difference between two tracks' logits (1, v), the two tracks, and the largest logit."""
-    pairs = list(itertools.combinations(logits, 2))
+def gap(arrays: dict[str, np.ndarray]) -> dict[str, Any] | None:
+    """Return the largest difference between two tracks' arrays, the two tracks, and the largest absolute value."""
+    pairs = list(itertools.combinations(arrays, 2))
     if not pairs:
         return None
-    far = {pair: float(np.abs(logits[pair[0]] - logits[pair[1]]).max()) for pair in pairs}
+    far = {pair: float(np.abs(arrays[pair[0]] - arrays[pair[1]]).max()) for pair in pairs}
     a, b = max(far, key=lambda pair: far[pair])
-    return {"largest": far[a, b], "a": a, "b": b, "logits": max(float(np.abs(each).max()) for each in logits.values())}
+    return {"largest": far[a, b], "a": a, "b": b, "of": max(float(np.abs(each).max()) for each in arrays.values())}

@@ -28,8 +28,10 @@ from support.paths import ROOT
 
 from compare.cli import SHIPPED
 from compare.play import __main__ as play
+from compare.play import gradients
 from compare.play.activations import activations, recorded
 from compare.play.answers import Disturbance, Playground
+from compare.play.gradients import pixel_gradient
 from compare.play.server import BODY_LIMIT, FILES, server
 from compare.predict import load, load_image
 from compare.results.arrays import unpack
@@ -212,11 +214,66 @@ def test_perturbations_change_the_picture():
     assert noisy.std() == pytest.approx(0.2 * 255, rel=0.05)
 
 
+# --- the gradients ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chosen", [7, 3])
+def test_gradients_of_a_logit_agree(port, chosen):
+    shown = answer(port, SEVEN.read_bytes(), **{"class": chosen})[1]["saliency"]
+    assert shown["class"] == chosen
+    assert 0 < shown["gap"]["largest"] < 1e-5 * shown["gap"]["of"]  # 3e-7
+    assert shown["largest"] == pytest.approx(shown["gap"]["of"])  # of one colour
+    values = unpack(shown["map"])
+    assert values.shape == (1, 28, 28)
+    assert np.abs(values).max() == 127
+    assert answer(port, SEVEN.read_bytes())[1]["saliency"] is None
+
+
+def test_planted_wrong_gradient_is_seen(port, monkeypatch):
+    monkeypatch.setitem(gradients.GRADIENTS, "torch", lambda *given: 1.0001 * gradients.in_torch(*given))
+    gap = answer(port, SEVEN.read_bytes(), **{"class": 7})[1]["saliency"]["gap"]
+    assert gap["largest"] > 1e-5 * gap["of"]
+    assert "torch" in (gap["a"], gap["b"])
+
+
+def test_gradient_predicts_the_change_of_the_logit():
+    network, x = load().network, load().prepare(load_image(SEVEN))
+    gradient = pixel_gradient(network, x[None], np.eye(10, dtype=np.float32)[[7]], "numpy")
+    moved = [(x + sign * 2 * np.sign(gradient[0])).clip(0, 255).astype(np.uint8) for sign in (1, -1)]
+    change = np.subtract(*(network.logits(each[None])[0, 7] for each in moved))
+    predicted = (gradient[0] * np.subtract(*(each / 255 for each in moved))).sum()
+    assert change == pytest.approx(predicted, rel=0.02)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt"])
+def test_gradient_of_every_network(name):
+    network = small_network(name)
+    x = np.random.default_rng(0).integers(0, 256, (1, *network.input_shape), np.uint8)
+    dlogits = np.random.default_rng(1).standard_normal(network.logits(x).shape, np.float32)
+    ours, torchs = (pixel_gradient(network, x, dlogits, track) for track in ("numpy", "torch"))
+    assert ours.shape == x.shape
+    np.testing.assert_allclose(ours, torchs, rtol=0, atol=1e-5 * np.abs(torchs).max())
+
+
 # --- the layers, watched ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt"])  # which takes no pictures
 def test_activations_of_every_network(name):
+    network = small_network(name)
+    x = np.random.default_rng(0).integers(0, 256, network.input_shape, np.uint8)
+    np.testing.assert_array_equal(recorded(network, x)[-1].y, network.logits(x[None]))
+    layers = activations(network, x)
+    assert layers
+    for layer in layers:
+        maps = unpack(layer["maps"])
+        assert layer["largest"] > 0
+        assert ("relu" in layer["label"]) <= (maps.min() >= 0)
+        assert not (layer["label"].startswith("linear") and maps.shape[1] > 1)
+
+
+def small_network(name: str) -> Network:
+    """An untrained network with few blocks."""
     small: dict[str, Any] = {"vit": {"depth": 2}, "resnet": {"stages": (1, 1, 1)}, "densenet": {"blocks": (1, 1)}}
     args = small.get(name, {})
     model = MODELS[name](**args)
@@ -226,15 +283,7 @@ def test_activations_of_every_network(name):
         name, args, **variables, mean=(0.5,) * shape[2], std=(0.2,) * shape[2], classes=(), dataset="", meta={}
     )
     assert network.input_shape == shape
-    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.testing.assert_array_equal(recorded(network, x)[-1].y, network.logits(x[None]))
-    layers = activations(network, x)
-    assert layers
-    for layer in layers:
-        maps = unpack(layer["maps"])
-        assert layer["largest"] > 0
-        assert ("relu" in layer["label"]) <= (maps.min() >= 0)
-        assert not (layer["label"].startswith("linear") and maps.shape[1] > 1)
+    return network
 
 
 def test_activations_match_numpy():
@@ -263,6 +312,8 @@ BLANK = png(28, 28, bytes(29 * 28))
         (BLANK, "image/png", {}, 400, "the picture shows no digit"),
         (BLANK, "image/png", {"network": "../cnn-mnist.npz"}, 400, "unknown network '../cnn-mnist.npz'"),
         (BLANK, "image/png", {"noise": "nan"}, 400, "invalid noise nan: expected a number from 0 to 1"),
+        (SEVEN.read_bytes(), "image/png", {"class": 10}, 400, "invalid class 10: expected a number from 0 to 9"),
+        (BLANK, "image/png", {"class": "seven"}, 400, "invalid class seven: expected the index of a class"),
         (BLANK, "image/png", {"turn": "left"}, 400, "invalid turn left: expected a number from -360 to 360"),
         (BLANK, "image/png", {"down": 1e9}, 400, "invalid down 1000000000.0: expected a number from -64 to 64"),
     ],
@@ -390,6 +441,15 @@ def test_browser_draws_and_uploads(port, tmp_path):
         expect(row.locator("td:not(.bars)")).to_have_text([re.compile(r"9\d\.\d\d %$")] * 3)
         expect(tab.locator("#gap")).to_contain_text(re.compile(r"Largest difference of a logit: \d\.\de-\d+ "))
         expect(tab.locator("#layers figure canvas")).to_have_count(3)
+
+        tab.get_by_role("button", name="7", exact=True).press("Enter")
+        slope = tab.locator("#slope")
+        expect(slope).to_contain_text(re.compile(r"logit of 7, .* agree; largest relative difference: \d\.\de-[6-9] "))
+        expect(tab.locator("#saliency")).to_be_visible()
+        expect(tab.get_by_role("button", name="7", exact=True)).to_be_focused()
+        tab.keyboard.press("Enter")
+        expect(slope).to_have_text("Click a class to see which pixels its logit depends on.")
+        expect(tab.locator("#saliency")).to_be_hidden()
 
         drawn = tab.evaluate("document.getElementById('seen').toDataURL()")
         tab.get_by_label("Rotation").fill("180")

@@ -1,0 +1,87 @@
+"""The gradient of the logits with respect to the pixels, by each track's own backward pass."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from compare.errors import UserError
+from compare.training.call_recorder import watching
+from compare.weights.network import Network
+from numpy_nn.norm import EVAL
+
+BACKWARD = {
+    "conv2d_backward": "numpy_nn.conv",
+    "linear_backward": "numpy_nn.layers",
+    "rnn_backward": "numpy_nn.recurrent",
+    "lstm_backward": "numpy_nn.recurrent",
+}
+
+
+def pixel_gradient(network: Network, x: np.ndarray, dlogits: np.ndarray, track: str) -> np.ndarray:
+    """Return the gradient of dlogits · logits with respect to the pixels in 0 .. 1, float32 (1, h, w, c).
+
+    x is uint8 (1, h, w, c), dlogits float32 (1, v). Simonyan et al. 2014, arXiv:1312.6034.
+    The gradient is taken at x plus noise of one grey level of a fixed seed. On a uniform background all inputs of a
+    max pool are equal, and then rounding decides which of them gets the gradient.
+    """
+    network.logits(x, track)  # makes the track's state
+    beside = x + np.random.default_rng(0).standard_normal(x.shape, np.float32)
+    return np.asarray(GRADIENTS[track](network.states[track], beside, dlogits))
+
+
+def in_numpy(state: Any, x: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
+    """The model's backward pass by hand, and then the first layer's dx, which training does not need."""
+    last: list[Any] = []
+
+    def note(name: str, values: Mapping[str, Any], answer: Any) -> None:
+        last[:] = name, values, answer
+
+    params, scaled = state.ema or state.params, (x / 255 - state.mean) / state.std
+    _, _, cache = state.model.forward(params, state.stats, scaled, EVAL)
+    with watching(BACKWARD, note):
+        state.model.backward(dlogits, cache)
+    if not last:
+        raise UserError(f"no gradient of the pixels: a backward pass needs one of {', '.join(BACKWARD)} as its end")
+    name, values, (dx, *_) = last
+    if dx is None:
+        dx, *_ = getattr(import_module(BACKWARD[name]), name)(values["dy"], values["cache"])
+    if dx.size != x.size:
+        raise UserError(f"no gradient of the pixels: the backward pass ends with {name}, but not at the image")
+    return dx.reshape(x.shape) / state.std
+
+
+def in_jax(state: Any, x: np.ndarray, dlogits: np.ndarray) -> Any:
+    """``jax.vjp``, through the scaling of the bytes too."""
+    return 255 * compiled(state.forward)(state.carry, x, dlogits)
+
+
+@functools.lru_cache(maxsize=4)
+def compiled(forward: Any) -> Any:
+    """The backward pass of a compiled forward pass, compiled: carry, x, dlogits -> dx."""
+    import jax
+
+    def backward(carry: Any, x: Any, dlogits: Any) -> Any:
+        _, pull_back = jax.vjp(functools.partial(forward.__wrapped__, carry), x)
+        return pull_back(dlogits)[0]
+
+    return jax.jit(backward)
+
+
+def in_torch(state: Any, x: np.ndarray, dlogits: np.ndarray) -> Any:
+    """``torch.autograd.grad``."""
+    import torch
+
+    from torch_nn.train import preprocess
+
+    pixels = preprocess(torch.tensor(x), state.mean, state.std).requires_grad_()
+    state.model.eval()
+    (dx,) = torch.autograd.grad(state.eval_forward(pixels), pixels, torch.from_numpy(dlogits))
+    return (dx / state.std).permute(0, 2, 3, 1)
+
+
+GRADIENTS = {"numpy": in_numpy, "jax": in_jax, "torch": in_torch}
