@@ -122,19 +122,25 @@ class Playground:
             "tracks": answers,
             "gap": gap(logits),
             "seen": pack(x),
-            "layers": activations(predictor.network, x),
-            "saliency": None if chosen is None else self.saliency(predictor.network, x, chosen),
+            **self.layers(predictor.network, x, chosen),
         }
 
-    def saliency(self, network: Network, x: np.ndarray, chosen: int) -> dict[str, Any]:
-        """Return d logit / d pixel of a class: the first track's, summed over the colours, and the tracks' ``gap``."""
+    def layers(self, network: Network, x: np.ndarray, chosen: int | None) -> dict[str, Any]:
+        """Return the activations of every layer and, of a chosen class's logit, the gradients."""
+        if chosen is None:
+            return {"layers": activations(network, x), "saliency": None}
         if not 0 <= chosen < len(network.classes):
             raise UserError(f"invalid class {chosen}: expected a number from 0 to {len(network.classes) - 1}")
         dlogits = np.eye(len(network.classes), dtype=np.float32)[[chosen]]
+        saliency = {"class": chosen, **self.saliency(network, x, dlogits)}
+        return {"layers": activations(network, x, dlogits), "saliency": saliency}
+
+    def saliency(self, network: Network, x: np.ndarray, dlogits: np.ndarray) -> dict[str, Any]:
+        """Return d logit / d pixel as the first track has it, summed over the colours, and the tracks' ``gap``."""
         gradients = {track: pixel_gradient(network, x[None], dlogits, track) for track in self.tracks}
         total = gradients[self.tracks[0]].sum(axis=3)  # (1, h, w)
         largest = float(np.abs(total).max())
-        return {"class": chosen, "map": pack(scaled(total, largest)), "largest": largest, "gap": gap(gradients)}
+        return {"map": pack(scaled(total, largest)), "largest": largest, "gap": gap(gradients)}
 
 
 def trained() -> dict[str, Path]:

@@ -13,6 +13,7 @@ from compare.errors import UserError
 from compare.training.call_recorder import watching
 from compare.weights.network import Network
 from numpy_nn.norm import EVAL
+from numpy_nn.train import preprocess
 
 BACKWARD = {
     "conv2d_backward": "numpy_nn.conv",
@@ -29,9 +30,17 @@ def pixel_gradient(network: Network, x: np.ndarray, dlogits: np.ndarray, track: 
     The gradient is taken at x plus noise of one grey level of a fixed seed. On a uniform background all inputs of a
     max pool are equal, and then rounding decides which of them gets the gradient.
     """
-    network.logits(x, track)  # makes the track's state
-    beside = x + np.random.default_rng(0).standard_normal(x.shape, np.float32)
-    return np.asarray(GRADIENTS[track](network.states[track], beside, dlogits))
+    noise = np.random.default_rng(0).standard_normal(x.shape, np.float32)
+    beside = (x + noise).clip(0, 255).round().astype(np.uint8)
+    return np.asarray(GRADIENTS[track](network.state(track), beside, dlogits))
+
+
+def forward(state: Any, x: np.ndarray) -> Any:
+    """Run the NumPy track's forward pass for images uint8 (n, h, w, c); return the cache of its backward pass."""
+    _, _, cache = state.model.forward(
+        state.ema or state.params, state.stats, preprocess(x, state.mean, state.std), EVAL
+    )
+    return cache
 
 
 def in_numpy(state: Any, x: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
@@ -41,8 +50,7 @@ def in_numpy(state: Any, x: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
     def note(name: str, values: Mapping[str, Any], answer: Any) -> None:
         last[:] = name, values, answer
 
-    params, scaled = state.ema or state.params, (x / 255 - state.mean) / state.std
-    _, _, cache = state.model.forward(params, state.stats, scaled, EVAL)
+    cache = forward(state, x)
     with watching(BACKWARD, note):
         state.model.backward(dlogits, cache)
     if not last:
@@ -57,7 +65,7 @@ def in_numpy(state: Any, x: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
 
 def in_jax(state: Any, x: np.ndarray, dlogits: np.ndarray) -> Any:
     """``jax.vjp``, through the scaling of the bytes too."""
-    return 255 * compiled(state.forward)(state.carry, x, dlogits)
+    return 255 * compiled(state.forward)(state.carry, x.astype(dlogits.dtype), dlogits)
 
 
 @functools.lru_cache(maxsize=4)
@@ -76,9 +84,9 @@ def in_torch(state: Any, x: np.ndarray, dlogits: np.ndarray) -> Any:
     """``torch.autograd.grad``."""
     import torch
 
-    from torch_nn.train import preprocess
+    from torch_nn import train
 
-    pixels = preprocess(torch.tensor(x), state.mean, state.std).requires_grad_()
+    pixels = train.preprocess(torch.from_numpy(x), state.mean, state.std).requires_grad_()
     state.model.eval()
     (dx,) = torch.autograd.grad(state.eval_forward(pixels), pixels, torch.from_numpy(dlogits))
     return (dx / state.std).permute(0, 2, 3, 1)

@@ -134,16 +134,16 @@ def test_time_of_an_answer_excludes_compilation(monkeypatch):
     network = playground.predictor(name).network
     calls: list[str] = []
 
-    def counted(x: np.ndarray, track: str = "numpy, of the activations") -> np.ndarray:
+    def counted(x: np.ndarray, track: str) -> np.ndarray:
         calls.append(track)
-        return Network.logits(network, x, track.partition(",")[0])
+        return Network.logits(network, x, track)
 
     monkeypatch.setattr(network, "logits", counted)
     network.states.clear()
     playground.answer(name, SEVEN.read_bytes(), Disturbance())
-    assert calls == ["numpy", "numpy", "numpy, of the activations"]  # the first is not timed
+    assert calls == ["numpy", "numpy"]  # the first is not timed
     playground.answer(name, SEVEN.read_bytes(), Disturbance())
-    assert calls[3:] == ["numpy", "numpy, of the activations"]
+    assert calls[2:] == ["numpy"]
 
 
 @pytest.mark.perf
@@ -263,9 +263,10 @@ def test_activations_of_every_network(name):
     network = small_network(name)
     x = np.random.default_rng(0).integers(0, 256, network.input_shape, np.uint8)
     np.testing.assert_array_equal(recorded(network, x)[-1].y, network.logits(x[None]))
-    layers = activations(network, x)
+    layers = activations(network, x, np.eye(10, dtype=np.float32)[[0]])
     assert layers
     for layer in layers:
+        assert ("gradient" in layer) == (name not in ("rnn", "lstm"))
         maps = unpack(layer["maps"])
         assert layer["largest"] > 0
         assert ("relu" in layer["label"]) <= (maps.min() >= 0)
@@ -292,6 +293,34 @@ def test_activations_match_numpy():
     y, _ = conv2d_forward(pixels, **network.params["convs"]["0"])
     pooled = y.reshape(1, 12, 2, 12, 2, 16).max((2, 4))
     np.testing.assert_array_equal(recorded(network, x)[0].y, np.maximum(pooled, 0))
+
+
+def test_gradients_of_layers_match_numpy():
+    """The output layer's dx is the gradient of the last hidden layer, and so on to the first."""
+    network, x = load().network, load().prepare(load_image(SEVEN))
+    dlogits = np.eye(10, dtype=np.float32)[[7]]
+    first, second, hidden, _ = recorded(network, x, dlogits)
+    dhidden = dlogits @ network.params["output"]["kernel"].T
+    np.testing.assert_array_equal(hidden.dy, dhidden)
+    dsecond = (dhidden * (hidden.y > 0)) @ network.params["hidden"]["kernel"].T
+    np.testing.assert_allclose(second.dy, dsecond.reshape(second.y.shape), atol=1e-6)
+    assert first.dy is not None
+    assert first.dy.shape == first.y.shape
+
+
+def test_layers_name_their_equations_and_code(port):
+    layers = answer(port, SEVEN.read_bytes(), **{"class": 7})[1]["layers"]
+    assert [layer["gradient"]["shape"] for layer in layers] == [layer["maps"]["shape"] for layer in layers]
+    linear = layers[-1]["code"]
+    assert [line["says"] for line in linear[:3]] == [
+        "y = x W + b.",
+        "dx = dy Wᵀ,  dW = xᵀ dy,  db = Σₙ dy, or None without b.",
+        "y = max(x, 0).",
+    ]
+    for line, name in zip(linear, ("linear_forward", "linear_backward", "relu_forward", "relu_backward"), strict=True):
+        path, _, number = line["where"].partition(":")
+        assert (ROOT / path).read_text("utf-8").splitlines()[int(number) - 1].startswith(f"def {name}(")
+    assert "gradient" not in answer(port, SEVEN.read_bytes())[1]["layers"][0]
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -440,16 +469,19 @@ def test_browser_draws_and_uploads(port, tmp_path):
         row = tab.locator("#table tbody tr").nth(7)
         expect(row.locator("td:not(.bars)")).to_have_text([re.compile(r"9\d\.\d\d %$")] * 3)
         expect(tab.locator("#gap")).to_contain_text(re.compile(r"Largest difference of a logit: \d\.\de-\d+ "))
-        expect(tab.locator("#layers figure canvas")).to_have_count(3)
+        expect(tab.locator("#layers canvas:visible")).to_have_count(3)
 
         tab.get_by_role("button", name="7", exact=True).press("Enter")
         slope = tab.locator("#slope")
         expect(slope).to_contain_text(re.compile(r"logit of 7, .* agree; largest relative difference: \d\.\de-[6-9] "))
         expect(tab.locator("#saliency")).to_be_visible()
         expect(tab.get_by_role("button", name="7", exact=True)).to_be_focused()
+        expect(tab.locator("#layers canvas:visible")).to_have_count(6)
         tab.keyboard.press("Enter")
         expect(slope).to_have_text("Click a class to see which pixels its logit depends on.")
         expect(tab.locator("#saliency")).to_be_hidden()
+        tab.locator("#layers summary").last.click()
+        expect(tab.locator("#layers dd:visible").first).to_have_text("y = x W + b.")
 
         drawn = tab.evaluate("document.getElementById('seen').toDataURL()")
         tab.get_by_label("Rotation").fill("180")

@@ -246,18 +246,21 @@ const mosaic = (canvas, packed) => {
 const layers = (shown) => {
   const figures = $("layers").children;
   if (figures.length !== shown.length) {
-    const empty = () => element("figure", {}, element("figcaption", {}, element("strong", {}), element("span", {})), element("canvas", {}));
+    const empty = () => element("figure", {}, element("figcaption", {}, element("strong", {}), element("span", {})), element("canvas", {}), element("canvas", {}), element("details", {}, element("summary", {}, "Equations and code"), element("dl", {})));
     $("layers").replaceChildren(...shown.map(empty));
   }
-  shown.forEach(({ label, maps, of, largest }, k) => {
+  shown.forEach(({ label, maps, of, largest, gradient, steepest, code }, k) => {
     const [m, h, w] = maps.shape;
     const what = h * w === 1 ? `${m} of ${of} units` : m === 1 ? `${h} steps of ${w} numbers` : `${m} of ${of} maps, ${h} × ${w}`;
     figures[k].querySelector("strong").textContent = label;
-    figures[k].querySelector("span").textContent = ` ${what.replace(`${of} of ${of}`, of)}, up to ${largest.toPrecision(2)}`;
-    const canvas = figures[k].querySelector("canvas");
-    canvas.role = "img";
-    canvas.ariaLabel = `Activations of ${label}`;
-    mosaic(canvas, maps);
+    figures[k].querySelector("span").textContent = ` ${what.replace(`${of} of ${of}`, of)}, up to ${largest.toPrecision(2)}${gradient ? `; gradient up to ${steepest.toPrecision(2)}` : ""}`;
+    const [values, slopes] = figures[k].querySelectorAll("canvas");
+    Object.assign(values, { role: "img", ariaLabel: `Activations of ${label}` });
+    Object.assign(slopes, { role: "img", ariaLabel: `Gradient with respect to ${label}`, hidden: !gradient });
+    mosaic(values, maps);
+    if (gradient) mosaic(slopes, gradient);
+    const lines = code.flatMap(({ where, says }) => [element("dt", {}, element("code", {}, where)), element("dd", {}, says)]);
+    figures[k].querySelector("dl").replaceChildren(...lines);
   });
 };
 
