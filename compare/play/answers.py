@@ -19,7 +19,7 @@ from compare.data import images
 from compare.errors import UserError
 from compare.eval.figures import softmax
 from compare.play.activations import activations, scaled
-from compare.play.gradients import pixel_gradient
+from compare.play.gradients import LARGEST_STEP, adversarial_step, pixel_gradient
 from compare.predict import DEFAULT, Predictor, load
 from compare.report.style import KNOWN, NAMES
 from compare.results.arrays import pack
@@ -95,10 +95,19 @@ class Playground:
             "input": network.input_shape,
         }
 
-    def answer(self, name: str, content: bytes, disturbance: Disturbance, chosen: int | None = None) -> dict[str, Any]:
+    def answer(
+        self,
+        name: str,
+        content: bytes,
+        disturbance: Disturbance,
+        *,
+        chosen: int | None = None,
+        adversarial: bool = False,
+    ) -> dict[str, Any]:
         """Return each track's probabilities for the picture in an image file, and the activations of every layer.
 
-        With the index of a ``chosen`` class, add the gradient of its logit with respect to the pixels.
+        With the index of a ``chosen`` class, add the gradients of its logit. An ``adversarial`` step changes the
+        picture after the disturbance, towards the chosen class if there is one.
         """
         predictor = self.predictor(name)
         try:
@@ -107,7 +116,16 @@ class Playground:
             if isinstance(error.__cause__, UnidentifiedImageError):
                 raise UserError("the picture is not a readable image: upload a PNG or JPEG file") from error
             raise UserError(f"the picture {error}") from error
-        x = disturbance(seen.pixels)
+        if chosen is not None and not 0 <= chosen < len(predictor.network.classes):
+            raise UserError(f"invalid class {chosen}: expected a number from 0 to {len(predictor.network.classes) - 1}")
+        x, notes = disturbance(seen.pixels), []
+        if adversarial:
+            x, step = adversarial_step(predictor.network, x, self.tracks[0], chosen)
+            notes = [
+                f"no adversarial step of up to {LARGEST_STEP} of 255 grey levels changes the prediction"
+                if step is None
+                else f"an adversarial step of {step} of 255 grey levels per pixel changed the prediction"
+            ]
         logits, answers = {}, {}
         for track in self.tracks:
             if track not in predictor.network.states:
@@ -118,7 +136,7 @@ class Playground:
             answers[track] = {"probabilities": softmax(logits[track])[0].tolist(), "ms": milliseconds}
         return {
             "classes": predictor.network.classes,
-            "notes": predictor.notes(seen, logits[self.tracks[0]][0]),
+            "notes": notes + predictor.notes(seen, logits[self.tracks[0]][0]),
             "tracks": answers,
             "gap": gap(logits),
             "seen": pack(x),
@@ -129,8 +147,6 @@ class Playground:
         """Return the activations of every layer and, of a chosen class's logit, the gradients."""
         if chosen is None:
             return {"layers": activations(network, x), "saliency": None}
-        if not 0 <= chosen < len(network.classes):
-            raise UserError(f"invalid class {chosen}: expected a number from 0 to {len(network.classes) - 1}")
         dlogits = np.eye(len(network.classes), dtype=np.float32)[[chosen]]
         saliency = {"class": chosen, **self.saliency(network, x, dlogits)}
         return {"layers": activations(network, x, dlogits), "saliency": saliency}

@@ -15,6 +15,7 @@ from compare.weights.network import Network
 from numpy_nn.norm import EVAL
 from numpy_nn.train import preprocess
 
+LARGEST_STEP = 64  # grey levels
 BACKWARD = {
     "conv2d_backward": "numpy_nn.conv",
     "linear_backward": "numpy_nn.layers",
@@ -33,6 +34,27 @@ def pixel_gradient(network: Network, x: np.ndarray, dlogits: np.ndarray, track: 
     noise = np.random.default_rng(0).standard_normal(x.shape, np.float32)
     beside = (x + noise).clip(0, 255).round().astype(np.uint8)
     return np.asarray(GRADIENTS[track](network.state(track), beside, dlogits))
+
+
+def adversarial_step(
+    network: Network, x: np.ndarray, track: str, toward: int | None = None
+) -> tuple[np.ndarray, int | None]:
+    """Return the image after the smallest step along a gradient's sign that changes the prediction, and the step.
+
+    The gradient is that of the logit of class ``toward``, or else of the runner-up, minus that of the prediction. x is
+    uint8 (h, w, c); the step is in grey levels, and None if the ``LARGEST_STEP`` is too small. Goodfellow et al. 2015,
+    arXiv:1412.6572.
+    """
+    logits = network.logits(x[None], track)[0]
+    second, first = np.argsort(logits)[-2:]
+    classes = np.eye(len(logits), dtype=np.float32)
+    other = second if toward in (None, first) else toward
+    sign = np.sign(pixel_gradient(network, x[None], (classes[other] - classes[first])[None], track))
+    steps = np.arange(1, LARGEST_STEP + 1).reshape(-1, 1, 1, 1)
+    images = (x + steps * sign).clip(0, 255).astype(np.uint8)
+    changed = network.logits(images, track).argmax(axis=1) != first
+    k = int(changed.argmax())
+    return (images[k], k + 1) if changed[k] else (x, None)
 
 
 def forward(state: Any, x: np.ndarray) -> Any:

@@ -245,6 +245,33 @@ def test_gradient_predicts_the_change_of_the_logit():
     assert change == pytest.approx(predicted, rel=0.02)
 
 
+@pytest.mark.parametrize("toward", [None, 3])
+def test_smallest_adversarial_step_changes_the_answer(port, toward):
+    chosen = {} if toward is None else {"class": toward}
+    before, after = (answer(port, SEVEN.read_bytes(), adversarial=k, **chosen)[1] for k in (0, 1))
+    said = re.fullmatch(r"an adversarial step of (\d+) of 255 grey levels per pixel changed .*", after["notes"][0])
+    assert said
+    step = np.abs(unpack(after["seen"]).astype(int) - unpack(before["seen"])).max()
+    assert step == int(said[1])
+    best = {int(np.argmax(track["probabilities"])) for track in after["tracks"].values()}
+    assert len(best) == 1
+    assert best != {7}
+    network, x = load().network, load().prepare(load_image(SEVEN))
+    image, levels = gradients.adversarial_step(network, x, "numpy", toward)
+    np.testing.assert_array_equal(image, unpack(after["seen"]))
+    assert levels == step
+    smaller = image.clip(np.maximum(x.astype(int) - step + 1, 0), x.astype(int) + step - 1).astype(np.uint8)
+    assert network.logits(smaller[None]).argmax() == 7
+
+
+def test_too_small_an_adversarial_step_is_said(monkeypatch):
+    monkeypatch.setattr(gradients, "LARGEST_STEP", 1)
+    playground = Playground(["numpy"])
+    said = playground.answer(playground.chosen, SEVEN.read_bytes(), Disturbance(), adversarial=True)
+    assert said["notes"][0].startswith("no adversarial step of up to")
+    assert np.argmax(said["tracks"]["numpy"]["probabilities"]) == 7
+
+
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt"])
 def test_gradient_of_every_network(name):
     network = small_network(name)
@@ -487,6 +514,12 @@ def test_browser_draws_and_uploads(port, tmp_path):
         tab.get_by_label("Rotation").fill("180")
         expect(said).not_to_contain_text("say 7")
         assert tab.evaluate("document.getElementById('seen').toDataURL()") != drawn
+        tab.get_by_role("button", name="Reset").click()
+        expect(said).to_contain_text("All three say 7")
+
+        tab.get_by_label("Adversarial step").check()
+        expect(tab.locator("#notes")).to_contain_text(re.compile(r"step of \d+ of 255 grey levels per pixel changed"))
+        expect(said).not_to_contain_text("say 7")
         tab.get_by_role("button", name="Reset").click()
         expect(said).to_contain_text("All three say 7")
 

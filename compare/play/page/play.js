@@ -29,7 +29,8 @@ const wrong = (error) => {
 
 const question = () => {
   const numbers = Object.keys(SLIDERS).map((name) => [name, $(name).value]);
-  return new URLSearchParams([["network", $("network").value], ...numbers, ...(chosen === null ? [] : [["class", chosen]])]);
+  const gradients = [["adversarial", Number($("adversarial").checked)], ...(chosen === null ? [] : [["class", chosen]])];
+  return new URLSearchParams([["network", $("network").value], ...numbers, ...gradients]);
 };
 
 // Tracks are timed only after they have compiled the network.
