@@ -18,10 +18,12 @@ from compare.checkpoint import store
 from compare.data import images
 from compare.errors import UserError
 from compare.eval.figures import softmax
-from compare.play.activations import activations
+from compare.play.activations import activations, scaled
+from compare.play.gradients import LARGEST_STEP, adversarial_step, pixel_gradient
 from compare.predict import DEFAULT, Predictor, load
 from compare.report.style import KNOWN, NAMES
 from compare.results.arrays import pack
+from compare.weights.network import Network
 from numpy_nn.tree import count
 
 RUNS = Path("runs")
@@ -93,8 +95,20 @@ class Playground:
             "input": network.input_shape,
         }
 
-    def answer(self, name: str, content: bytes, disturbance: Disturbance) -> dict[str, Any]:
-        """Return each track's probabilities for the picture in an image file, and the activations of every layer."""
+    def answer(
+        self,
+        name: str,
+        content: bytes,
+        disturbance: Disturbance,
+        *,
+        chosen: int | None = None,
+        adversarial: bool = False,
+    ) -> dict[str, Any]:
+        """Return each track's probabilities for the picture in an image file, and the activations of every layer.
+
+        With the index of a ``chosen`` class, add the gradients of its logit. An ``adversarial`` step changes the
+        picture after the disturbance, towards the chosen class if there is one.
+        """
         predictor = self.predictor(name)
         try:
             seen = predictor.look(images.open_image(content))
@@ -102,7 +116,16 @@ class Playground:
             if isinstance(error.__cause__, UnidentifiedImageError):
                 raise UserError("the picture is not a readable image: upload a PNG or JPEG file") from error
             raise UserError(f"the picture {error}") from error
-        x = disturbance(seen.pixels)
+        if chosen is not None and not 0 <= chosen < len(predictor.network.classes):
+            raise UserError(f"invalid class {chosen}: expected a number from 0 to {len(predictor.network.classes) - 1}")
+        x, notes = disturbance(seen.pixels), []
+        if adversarial:
+            x, step = adversarial_step(predictor.network, x, self.tracks[0], chosen)
+            notes = [
+                f"no adversarial step of up to {LARGEST_STEP} of 255 grey levels changes the prediction"
+                if step is None
+                else f"an adversarial step of {step} of 255 grey levels per pixel changed the prediction"
+            ]
         logits, answers = {}, {}
         for track in self.tracks:
             if track not in predictor.network.states:
@@ -113,12 +136,27 @@ class Playground:
             answers[track] = {"probabilities": softmax(logits[track])[0].tolist(), "ms": milliseconds}
         return {
             "classes": predictor.network.classes,
-            "notes": predictor.notes(seen, logits[self.tracks[0]][0]),
+            "notes": notes + predictor.notes(seen, logits[self.tracks[0]][0]),
             "tracks": answers,
             "gap": gap(logits),
             "seen": pack(x),
-            "layers": activations(predictor.network, x),
+            **self.layers(predictor.network, x, chosen),
         }
+
+    def layers(self, network: Network, x: np.ndarray, chosen: int | None) -> dict[str, Any]:
+        """Return the activations of every layer and, of a chosen class's logit, the gradients."""
+        if chosen is None:
+            return {"layers": activations(network, x), "saliency": None}
+        dlogits = np.eye(len(network.classes), dtype=np.float32)[[chosen]]
+        saliency = {"class": chosen, **self.saliency(network, x, dlogits)}
+        return {"layers": activations(network, x, dlogits), "saliency": saliency}
+
+    def saliency(self, network: Network, x: np.ndarray, dlogits: np.ndarray) -> dict[str, Any]:
+        """Return d logit / d pixel as the first track has it, summed over the colours, and the tracks' ``gap``."""
+        gradients = {track: pixel_gradient(network, x[None], dlogits, track) for track in self.tracks}
+        total = gradients[self.tracks[0]].sum(axis=3)  # (1, h, w)
+        largest = float(np.abs(total).max())
+        return {"map": pack(scaled(total, largest)), "largest": largest, "gap": gap(gradients)}
 
 
 def trained() -> dict[str, Path]:
@@ -128,11 +166,11 @@ def trained() -> dict[str, Path]:
     return shipped | {name: path for name, path in runs.items() if store.steps(path)}
 
 
-def gap(logits: dict[str, np.ndarray]) -> dict[str, Any] | None:
-    """Return the largest difference between two tracks' logits (1, v), the two tracks, and the largest logit."""
-    pairs = list(itertools.combinations(logits, 2))
+def gap(arrays: dict[str, np.ndarray]) -> dict[str, Any] | None:
+    """Return the largest difference between two tracks' arrays, the two tracks, and the largest absolute value."""
+    pairs = list(itertools.combinations(arrays, 2))
     if not pairs:
         return None
-    far = {pair: float(np.abs(logits[pair[0]] - logits[pair[1]]).max()) for pair in pairs}
+    far = {pair: float(np.abs(arrays[pair[0]] - arrays[pair[1]]).max()) for pair in pairs}
     a, b = max(far, key=lambda pair: far[pair])
-    return {"largest": far[a, b], "a": a, "b": b, "logits": max(float(np.abs(each).max()) for each in logits.values())}
+    return {"largest": far[a, b], "a": a, "b": b, "of": max(float(np.abs(each).max()) for each in arrays.values())}

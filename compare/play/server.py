@@ -2,7 +2,9 @@
 
     GET  /networks                              the tracks, the networks, the largest picture in bytes
     POST /warm?network=NAME&track=jax           compiles a network in a track
-    POST /answer?network=NAME&noise=0.2&...     an image file in, predictions and activations out
+    POST /answer?network=NAME&noise=0.2&...     an image file in, predictions and activations out;
+                                                class=7 adds the gradients of that logit, adversarial=1 changes
+                                                the picture by the smallest step that changes the prediction
 
 Networks are addressed by a name from /networks, never by a path. An error is one line: {"error": "..."}.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,8 +76,15 @@ def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
         if not kind.startswith("image/"):
             raise HTTPException(415, f"unsupported file type {kind}: upload a PNG or JPEG file")
         disturbance = Disturbance(**{name: number(request, name) for name in LIMITS})
-        asked = request.query_params.get("network", ""), await request.body(), disturbance
-        return JSONResponse(await asyncio.wrap_future(worker.submit(playground.answer, *asked)))
+        ask = functools.partial(
+            playground.answer,
+            request.query_params.get("network", ""),
+            await request.body(),
+            disturbance,
+            chosen=chosen(request),
+            adversarial=request.query_params.get("adversarial") == "1",
+        )
+        return JSONResponse(await asyncio.wrap_future(worker.submit(ask)))
 
     return Starlette(
         routes=[
@@ -105,6 +115,14 @@ def number(request: Request, name: str) -> float:
     if not low <= value <= high:
         raise UserError(f"invalid {name} {request.query_params[name]}: expected a number from {low} to {high}")
     return value
+
+
+def chosen(request: Request) -> int | None:
+    """Read the index of a class from the query string."""
+    value = request.query_params.get("class")
+    if value is not None and not (value.isdecimal() and len(value) < 6):
+        raise UserError(f"invalid class {value}: expected the index of a class")
+    return None if value is None else int(value)
 
 
 def error_response(request: Request, error: Exception) -> Response:

@@ -56,10 +56,13 @@ class Network:
 
     def logits(self, x: np.ndarray, track: str = "numpy") -> np.ndarray:
         """Outputs (n, v) of a track for images as the dataset has them: x uint8 (n, h, w, c)."""
-        module = tracks.load(track)
+        return np.asarray(tracks.load(track).logits(self.state(track), x))
+
+    def state(self, track: str) -> Any:
+        """The network as a track has it."""
         if track not in self.states:
             try:
-                self.states[track] = module.init_state(
+                self.states[track] = tracks.load(track).init_state(
                     {"params": self.params, "stats": self.stats},
                     model=self.model,
                     model_args=self.args,
@@ -69,7 +72,7 @@ class Network:
                 )
             except (TypeError, ValueError, LookupError) as error:
                 raise WeightsError(f"the weights do not fit {self.model} with {self.args}: {error}") from error
-        return np.asarray(module.logits(self.states[track], x))
+        return self.states[track]
 
 
 def description(network: Network, **more: Any) -> dict[str, Any]:

@@ -28,8 +28,10 @@ from support.paths import ROOT
 
 from compare.cli import SHIPPED
 from compare.play import __main__ as play
+from compare.play import gradients
 from compare.play.activations import activations, recorded
 from compare.play.answers import Disturbance, Playground
+from compare.play.gradients import pixel_gradient
 from compare.play.server import BODY_LIMIT, FILES, server
 from compare.predict import load, load_image
 from compare.results.arrays import unpack
@@ -132,16 +134,16 @@ def test_time_of_an_answer_excludes_compilation(monkeypatch):
     network = playground.predictor(name).network
     calls: list[str] = []
 
-    def counted(x: np.ndarray, track: str = "numpy, of the activations") -> np.ndarray:
+    def counted(x: np.ndarray, track: str) -> np.ndarray:
         calls.append(track)
-        return Network.logits(network, x, track.partition(",")[0])
+        return Network.logits(network, x, track)
 
     monkeypatch.setattr(network, "logits", counted)
     network.states.clear()
     playground.answer(name, SEVEN.read_bytes(), Disturbance())
-    assert calls == ["numpy", "numpy", "numpy, of the activations"]  # the first is not timed
+    assert calls == ["numpy", "numpy"]  # the first is not timed
     playground.answer(name, SEVEN.read_bytes(), Disturbance())
-    assert calls[3:] == ["numpy", "numpy, of the activations"]
+    assert calls[2:] == ["numpy"]
 
 
 @pytest.mark.perf
@@ -212,11 +214,94 @@ def test_perturbations_change_the_picture():
     assert noisy.std() == pytest.approx(0.2 * 255, rel=0.05)
 
 
+# --- the gradients ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chosen", [7, 3])
+def test_gradients_of_a_logit_agree(port, chosen):
+    shown = answer(port, SEVEN.read_bytes(), **{"class": chosen})[1]["saliency"]
+    assert shown["class"] == chosen
+    assert 0 < shown["gap"]["largest"] < 1e-5 * shown["gap"]["of"]  # 3e-7
+    assert shown["largest"] == pytest.approx(shown["gap"]["of"])  # of one colour
+    values = unpack(shown["map"])
+    assert values.shape == (1, 28, 28)
+    assert np.abs(values).max() == 127
+    assert answer(port, SEVEN.read_bytes())[1]["saliency"] is None
+
+
+def test_planted_wrong_gradient_is_seen(port, monkeypatch):
+    monkeypatch.setitem(gradients.GRADIENTS, "torch", lambda *given: 1.0001 * gradients.in_torch(*given))
+    gap = answer(port, SEVEN.read_bytes(), **{"class": 7})[1]["saliency"]["gap"]
+    assert gap["largest"] > 1e-5 * gap["of"]
+    assert "torch" in (gap["a"], gap["b"])
+
+
+def test_gradient_predicts_the_change_of_the_logit():
+    network, x = load().network, load().prepare(load_image(SEVEN))
+    gradient = pixel_gradient(network, x[None], np.eye(10, dtype=np.float32)[[7]], "numpy")
+    moved = [(x + sign * 2 * np.sign(gradient[0])).clip(0, 255).astype(np.uint8) for sign in (1, -1)]
+    change = np.subtract(*(network.logits(each[None])[0, 7] for each in moved))
+    predicted = (gradient[0] * np.subtract(*(each / 255 for each in moved))).sum()
+    assert change == pytest.approx(predicted, rel=0.02)
+
+
+@pytest.mark.parametrize("toward", [None, 3])
+def test_smallest_adversarial_step_changes_the_answer(port, toward):
+    chosen = {} if toward is None else {"class": toward}
+    before, after = (answer(port, SEVEN.read_bytes(), adversarial=k, **chosen)[1] for k in (0, 1))
+    said = re.fullmatch(r"an adversarial step of (\d+) of 255 grey levels per pixel changed .*", after["notes"][0])
+    assert said
+    step = np.abs(unpack(after["seen"]).astype(int) - unpack(before["seen"])).max()
+    assert step == int(said[1])
+    best = {int(np.argmax(track["probabilities"])) for track in after["tracks"].values()}
+    assert len(best) == 1
+    assert best != {7}
+    network, x = load().network, load().prepare(load_image(SEVEN))
+    image, levels = gradients.adversarial_step(network, x, "numpy", toward)
+    np.testing.assert_array_equal(image, unpack(after["seen"]))
+    assert levels == step
+    smaller = image.clip(np.maximum(x.astype(int) - step + 1, 0), x.astype(int) + step - 1).astype(np.uint8)
+    assert network.logits(smaller[None]).argmax() == 7
+
+
+def test_too_small_an_adversarial_step_is_said(monkeypatch):
+    monkeypatch.setattr(gradients, "LARGEST_STEP", 1)
+    playground = Playground(["numpy"])
+    said = playground.answer(playground.chosen, SEVEN.read_bytes(), Disturbance(), adversarial=True)
+    assert said["notes"][0].startswith("no adversarial step of up to")
+    assert np.argmax(said["tracks"]["numpy"]["probabilities"]) == 7
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt"])
+def test_gradient_of_every_network(name):
+    network = small_network(name)
+    x = np.random.default_rng(0).integers(0, 256, (1, *network.input_shape), np.uint8)
+    dlogits = np.random.default_rng(1).standard_normal(network.logits(x).shape, np.float32)
+    ours, torchs = (pixel_gradient(network, x, dlogits, track) for track in ("numpy", "torch"))
+    assert ours.shape == x.shape
+    np.testing.assert_allclose(ours, torchs, rtol=0, atol=1e-5 * np.abs(torchs).max())
+
+
 # --- the layers, watched ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "gpt"])  # which takes no pictures
 def test_activations_of_every_network(name):
+    network = small_network(name)
+    x = np.random.default_rng(0).integers(0, 256, network.input_shape, np.uint8)
+    np.testing.assert_array_equal(recorded(network, x)[-1].y, network.logits(x[None]))
+    layers = activations(network, x, np.eye(10, dtype=np.float32)[[0]])
+    assert layers
+    for layer in layers:
+        assert ("gradient" in layer) == (name not in ("rnn", "lstm"))
+        maps = unpack(layer["maps"])
+        assert layer["largest"] > 0
+        assert ("relu" in layer["label"]) <= (maps.min() >= 0)
+        assert not (layer["label"].startswith("linear") and maps.shape[1] > 1)
+
+
+def small_network(name: str) -> Network:
+    """An untrained network with few blocks."""
     small: dict[str, Any] = {"vit": {"depth": 2}, "resnet": {"stages": (1, 1, 1)}, "densenet": {"blocks": (1, 1)}}
     args = small.get(name, {})
     model = MODELS[name](**args)
@@ -226,15 +311,7 @@ def test_activations_of_every_network(name):
         name, args, **variables, mean=(0.5,) * shape[2], std=(0.2,) * shape[2], classes=(), dataset="", meta={}
     )
     assert network.input_shape == shape
-    x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    np.testing.assert_array_equal(recorded(network, x)[-1].y, network.logits(x[None]))
-    layers = activations(network, x)
-    assert layers
-    for layer in layers:
-        maps = unpack(layer["maps"])
-        assert layer["largest"] > 0
-        assert ("relu" in layer["label"]) <= (maps.min() >= 0)
-        assert not (layer["label"].startswith("linear") and maps.shape[1] > 1)
+    return network
 
 
 def test_activations_match_numpy():
@@ -243,6 +320,34 @@ def test_activations_match_numpy():
     y, _ = conv2d_forward(pixels, **network.params["convs"]["0"])
     pooled = y.reshape(1, 12, 2, 12, 2, 16).max((2, 4))
     np.testing.assert_array_equal(recorded(network, x)[0].y, np.maximum(pooled, 0))
+
+
+def test_gradients_of_layers_match_numpy():
+    """The output layer's dx is the gradient of the last hidden layer, and so on to the first."""
+    network, x = load().network, load().prepare(load_image(SEVEN))
+    dlogits = np.eye(10, dtype=np.float32)[[7]]
+    first, second, hidden, _ = recorded(network, x, dlogits)
+    dhidden = dlogits @ network.params["output"]["kernel"].T
+    np.testing.assert_array_equal(hidden.dy, dhidden)
+    dsecond = (dhidden * (hidden.y > 0)) @ network.params["hidden"]["kernel"].T
+    np.testing.assert_allclose(second.dy, dsecond.reshape(second.y.shape), atol=1e-6)
+    assert first.dy is not None
+    assert first.dy.shape == first.y.shape
+
+
+def test_layers_name_their_equations_and_code(port):
+    layers = answer(port, SEVEN.read_bytes(), **{"class": 7})[1]["layers"]
+    assert [layer["gradient"]["shape"] for layer in layers] == [layer["maps"]["shape"] for layer in layers]
+    linear = layers[-1]["code"]
+    assert [line["says"] for line in linear[:3]] == [
+        "y = x W + b.",
+        "dx = dy Wᵀ,  dW = xᵀ dy,  db = Σₙ dy, or None without b.",
+        "y = max(x, 0).",
+    ]
+    for line, name in zip(linear, ("linear_forward", "linear_backward", "relu_forward", "relu_backward"), strict=True):
+        path, _, number = line["where"].partition(":")
+        assert (ROOT / path).read_text("utf-8").splitlines()[int(number) - 1].startswith(f"def {name}(")
+    assert "gradient" not in answer(port, SEVEN.read_bytes())[1]["layers"][0]
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------
@@ -263,6 +368,8 @@ BLANK = png(28, 28, bytes(29 * 28))
         (BLANK, "image/png", {}, 400, "the picture shows no digit"),
         (BLANK, "image/png", {"network": "../cnn-mnist.npz"}, 400, "unknown network '../cnn-mnist.npz'"),
         (BLANK, "image/png", {"noise": "nan"}, 400, "invalid noise nan: expected a number from 0 to 1"),
+        (SEVEN.read_bytes(), "image/png", {"class": 10}, 400, "invalid class 10: expected a number from 0 to 9"),
+        (BLANK, "image/png", {"class": "seven"}, 400, "invalid class seven: expected the index of a class"),
         (BLANK, "image/png", {"turn": "left"}, 400, "invalid turn left: expected a number from -360 to 360"),
         (BLANK, "image/png", {"down": 1e9}, 400, "invalid down 1000000000.0: expected a number from -64 to 64"),
     ],
@@ -389,12 +496,30 @@ def test_browser_draws_and_uploads(port, tmp_path):
         row = tab.locator("#table tbody tr").nth(7)
         expect(row.locator("td:not(.bars)")).to_have_text([re.compile(r"9\d\.\d\d %$")] * 3)
         expect(tab.locator("#gap")).to_contain_text(re.compile(r"Largest difference of a logit: \d\.\de-\d+ "))
-        expect(tab.locator("#layers figure canvas")).to_have_count(3)
+        expect(tab.locator("#layers canvas:visible")).to_have_count(3)
+
+        tab.get_by_role("button", name="7", exact=True).press("Enter")
+        slope = tab.locator("#slope")
+        expect(slope).to_contain_text(re.compile(r"logit of 7, .* agree; largest relative difference: \d\.\de-[6-9] "))
+        expect(tab.locator("#saliency")).to_be_visible()
+        expect(tab.get_by_role("button", name="7", exact=True)).to_be_focused()
+        expect(tab.locator("#layers canvas:visible")).to_have_count(6)
+        tab.keyboard.press("Enter")
+        expect(slope).to_have_text("Click a class to see which pixels its logit depends on.")
+        expect(tab.locator("#saliency")).to_be_hidden()
+        tab.locator("#layers summary").last.click()
+        expect(tab.locator("#layers dd:visible").first).to_have_text("y = x W + b.")
 
         drawn = tab.evaluate("document.getElementById('seen').toDataURL()")
         tab.get_by_label("Rotation").fill("180")
         expect(said).not_to_contain_text("say 7")
         assert tab.evaluate("document.getElementById('seen').toDataURL()") != drawn
+        tab.get_by_role("button", name="Reset").click()
+        expect(said).to_contain_text("All three say 7")
+
+        tab.get_by_label("Adversarial step").check()
+        expect(tab.locator("#notes")).to_contain_text(re.compile(r"step of \d+ of 255 grey levels per pixel changed"))
+        expect(said).not_to_contain_text("say 7")
         tab.get_by_role("button", name="Reset").click()
         expect(said).to_contain_text("All three say 7")
 

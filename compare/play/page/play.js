@@ -9,6 +9,7 @@ let tracks = []; // {id, name, color}
 let limit = Infinity; // bytes of a picture
 let picture = null; // the uploaded file, or null for the drawing
 let blank = true;
+let chosen = null; // the class whose logit is traced back to the pixels
 let round = 0; // counts drawings: predictions for an earlier one are not shown
 
 // --- the server -----------------------------------------------------------------------------------------------------
@@ -28,7 +29,8 @@ const wrong = (error) => {
 
 const question = () => {
   const numbers = Object.keys(SLIDERS).map((name) => [name, $(name).value]);
-  return new URLSearchParams([["network", $("network").value], ...numbers]);
+  const gradients = [["adversarial", Number($("adversarial").checked)], ...(chosen === null ? [] : [["class", chosen]])];
+  return new URLSearchParams([["network", $("network").value], ...numbers, ...gradients]);
 };
 
 // Tracks are timed only after they have compiled the network.
@@ -143,20 +145,23 @@ const sentence = ({ classes, tracks: answers }) => {
   return `${who} ${classes[best[0]]}, with a probability of ${percent(answers[tracks[0].id].probabilities[best[0]])}.`;
 };
 
+const pair = ({ a, b }) => [a, b].map((id) => tracks.find((track) => track.id === id).name).join(", ");
+
 const show = (answer) => {
   document.body.classList.remove("blank");
   const words = sentence(answer);
   if ($("answer").textContent !== words) $("answer").textContent = words; // so that a screen reader reads changes only
   $("notes").textContent = answer.notes.map((note) => `Note: ${note}.`).join(" ");
   const { gap } = answer;
-  const name = (id) => tracks.find((track) => track.id === id).name;
-  if (gap) $("gap").textContent = `Largest difference of a logit: ${gap.largest.toExponential(1)} (${name(gap.a)}, ${name(gap.b)}); the largest logit is ${gap.logits.toFixed(1)}.`;
+  if (gap) $("gap").textContent = `Largest difference of a logit: ${gap.largest.toExponential(1)} (${pair(gap)}); the largest logit is ${gap.of.toFixed(1)}.`;
   table(answer);
   image($("seen"), answer.seen);
+  saliency(answer);
   layers(answer.layers);
 };
 
 const table = ({ classes, tracks: answers }) => {
+  const focused = document.activeElement.dataset.k;
   const first = answers[tracks[0].id].probabilities;
   const order = [...first.keys()].sort((a, b) => first[b] - first[a]);
   const rows = classes.length > MOST ? order.slice(0, MOST) : [...first.keys()];
@@ -174,11 +179,34 @@ const table = ({ classes, tracks: answers }) => {
         return bar;
       });
       const cells = tracks.map(({ id }) => element("td", {}, percent(answers[id].probabilities[k])));
-      const row = element("tr", {}, element("th", { scope: "row" }, classes[k]), element("td", { className: "bars" }, ...bars), ...cells);
+      const button = element("button", { type: "button", ariaPressed: k === chosen, onclick: () => choose(k) }, classes[k]);
+      button.dataset.k = k;
+      const row = element("tr", {}, element("th", { scope: "row" }, button), element("td", { className: "bars" }, ...bars), ...cells);
       row.classList.toggle("top", order.indexOf(k) < 3 && first[k] >= 5e-5);
       return row;
     }),
   );
+  if (focused) $("table").querySelector(`[data-k="${focused}"]`)?.focus();
+};
+
+// Choose a class, or no longer.
+const choose = (k) => {
+  chosen = k === chosen ? null : k;
+  refresh();
+};
+
+const HOW = { numpy: "NumPy's backward pass by hand", jax: "jax.vjp", torch: "torch.autograd" };
+const saliency = ({ classes, saliency: shown }) => {
+  $("saliency").hidden = $("legend").hidden = !shown;
+  $("slope").textContent = "Click a class to see which pixels its logit depends on.";
+  if (!shown) return;
+  mosaic($("saliency"), shown.map);
+  const { class: k, largest, gap } = shown;
+  $("chosen").textContent = classes[k];
+  const apart = gap && gap.largest / (gap.of || 1);
+  const agreement = !gap ? "" : apart < 1e-5 ? " agree" : " differ: a max pool or ReLU has two inputs that are equal but for rounding";
+  const difference = gap ? `; largest relative difference: ${apart.toExponential(1)} (${pair(gap)})` : "";
+  $("slope").textContent = `Gradient of the logit of ${classes[k]}, at most ${largest.toPrecision(2)} for a pixel from 0 to 1: ${tracks.map(({ id }) => HOW[id]).join(", ")}${agreement}${difference}.`;
 };
 
 // An image uint8 (h, w, c) on a canvas of that size.
@@ -219,18 +247,21 @@ const mosaic = (canvas, packed) => {
 const layers = (shown) => {
   const figures = $("layers").children;
   if (figures.length !== shown.length) {
-    const empty = () => element("figure", {}, element("figcaption", {}, element("strong", {}), element("span", {})), element("canvas", {}));
+    const empty = () => element("figure", {}, element("figcaption", {}, element("strong", {}), element("span", {})), element("canvas", {}), element("canvas", {}), element("details", {}, element("summary", {}, "Equations and code"), element("dl", {})));
     $("layers").replaceChildren(...shown.map(empty));
   }
-  shown.forEach(({ label, maps, of, largest }, k) => {
+  shown.forEach(({ label, maps, of, largest, gradient, steepest, code }, k) => {
     const [m, h, w] = maps.shape;
     const what = h * w === 1 ? `${m} of ${of} units` : m === 1 ? `${h} steps of ${w} numbers` : `${m} of ${of} maps, ${h} × ${w}`;
     figures[k].querySelector("strong").textContent = label;
-    figures[k].querySelector("span").textContent = ` ${what.replace(`${of} of ${of}`, of)}, up to ${largest.toPrecision(2)}`;
-    const canvas = figures[k].querySelector("canvas");
-    canvas.role = "img";
-    canvas.ariaLabel = `Activations of ${label}`;
-    mosaic(canvas, maps);
+    figures[k].querySelector("span").textContent = ` ${what.replace(`${of} of ${of}`, of)}, up to ${largest.toPrecision(2)}${gradient ? `; gradient up to ${steepest.toPrecision(2)}` : ""}`;
+    const [values, slopes] = figures[k].querySelectorAll("canvas");
+    Object.assign(values, { role: "img", ariaLabel: `Activations of ${label}` });
+    Object.assign(slopes, { role: "img", ariaLabel: `Gradient with respect to ${label}`, hidden: !gradient });
+    mosaic(values, maps);
+    if (gradient) mosaic(slopes, gradient);
+    const lines = code.flatMap(({ where, says }) => [element("dt", {}, element("code", {}, where)), element("dd", {}, says)]);
+    figures[k].querySelector("dl").replaceChildren(...lines);
   });
 };
 
@@ -240,6 +271,7 @@ const warm = async () => {
   const network = $("network").value;
   const ready = [];
   delete document.documentElement.dataset.ready;
+  chosen = null;
   wrong(null);
   try {
     let known;
