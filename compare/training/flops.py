@@ -51,7 +51,7 @@ def training_flops(config: Config) -> int:
     """FLOPs of the forward and backward pass per image, or window of a text, in training."""
     if networks.is_file(config.model):
         return _flops_in_torch(config)
-    network = models.get(config.model)(**config.model_args)
+    network = models.get(config.model)(**networks.tuples(config.model_args))
     variables = network.init(np.random.default_rng(0))
     images = _two_examples(config)
     forward: list[tuple[str, int]] = []
