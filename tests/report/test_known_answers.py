@@ -178,8 +178,8 @@ def test_flops_of_recurrent_networks_and_attention_by_hand():
 
 def test_memory_is_in_units_of_two_to_the_twenty(tmp_path, monkeypatch):
     (tmp_path / "status").write_text("Name:\tx\nVmHWM:\t  307200 kB\nVmRSS:\t 1 kB\n")
-    assert machine._status_kb(tmp_path, "VmHWM") == 300 * 1024
-    monkeypatch.setattr(machine, "_status_kb", lambda process, name: 300 * 1024)
+    assert machine._kilobytes(tmp_path / "status", "VmHWM") == 300 * 1024
+    monkeypatch.setattr(machine, "_kilobytes", lambda file, name: 300 * 1024)
     monkeypatch.setattr(machine, "_descendants", lambda process: [Path("a"), Path("b")])
     assert machine.peak_rss_mb() == 900.0
 
