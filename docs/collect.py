@@ -15,7 +15,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from docs.notebook_pages import notebook_page, words
+from docs.notebook_pages import CODE, notebook_page, words
 
 ROOT = Path(__file__).resolve().parents[1]
 SITE = ROOT / "build/pages"
@@ -41,7 +41,11 @@ def target(path: str, link: str) -> str:
 def page(path: str, text: str) -> str:
     """The text of a page of the site, whose links lead to where things are there."""
     folder = posixpath.dirname(place(path)) or "."
-    return LINK.sub(lambda link: posixpath.relpath(place(target(path, link["path"])), folder), text)
+    parts = CODE.split(text)
+    parts[::2] = [
+        LINK.sub(lambda link: posixpath.relpath(place(target(path, link["path"])), folder), part) for part in parts[::2]
+    ]
+    return "".join(parts)
 
 
 def shown(path: str, text: str) -> str:
@@ -59,7 +63,9 @@ def collect() -> list[str]:
     wrong = []
     notebooks = {f"notebooks/{path.name}": words(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
     for path, text in (texts | notebooks).items():
-        for link in {target(path, link["path"]) for link in LINK.finditer(text)} - texts.keys() - notebooks.keys():
+        for link in (
+            {target(path, link["path"]) for link in LINK.finditer(CODE.sub("", text))} - texts.keys() - notebooks.keys()
+        ):
             if not (ROOT / link).is_file():
                 wrong.append(f"{path}: {link} is no file of the project")
             elif Path(link).suffix in SHOWN:

@@ -11,7 +11,7 @@ import nbformat
 from latex2mathml.converter import convert
 from nbconvert import MarkdownExporter
 
-CODE = re.compile(r"(~~~.*?^~~~|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"(^(?:~~~|```).*?^(?:~~~|```)|`[^`\n]+`)", re.DOTALL | re.MULTILINE)  # blocks, and words in a line
 FORMULA = re.compile(r"\$\$(?P<block>.+?)\$\$|\$(?P<inline>[^$]+?)\$", re.DOTALL)
 FOLDED = re.compile(r"<details>\s*<summary>(?P<title>.*?)</summary>\n(?P<body>.*?)</details>", re.DOTALL)
 
@@ -40,9 +40,9 @@ def with_folds(text: str) -> str:
 
 
 def words(path: Path) -> str:
-    """The text of a notebook without code, where its links are."""
+    """The text of a notebook, where its links are."""
     cells: Any = nbformat.read(path, as_version=4).cells
-    return CODE.sub("", "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown"))
+    return "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
 
 
 def notebook_page(path: Path, with_links: Callable[[str], str]) -> tuple[str, dict[str, bytes]]:
