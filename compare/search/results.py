@@ -50,6 +50,7 @@ class Search(TypedDict):
 def results(found: Any, settings: Mapping[str, Any], fields: Mapping[str, Field]) -> Search:
     """The content of search.json, from the study."""
     trials = [entry(trial, fields) for trial in study.ended(found)]
+    files = {trial.number: trial.user_attrs.get("network") for trial in study.ended(found)}
     finished = [trial for trial in trials if trial["val_accuracy"] is not None]
     best = min(finished, key=rank, default=None)
     varied = [name for name, field in fields.items() if isinstance(field, Range) or len(field.values) > 1]
@@ -60,7 +61,7 @@ def results(found: Any, settings: Mapping[str, Any], fields: Mapping[str, Field]
         "settings": dict(settings),
         "environment": machine.facts(threads=machine.cores()),
         "best": best and best["number"],
-        "winner": best and winner(best, settings),
+        "winner": best and winner(best, settings, files[best["number"]]),
         "importance": study.importances(found, varied),
         "trials": trials,
     }
@@ -86,10 +87,15 @@ def entry(trial: Any, fields: Mapping[str, Field]) -> Trial:
     }
 
 
-def winner(best: Trial, settings: Mapping[str, Any]) -> str:
-    """The command that trains a trial's settings as a preset is trained, with seeds that the search did not use."""
+def winner(best: Trial, settings: Mapping[str, Any], network: str | None) -> str:
+    """The command that trains a trial's settings as a preset is trained, with seeds that the search did not use.
+
+    ``network`` is the file of a network of the user.
+    """
     values = {name: value for name, value in best["params"].items() if name != "preset"}
-    words = ["python", "compare/run_all.py", str(best["preset"]), "--tracks", settings["track"]]
+    trained = [*settings["presets"], "--network", network] if network else [str(best["preset"])]
+    words = ["python", "compare/run_all.py", *trained, "--tracks", settings["track"]]
+    words += ["--dataset", settings["dataset"]] if settings.get("dataset") else []
     words += [f"--{name}={settings[name]:g}" for name in ("epochs", "steps") if settings[name]]
     fresh = max(settings["seeds"]) + 1
     words += ["--seeds", *map(str, range(fresh, fresh + 3))]

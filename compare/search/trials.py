@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from compare import machine, overrides
+from compare import machine, networks, overrides
 from compare.config import Config
 from compare.progress import Progress
 from compare.results.runs import evaluation_metrics
@@ -63,6 +63,8 @@ class Search:
         values = {name: field.suggested(trial) for name, field in self.fields.items()}
         config = overrides.replaced(self.configs[values.pop("preset", next(iter(self.configs)))], values)
         trial.set_user_attr("preset", config.preset)
+        if networks.is_file(config.model):
+            trial.set_user_attr("network", config.model)
         self.folder = self.directory.absolute() / "checkpoints" / f"trial-{study.first_number(trial):04}"
         reported: list[float] = []
         own = [

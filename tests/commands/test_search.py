@@ -369,3 +369,11 @@ def test_killed_worker_fails_its_trial(tmp_path, monkeypatch):
     rows = json.loads((tmp_path / "search.json").read_text())["trials"]
     assert [trial["state"] for trial in rows] == ["failed", "finished"]
     assert "the worker was killed by SIGKILL" in rows[0]["message"]
+
+
+def test_winner_names_the_file_of_a_network_and_the_dataset():
+    best: Any = {"preset": "gru", "params": {"lr": 0.1}}
+    settings = {"presets": [], "track": "torch", "epochs": None, "steps": 20, "seeds": [0], "dataset": "own.npz"}
+    command = results.winner(best, settings, "/nets/gru.py")
+    given = "--network /nets/gru.py --tracks torch --dataset own.npz --steps=20 --seeds 1 2 3 --set lr=0.1"
+    assert command == f"python compare/run_all.py {given}"
