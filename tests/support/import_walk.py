@@ -48,10 +48,11 @@ def import_graph(*packages: str) -> dict[str, set[str]]:
             name = name.rpartition(".")[0]
         return name
 
-    return {
-        module: {module_of(name) for line, name in imported(path) if line not in for_types(path)} - {module, ""}
-        for module, path in modules.items()
-    }
+    graph = {}
+    for module, path in modules.items():
+        never_run = for_types(path)
+        graph[module] = {module_of(name) for line, name in imported(path) if line not in never_run} - {module, ""}
+    return graph
 
 
 def for_types(path: Path) -> set[int]:
