@@ -228,6 +228,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model_args", _tuples(self.model_args))
         for name, known in SETTINGS.items():
             require_valid(name, getattr(self, name), kinds()[name], known.valid if known.arguments is None else ANY)
 
@@ -241,7 +242,7 @@ class Config:
         if not isinstance(values, Mapping):
             raise UserError(f"invalid configuration {short(values)}: expected the names and values of its settings")
         lifted = {RENAMED.get(name, name): value for name, value in values.items() if name not in RETIRED}
-        lifted |= {name: _tuples(lifted[name]) for name in ("augment", "model_args") if name in lifted}
+        lifted |= {"augment": _tuples(lifted["augment"])} if "augment" in lifted else {}
         try:
             return cls(**lifted)
         except TypeError as error:
@@ -249,7 +250,7 @@ class Config:
 
 
 def _tuples(value: Any) -> Any:
-    """The value as it was before JSON made lists of its tuples."""
+    """The value with tuples for the lists that JSON and the command line make of them."""
     if isinstance(value, Mapping):
         return {name: _tuples(each) for name, each in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -175,7 +175,7 @@ def tuples(args: Mapping[str, Any]) -> dict[str, Any]:
 def tree_of(config: Config, track: str) -> Tree:
     """The tree of one class; UserError with the file's own lines if it cannot be made."""
     try:
-        return TREES[track](classes_of(config.model)[track], tuples(config.model_args))
+        return TREES[track](classes_of(config.model)[track], config.model_args)
     except Exception as error:
         shown = python_file.shortened(error, Path(config.model))
         raise UserError(f"{config.model}: {CLASSES[track]} cannot be made:\n{shown}") from error

@@ -214,7 +214,7 @@ def require_arguments(config: Config) -> None:
         if networks.is_file(config.model):
             networks.require_same_network(config)
         else:
-            _taker("model", config.model)(**networks.tuples(config.model_args))
+            _taker("model", config.model)(**config.model_args)
     except (ValueError, TypeError) as error:
         raise UserError(f"invalid model_args of {config.model}: {error}") from error
     parse(config.augment)

@@ -51,7 +51,7 @@ def training_flops(config: Config) -> int:
     """FLOPs of the forward and backward pass per image, or window of a text, in training."""
     if networks.is_file(config.model):
         return _flops_in_torch(config)
-    network = models.get(config.model)(**networks.tuples(config.model_args))
+    network = models.get(config.model)(**config.model_args)
     variables = network.init(np.random.default_rng(0))
     images = _two_examples(config)
     forward: list[tuple[str, int]] = []
@@ -80,7 +80,7 @@ def _flops_in_torch(config: Config) -> int:
         raise UserError(f"{config.model}: FLOPs are counted in PyTorch, and the file has no class Torch: write one")
     examples = torch.from_numpy(_two_examples(config))
     with FlopCounterMode(display=False) as counter:
-        made = network(**networks.tuples(config.model_args))
+        made = network(**config.model_args)
         made(examples.permute(0, 3, 1, 2) if examples.ndim == 4 else examples).sum().backward()
     return counter.get_total_flops() // len(examples)
 
@@ -91,7 +91,7 @@ def training_bytes(config: Config) -> int:
     What forward keeps is written once and read once. A parameter is read forward, backward and by the update, which
     writes it; its gradient is written and read, and so is each of the optimizer's slots.
     """
-    network = models.get(config.model)(**networks.tuples(config.model_args))
+    network = models.get(config.model)(**config.model_args)
     variables = cast(network.init(np.random.default_rng(0)), "float32")
     images = _two_examples(config)
     _, _, cache = network.forward(variables["params"], variables["stats"], images, TRAIN)

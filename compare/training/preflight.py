@@ -101,7 +101,7 @@ def disk_problems(configs: Sequence[Config], tracks_each: int, *, folder: Path, 
 
 def checkpoint_bytes(config: Config) -> int:
     """Bytes of a checkpoint in float32: parameters, statistics, the optimizer's slots and the averaged weights."""
-    snapshot = networks.first_snapshot(config.model, networks.tuples(config.model_args), np.random.default_rng(0))
+    snapshot = networks.first_snapshot(config.model, config.model_args, np.random.default_rng(0))
     numbers = {"params": snapshot["params"], "stats": snapshot["stats"]}
     numbers |= {"opt": optim.init(snapshot["params"], config.optimizer)}
     numbers |= {"ema": snapshot["params"]} if config.ema else {}
