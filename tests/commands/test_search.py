@@ -87,7 +87,7 @@ def test_set_flag_overrides_config_fields():
     options = ["mlp-mnist", "--set", "lr=0.5", "optimizer=adamw", "model_args.hidden=[8,8]", 'augment=["flip"]']
     (config,) = run_all.configs(run_all.parser().parse_args([*options, "optimizer_args.weight_decay=0.1"]))
     assert (config.lr, config.optimizer, config.augment) == (0.5, "adamw", ("flip",))
-    assert (config.model_args, config.optimizer_args) == ({"hidden": [8, 8]}, {"weight_decay": 0.1})
+    assert (config.model_args, config.optimizer_args) == ({"hidden": (8, 8)}, {"weight_decay": 0.1})
     with pytest.raises(UserError, match="lr takes one value, not 2"):
         run_all.configs(run_all.parser().parse_args(["mlp-mnist", "--set", "lr=0.5,1"]))
 
