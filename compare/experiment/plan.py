@@ -166,6 +166,9 @@ def locked(directory: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(f"{directory} is in use by another process: wait until it ends, or stop it") from error
         except OSError as error:
+            Path(lock.name).unlink()
+            with contextlib.suppress(OSError):  # not empty: it was there before
+                directory.rmdir()
             raise UserError(
                 f"{directory} cannot be locked ({error.strerror}): choose a local folder with --out"
             ) from error

@@ -50,7 +50,7 @@ class Search(TypedDict):
 def results(found: Any, settings: Mapping[str, Any], fields: Mapping[str, Field]) -> Search:
     """The content of search.json, from the study."""
     trials = [entry(trial, fields) for trial in study.ended(found)]
-    files = {trial.number: trial.user_attrs.get("network") for trial in study.ended(found)}
+    paths = {trial.number: trial.user_attrs.get("paths", {}) for trial in study.ended(found)}
     finished = [trial for trial in trials if trial["val_accuracy"] is not None]
     best = min(finished, key=rank, default=None)
     varied = [name for name, field in fields.items() if isinstance(field, Range) or len(field.values) > 1]
@@ -61,7 +61,7 @@ def results(found: Any, settings: Mapping[str, Any], fields: Mapping[str, Field]
         "settings": dict(settings),
         "environment": machine.facts(threads=machine.cores()),
         "best": best and best["number"],
-        "winner": best and winner(best, settings, files[best["number"]]),
+        "winner": best and winner(best, settings, paths[best["number"]]),
         "importance": study.importances(found, varied),
         "trials": trials,
     }
@@ -87,14 +87,15 @@ def entry(trial: Any, fields: Mapping[str, Field]) -> Trial:
     }
 
 
-def winner(best: Trial, settings: Mapping[str, Any], network: str | None) -> str:
+def winner(best: Trial, settings: Mapping[str, Any], paths: Mapping[str, str]) -> str:
     """The command that trains a trial's settings as a preset is trained, with seeds that the search did not use.
 
-    ``network`` is the file of a network of the user.
+    ``paths`` are the user's: ``network``, the file of a network, and ``data-dir``.
     """
     values = {name: value for name, value in best["params"].items() if name != "preset"}
-    trained = [*settings["presets"], "--network", network] if network else [str(best["preset"])]
-    words = ["python", "compare/run_all.py", *trained, "--tracks", settings["track"]]
+    trained = settings["presets"] if "network" in paths else [str(best["preset"])]
+    words = ["python", "-m", "compare.run_all", *trained, "--tracks", settings["track"]]
+    words += [word for flag, path in paths.items() for word in (f"--{flag}", path)]
     words += ["--dataset", settings["dataset"]] if settings.get("dataset") else []
     words += [f"--{name}={settings[name]:g}" for name in ("epochs", "steps") if settings[name]]
     fresh = max(settings["seeds"]) + 1

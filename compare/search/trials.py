@@ -63,8 +63,8 @@ class Search:
         values = {name: field.suggested(trial) for name, field in self.fields.items()}
         config = overrides.replaced(self.configs[values.pop("preset", next(iter(self.configs)))], values)
         trial.set_user_attr("preset", config.preset)
-        if networks.is_file(config.model):
-            trial.set_user_attr("network", config.model)
+        paths = {"network": config.model if networks.is_file(config.model) else None, "data-dir": config.data_dir}
+        trial.set_user_attr("paths", {flag: path for flag, path in paths.items() if path})
         self.folder = self.directory.absolute() / "checkpoints" / f"trial-{study.first_number(trial):04}"
         reported: list[float] = []
         own = [

@@ -190,7 +190,7 @@ def test_several_presets_become_a_choice(searched):
     found = searched("cnn-mnist", "--grid", "--pruner", "none")
     assert [trial["params"] for trial in found["trials"]] == [{"preset": trial["preset"]} for trial in found["trials"]]
     assert {trial["preset"] for trial in found["trials"]} == {"mlp-mnist", "cnn-mnist"}
-    assert found["winner"].startswith("python compare/run_all.py")
+    assert found["winner"].startswith("python -m compare.run_all")
 
 
 def test_resumed_search_continues_to_its_total(searched, tmp_path, capsys):
@@ -371,9 +371,9 @@ def test_killed_worker_fails_its_trial(tmp_path, monkeypatch):
     assert "the worker was killed by SIGKILL" in rows[0]["message"]
 
 
-def test_winner_names_the_file_of_a_network_and_the_dataset():
+def test_winner_names_the_file_of_a_network_the_dataset_and_the_data_folder():
     best: Any = {"preset": "gru", "params": {"lr": 0.1}}
     settings = {"presets": [], "track": "torch", "epochs": None, "steps": 20, "seeds": [0], "dataset": "own.npz"}
-    command = results.winner(best, settings, "/nets/gru.py")
-    given = "--network /nets/gru.py --tracks torch --dataset own.npz --steps=20 --seeds 1 2 3 --set lr=0.1"
-    assert command == f"python compare/run_all.py {given}"
+    command = results.winner(best, settings, {"network": "/nets/gru.py", "data-dir": "/my data"})
+    given = "--tracks torch --network /nets/gru.py --data-dir '/my data' --dataset own.npz --steps=20"
+    assert command == f"python -m compare.run_all {given} --seeds 1 2 3 --set lr=0.1"

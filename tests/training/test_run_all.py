@@ -251,6 +251,7 @@ def test_folder_without_locks_is_named(tmp_path, monkeypatch, capsys):
     arguments = ["mlp-mnist", "--tracks", "numpy", "--steps", "2", "--skip-parity", "--no-mlflow"]
     assert run_all.main([*arguments, "--out", str(tmp_path / "run")]) == 2
     assert "run cannot be locked (No locks available): choose a local folder with --out" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_diverged_run_does_not_stop_the_others(tmp_path, run_here):
