@@ -22,9 +22,8 @@ import numpy as np
 
 from compare import cli, networks
 from compare.cli import command_line
-from compare.data.files import DataError
 from compare.data.seeds import SAMPLE, generator
-from compare.data.text import CHARACTERS, encode
+from compare.data.text import CHARACTERS
 from compare.errors import UserError
 from compare.report.style import NAMES
 from compare.weights.network import Network
@@ -40,14 +39,23 @@ class Written:
 
     tokens: np.ndarray
     scores: np.ndarray
+    characters: Sequence[str] = CHARACTERS  # of all tokens
 
     @property
     def text(self) -> str:
         """The characters."""
-        return "".join(CHARACTERS[token] for token in self.tokens)
+        return "".join(self.characters[token] for token in self.tokens)
 
 
-def write(read: Read, prompt: np.ndarray, noise: np.ndarray, *, context: int, temperature: float) -> Written:
+def write(
+    read: Read,
+    prompt: np.ndarray,
+    noise: np.ndarray,
+    *,
+    context: int,
+    temperature: float,
+    characters: Sequence[str] = CHARACTERS,
+) -> Written:
     """Continue a prompt int32 (t,) by as many tokens as there are rows of noise (n, v).
 
     A token is argmax(logits/temperature + noise). With noise from the standard Gumbel distribution, that is a sample
@@ -67,7 +75,7 @@ def write(read: Read, prompt: np.ndarray, noise: np.ndarray, *, context: int, te
         unread = np.array([token], np.int32)
         if start == context:
             unread, start = half(sequence, context), 0
-    return Written(np.array(tokens, np.int32), np.array(scores))
+    return Written(np.array(tokens, np.int32), np.array(scores), characters)
 
 
 def half(sequence: Sequence[int] | np.ndarray, context: int) -> np.ndarray:
@@ -101,8 +109,8 @@ def comparison(written: dict[str, Written]) -> str:
             continue
         x, y = a.tokens[place], b.tokens[place]
         lines.append(
-            f"{one} and {other} part at character {place + 1:,}: {one} preferred {CHARACTERS[x]!r} to "
-            f"{CHARACTERS[y]!r} by {a.scores[place, x] - a.scores[place, y]:.1e}, and {other} the other way round by "
+            f"{one} and {other} part at character {place + 1:,}: {one} preferred {a.characters[x]!r} to "
+            f"{a.characters[y]!r} by {a.scores[place, x] - a.scores[place, y]:.1e}, and {other} the other way round by "
             f"{b.scores[place, y] - b.scores[place, x]:.1e}"
         )
     return "\n".join(lines)
@@ -121,22 +129,32 @@ def reader(network: Network, track: str) -> Read:
 
 def require_text(network: Network) -> int:
     """The number of characters that the network sees at once; UserError if it reads no text."""
-    if network.model != "gpt" or network.classes != CHARACTERS:
+    if network.model != "gpt":
         raise UserError(f"this {network.model} on {network.dataset} writes no text: choose a checkpoint of gpt-text")
+    if any(len(name) != 1 for name in network.classes):
+        raise UserError(
+            f"the tokens of this {network.model} have no characters ({', '.join(network.classes[:2])}, ...): give its "
+            "dataset the array classes, with the character of each token, and train it again"
+        )
     return network.input_shape[0]
+
+
+def encoded(prompt: str, characters: Sequence[str]) -> np.ndarray:
+    """The tokens int32 (t,) of a prompt; UserError if it is empty or has a character that the network does not know."""
+    if not prompt:
+        raise UserError("the prompt is empty: give at least one character")
+    tokens = {character: token for token, character in enumerate(characters)}
+    if unknown := sorted(set(prompt) - tokens.keys()):
+        raise UserError(f"the prompt holds {unknown[0]!r}, which is none of the network's {len(tokens)} characters")
+    return np.array([tokens[character] for character in prompt], np.int32)
 
 
 def generate(network: Network, prompt: str, names: Sequence[str], **options: Any) -> dict[str, Written]:
     """What each track writes after the prompt: ``length``, ``seed`` and ``temperature`` as on the command line."""
     context = require_text(network)
-    try:
-        tokens = encode(prompt.encode()).astype(np.int32)
-    except DataError as error:
-        raise UserError(f"the prompt {error}") from error
-    if not len(tokens):
-        raise UserError("the prompt is empty: give at least one character")
-    noise = gumbel(options["seed"], (options["length"], len(CHARACTERS)))
-    how = {"context": context, "temperature": options["temperature"]}
+    tokens = encoded(prompt, network.classes)
+    noise = gumbel(options["seed"], (options["length"], len(network.classes)))
+    how = {"context": context, "temperature": options["temperature"], "characters": network.classes}
     return {name: write(reader(network, name), tokens, noise, **how) for name in names}
 
 

@@ -2,10 +2,12 @@
 
     x, y                              images and labels: a sixth of each class becomes the test set
     x_train, y_train, x_test, y_test  the same, already split; x_val and y_val if there are some
-    classes                           names of the classes, if they have any
+    classes                           names of the classes, or of the tokens, if they have any
 
 Images    uint8 (n, h, w, c) or (n, h, w), or floats from 0 to 1, which are rounded to the 256 values of a byte.
 Labels    integers (n,), counted from 0.
+Tokens    integers from 0 to 255 (n, t), with the token that follows each of them as the labels, integers (n, t); of x
+          and y, the last sixth of the sequences becomes the test set.
 
 Everything else is refused, with what to write instead: nothing is guessed.
 """
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,16 +84,36 @@ def dataset(name: str, arrays: Mapping[str, Any]) -> Data:
         raise DataError(f"lacks {', '.join(missing)}: expected {expected}")
     if both := arrays.keys() - {*wanted, "classes"}:
         raise DataError(f"has {', '.join(sorted(both))} beside {', '.join(wanted)}: expected {expected}")
-    found = {
-        each: images(each, arrays[each], notes) if each.startswith("x") else labels(each, arrays[each])
-        for each in wanted
-    }
+    x, y = (np.asarray(arrays[each]) for each in wanted[:2])
+    sequences = x.ndim == y.ndim == 2 and x.dtype.kind in "iu"
+    inputs = tokens if sequences else partial(images, notes=notes)
+    targets = tokens if sequences else labels
+    found = {each: (inputs if each.startswith("x") else targets)(each, arrays[each]) for each in wanted}
+    if sequences:  # of their labels, which the tracks read as class numbers
+        found = {each: array.astype(np.int32) if each.startswith("y") else array for each, array in found.items()}
     names = class_names(arrays.get("classes"), found)
     parts = split(found, len(names), notes) if "x" in found else found
     require_alike(parts, len(names))
-    mean, std = channel_statistics(parts["x_train"])
+    mean, std = ((0.0,), (1.0,)) if sequences else channel_statistics(parts["x_train"])
     renamed = {f"{each[2:]}_{each[0]}": array for each, array in parts.items()}
     return Data(name=name, **renamed, classes=names, mean=mean, std=std, note="; ".join(dict.fromkeys(notes)))
+
+
+def tokens(name: str, given: Any) -> np.ndarray:
+    """Tokens as uint8 (n, t); DataError, with the remedy, for anything else."""
+    x = np.asarray(given)
+    has = f"{name} has the dtype {x.dtype} and the shape {x.shape}"
+    if x.ndim != 2 or not x.size:
+        raise DataError(f"{has}: expected tokens (n, t), or as labels the token that follows each of them")
+    if x.dtype.kind == "f" and np.array_equal(x, np.rint(x)):
+        raise DataError(f"{has}: write {name}.astype(np.uint8)")
+    if x.dtype.kind not in "iu":
+        raise DataError(f"{has}: expected tokens, integers from 0 to 255")
+    if x.min() < 0 or x.max() > 255:
+        raise DataError(
+            f"{name} has tokens from {x.min()} to {x.max()}: expected 0 to 255, such as the bytes of a text in UTF-8"
+        )
+    return np.ascontiguousarray(x, np.uint8)
 
 
 def images(name: str, given: Any, notes: list[str]) -> np.ndarray:
@@ -98,7 +121,10 @@ def images(name: str, given: Any, notes: list[str]) -> np.ndarray:
     x = np.asarray(given)
     shape = f"{name} has the shape {x.shape}"
     if x.ndim not in (3, 4) or not x.size:
-        raise DataError(f"{shape}: expected images (n, height, width, channels) or (n, height, width)")
+        raise DataError(
+            f"{shape}: expected images (n, height, width, channels) or (n, height, width), "
+            f"or tokens (n, t) as integers, with labels (n, t)"
+        )
     x = x if x.ndim == 4 else x[..., None]
     if x.shape[1] in CHANNELS and x.shape[3] > max(CHANNELS):
         raise DataError(f"{shape}, with channels first: write {name}.transpose(0, 2, 3, 1)")
@@ -146,21 +172,32 @@ def labels(name: str, given: Any) -> np.ndarray:
 
 
 def class_names(given: Any, found: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-    """The names of the classes, or ``class 0``, ``class 1``, ..."""
-    count = 1 + max(int(array.max(initial=0)) for name, array in found.items() if name.startswith("y"))
+    """The names of the classes, or of the tokens; without any, ``class 0``, ``class 1``, ..., or ``token 0``, ..."""
+    text = any(array.ndim == 2 for array in found.values())
+    numbers = [array for name, array in found.items() if text or name.startswith("y")]
+    count = 1 + max(int(array.max(initial=0)) for array in numbers)
     if given is None:
-        return numbered(count)
+        return numbered(count, "token" if text else "class")
     names = tuple(map(str, np.asarray(given).ravel().tolist()))
     if len(names) < count:
-        raise DataError(f"names {len(names)} classes, and the labels go up to {count - 1}: name {count}")
+        things = "tokens" if text else "labels"
+        raise DataError(f"names {len(names)} classes, and the {things} go up to {count - 1}: name {count}")
     return names
 
 
 def split(found: Mapping[str, np.ndarray], classes: int, notes: list[str]) -> dict[str, np.ndarray]:
-    """x and y, of which a sixth of each class, at least one image, is the test set: the same for every seed."""
+    """x and y, of which a part is the test set, the same for every seed.
+
+    It is a sixth of each class, at least one image; or the last sixth of the sequences, at least one.
+    """
     x, y = found["x"], found["y"]
-    if len(x) != len(y):
-        raise DataError(f"has {len(x):,} images in x and {len(y):,} labels in y: give one label per image")
+    require_labels(x, y, "x", "y")
+    if x.ndim == 2:
+        if len(x) < 2:
+            raise DataError("has one sequence, but two are needed, one of them for testing")
+        n = len(x) - max(1, len(x) // TEST_SHARE)
+        notes.append("the last sixth of the sequences is the test set")
+        return {"x_train": x[:n], "y_train": y[:n], "x_test": x[n:], "y_test": y[n:]}
     order = np.random.default_rng(0).permutation(len(x))
     test = np.zeros(len(x), bool)
     for k in range(classes):
@@ -172,22 +209,33 @@ def split(found: Mapping[str, np.ndarray], classes: int, notes: list[str]) -> di
     return {"x_train": x[~test], "y_train": y[~test], "x_test": x[test], "y_test": y[test]}
 
 
+def require_labels(x: np.ndarray, y: np.ndarray, x_name: str, y_name: str) -> None:
+    """Raise DataError unless there is a label for each image, or for each token."""
+    if x.ndim == 2 and x.shape != y.shape:
+        raise DataError(
+            f"has tokens of the shape {x.shape} in {x_name} and labels of the shape {y.shape} in {y_name}: give one "
+            "label per token, the token that follows it"
+        )
+    if len(x) != len(y):
+        raise DataError(
+            f"has {len(x):,} images in {x_name} and {len(y):,} labels in {y_name}: give one label per image"
+        )
+
+
 def require_alike(parts: Mapping[str, np.ndarray], classes: int) -> None:
-    """Raise DataError unless the parts have images of one size, a label for each, and training images of each class."""
+    """Raise DataError unless the parts have inputs of one size, all labels, and training images of each class."""
     shape = parts["x_train"].shape[1:]
     for part in PARTS:
         if f"x_{part}" not in parts:
             continue
         x, y = parts[f"x_{part}"], parts[f"y_{part}"]
-        if len(x) != len(y):
-            raise DataError(
-                f"has {len(x):,} images in x_{part} and {len(y):,} labels in y_{part}: give one label per image"
-            )
+        require_labels(x, y, f"x_{part}", f"y_{part}")
         if x.shape[1:] != shape:
-            raise DataError(f"has images of {x.shape[1:]} in x_{part} and of {shape} in x_train: give one size")
-    absent = np.setdiff1d(np.arange(classes), parts["y_train"])
+            things = "sequences" if x.ndim == 2 else "images"
+            raise DataError(f"has {things} of {x.shape[1:]} in x_{part} and of {shape} in x_train: give one size")
     if classes < 2:
         raise DataError("has one class only: two are needed")
-    if len(absent):
+    absent = np.setdiff1d(np.arange(classes), parts["y_train"])
+    if len(absent) and len(shape) > 1:  # a text need not hold each token
         some = ", ".join(map(str, absent[:10]))
         raise DataError(f"has no training images of class {some}: count the classes from 0, without gaps")

@@ -97,13 +97,13 @@ def eval_batches(x: np.ndarray, y: np.ndarray, batch_size: int) -> Iterator[tupl
 def described(shape: Sequence[int], classes: int) -> str:
     """What the examples of a dataset are, in words, from the shape of one of them: (h, w, c) or (t,)."""
     if len(shape) == 1:
-        return f"windows of {shape[0]} characters out of {classes}"
+        return f"sequences of {shape[0]} tokens, of {classes} different ones"
     return f"images of {'x'.join(map(str, shape))} in {classes} classes"
 
 
-def numbered(count: int) -> tuple[str, ...]:
+def numbered(count: int, thing: str = "class") -> tuple[str, ...]:
     """Names of classes that nobody named."""
-    return tuple(f"class {k}" for k in range(count))
+    return tuple(f"{thing} {k}" for k in range(count))
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -7,6 +7,7 @@ loaded and placed on a device in the same way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,13 @@ TEXTS = ("shakespeare",)  # names of the datasets that are texts
 WINDOW = 128  # characters
 CHARACTERS = tuple(map(chr, range(128)))
 LIMIT = 2_000_000  # raw bytes of a file at most
+
+
+def unit(dataset: str, shape: Sequence[int]) -> str:
+    """What a dataset has a label for, given the shape of one of its examples: "images", "characters" or "tokens"."""
+    if dataset in TEXTS:
+        return "characters"
+    return "tokens" if len(shape) == 1 else "images"
 
 
 def encode(text: bytes | bytearray) -> np.ndarray:

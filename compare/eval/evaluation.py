@@ -12,6 +12,7 @@ import numpy as np
 from compare import data
 from compare.data import Data
 from compare.data.stream import described, digest
+from compare.data.text import unit
 from compare.errors import UserError
 from compare.eval.figures import Disagreement, Figures, disagreements, figures, image_logits, largest_difference
 from compare.weights.network import Network, unnamed
@@ -25,7 +26,7 @@ class Evaluation(TypedDict):
 
     model: str
     dataset: str
-    counted: str  # images, or characters of a text
+    counted: str  # images; of a text, characters or tokens
     test_digest: str  # SHA-256 of the test images and labels
     note: str
     tracks: dict[str, Figures]
@@ -45,7 +46,7 @@ def evaluate(network: Network, test: Data, track_names: Sequence[str]) -> Evalua
     return {
         "model": network.model,
         "dataset": test.name,
-        "counted": "characters" if test.test_y.ndim == 2 else "images",
+        "counted": unit(test.name, x.shape[1:]),
         "test_digest": digest(x, test.test_y),
         "note": test.note,
         "tracks": found,

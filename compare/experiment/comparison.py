@@ -26,7 +26,7 @@ from compare.parity import process as parity
 from compare.progress import Progress
 from compare.report.summary import parity_in_short
 from compare.report.write import import_libraries, show, write
-from compare.results.runs import bits_per_character, evaluation_metrics, examples, trajectory, unit
+from compare.results.runs import evaluation_metrics, examples, loss_in_bits, trajectory, unit
 from compare.results.schema import Evaluation, Results, RunResult
 from compare.tracking import Tracker, commands
 from compare.workers import process
@@ -213,7 +213,7 @@ class Comparison:
             run["gflops"] = speed * (run["flops_per_image"] or 0) / 1e9
         if run["status"] == "finished":
             accuracy = f"test accuracy {run['test_accuracy']:.2%} on {run['test_count']:,} {unit(run)}"
-            accuracy += "".join(f", {bits:.3f} bits per character" for bits in bits_per_character([run]))
+            accuracy += "".join(f", {bits:.3f} bits per {unit(run).removesuffix('s')}" for bits in loss_in_bits([run]))
             best = f" (best validation accuracy at step {run['best_step']:,})" if run["best_step"] else ""
             total = f", {seconds['total']:.1f} s" if seconds else ""
             pace = f", {speed:,.0f} {examples(run)}/s" if speed else ""

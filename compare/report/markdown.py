@@ -18,16 +18,17 @@ from compare.results.parity import closeness, describe, difference, drift_from_n
 from compare.results.runs import (
     WARNING,
     Tracks,
-    bits_per_character,
     cold_seconds,
     confusions,
     disturbed,
     examples,
     groups,
+    loss_in_bits,
     numbers,
     spread,
     target_accuracy,
     tested,
+    unit,
 )
 from compare.results.schema import ParityRow, Results, RunResult
 
@@ -169,8 +170,8 @@ def _quality(runs: list[RunResult]) -> tuple[str, str]:
     accuracy = spread([100 * value for value in numbers(done, "test_accuracy")])
     counts = " or ".join(f"{count:,.0f}" for count in sorted({*numbers(done, "test_count")}))
     missing = f", {len(done)} of {len(runs)} seeds" if len(done) < len(runs) else ""
-    bits = bits_per_character(done)
-    in_bits = f"\n{spread(bits, '.3f')} bits\nper character" if bits else ""
+    bits = loss_in_bits(done)
+    in_bits = f"\n{spread(bits, '.3f')} bits\nper {unit(done[0]).removesuffix('s')}" if bits else ""
     return f"{accuracy} %\nof {counts}{missing}", f"{spread(numbers(done, 'test_loss'), '.4f')}{in_bits}"
 
 

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from compare.data.text import TEXTS
+from compare.data import text
 from compare.report.style import order
 from compare.results.schema import Results, RunResult
 
@@ -42,18 +42,18 @@ def tested(runs: Iterable[RunResult]) -> list[RunResult]:
 
 
 def unit(run: Mapping[str, Any]) -> str:
-    """What the accuracy of a run counts: "characters" of a text, or "images"."""
-    return "characters" if run["dataset"] in TEXTS else "images"
+    """What the accuracy of a run counts: "images", or "characters" or "tokens" of a text."""
+    return text.unit(run["dataset"], run["config"].get("model_args", {}).get("input_shape", ()))
 
 
 def examples(run: Mapping[str, Any]) -> str:
     """What a batch of a run consists of: "windows" of a text, or "images"."""
-    return "windows" if run["dataset"] in TEXTS else "images"
+    return "images" if unit(run) == "images" else "windows"
 
 
-def bits_per_character(runs: Iterable[RunResult]) -> list[float]:
+def loss_in_bits(runs: Iterable[RunResult]) -> list[float]:
     """The test losses of the runs on texts in bits, the base-2 logarithm in place of the natural one."""
-    return [loss / math.log(2) for loss in numbers((run for run in runs if run["dataset"] in TEXTS), "test_loss")]
+    return [loss / math.log(2) for loss in numbers((run for run in runs if unit(run) != "images"), "test_loss")]
 
 
 def disturbed(runs: Iterable[RunResult]) -> str | None:

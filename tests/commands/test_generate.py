@@ -101,7 +101,7 @@ def test_the_command_writes_the_text_and_compares(network, tmp_path: Path, capsy
     assert generate.main(["--checkpoint", str(path), "--prompt", "To be", "--length", "20"]) == 0
     assert printed.startswith(capsys.readouterr().out.rstrip("\n"))
     assert generate.main(["--checkpoint", str(path), "--prompt", "é"]) == 2
-    assert "the prompt holds the byte 195; only ASCII characters are supported" in capsys.readouterr().err
+    assert "the prompt holds 'é', which is none of the network's 128 characters" in capsys.readouterr().err
     assert generate.main(["--checkpoint", str(path), "--prompt", ""]) == 2
     assert "the prompt is empty" in capsys.readouterr().err
 

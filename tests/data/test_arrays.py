@@ -15,7 +15,7 @@ from support.paths import ROOT
 import jax_nn.train
 import numpy_nn.train
 import torch_nn.train
-from compare import cli, run_all
+from compare import cli, generate, run_all
 from compare.config import Config
 from compare.data import load
 from compare.errors import UserError
@@ -99,6 +99,69 @@ def test_the_network_is_fitted_to_the_arrays(rng, tmp_path, capsys):
     assert fitted(Config(preset="p", model="mlp", dataset="mnist")).model_args == {}
 
 
+def sequences(rng: np.random.Generator, n: int = 60, t: int = 6) -> dict[str, np.ndarray]:
+    """The letters of a song that goes on and on: each is followed by the next one, the last by the first."""
+    start = rng.integers(0, 5, (n, 1))
+    x = (start + np.arange(t)) % 5
+    return {"x": x, "y": (x + 1) % 5, "classes": np.array(list("do re"))}
+
+
+def test_tokens_have_a_label_each_and_their_order_is_kept(rng, tmp_path):
+    found = sequences(rng)
+    data = load(saved(tmp_path, **found))
+    assert (len(data.train_x), len(data.val_x), len(data.test_x)) == (45, 5, 10)
+    assert np.array_equal(data.test_x, found["x"][50:])
+    assert np.array_equal(data.test_y, found["y"][50:])
+    assert (data.train_x.dtype, data.train_y.dtype, data.labels_per_example) == (np.uint8, np.int32, 6)
+    assert (data.classes, data.mean, data.std) == (tuple("do re"), (0.0,), (1.0,))
+    assert "10 test sequences of 6 tokens, of 5 different ones (the last sixth of the sequences" in data.describe()
+
+
+def test_the_windows_of_a_text_are_read(tmp_path, monkeypatch):
+    page = (ROOT / "docs/data.md").read_text("utf-8")
+    (block,) = re.findall(r"```python\n(# letters.py.*?)```", page, re.DOTALL)
+    (tmp_path / "letters.py").write_text(block, "utf-8")
+    (tmp_path / "my-text.txt").write_text("où va la mer? " * 50, "utf-8")
+    monkeypatch.chdir(tmp_path)
+    data = load(cli.dataset("letters.py:windows"), val_size=0)
+    assert (data.train_x.shape, data.test_x.shape) == ((9, 64), (1, 64))
+    text = "".join(data.classes[token] for token in data.train_x.ravel())
+    assert text == ("où va la mer? " * 50)[: 9 * 64]
+    assert np.array_equal(data.train_y.ravel()[:-1], data.train_x.ravel()[1:])
+
+
+def test_the_vocabulary_has_each_token_and_each_label(rng, tmp_path):
+    data = load(saved(tmp_path, x=np.array([[0, 7], [1, 2]] * 4), y=np.array([[2, 1], [1, 0]] * 4)))
+    assert data.classes == tuple(f"token {k}" for k in range(8))
+    assert fitted(Config(preset="p", model="gpt", dataset=data.name)).model_args == {"input_shape": (2,), "classes": 8}
+
+
+@pytest.mark.long
+def test_a_gpt_learns_tokens_and_writes_them(rng, tmp_path, monkeypatch, capsys):
+    saved(tmp_path, **sequences(rng, n=600))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["gpt-text", "--dataset", "own.npz", "--tracks", "numpy", "--batch-size", "20", "--steps", "60"]
+    small = [
+        "--set",
+        "model_args.dim=16",
+        "model_args.mlp_dim=32",
+        "model_args.depth=1",
+        "model_args.heads=2",
+        "lr=0.01",
+    ]
+    assert run_all.main([*arguments, *small, "--skip-parity", "--no-mlflow", "--out", "run"]) == 0
+    (run,) = json.loads((tmp_path / "run/results.json").read_text("utf-8"))["runs"]
+    assert (run["test_accuracy"], run["test_count"]) == (1.0, 600)
+    assert "bits" in (report := (tmp_path / "run/report.md").read_text("utf-8"))
+    assert "per token" in report
+    capsys.readouterr()
+    checkpoint = "run/checkpoints/gpt-text-numpy-seed0"
+    assert generate.main(["--checkpoint", checkpoint, "--prompt", "do", "--length", "8", "--temperature", "0"]) == 0
+    assert capsys.readouterr().out.strip() == "do redo re"
+    assert generate.main(["--checkpoint", checkpoint, "--prompt", "fa"]) == 2
+    assert "the prompt holds 'a', which is none of the network's 5 characters" in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_run_all_learns_them(rng, tmp_path, monkeypatch, capsys):
     saved(tmp_path, **arrays(rng, n=600))
@@ -141,6 +204,26 @@ REFUSED = [  # changes of x and y, and what is said about them
 @pytest.mark.parametrize(("of_x", "of_y", "message"), REFUSED, ids=[message[:40] for *_, message in REFUSED])
 def test_arrays_that_cannot_be_told_to_be_right_are_refused(of_x, of_y, message, rng, tmp_path):
     found = arrays(rng)
+    name = saved(tmp_path, x=of_x(found["x"]), y=of_y(found["y"]))
+    with pytest.raises(UserError, match=re.escape(name) + ": .*" + message):
+        load(name)
+
+
+TOKENS_REFUSED = [  # changes of x and y, and what is said about them
+    (lambda x: x + 300, same, "x has tokens from 30[0-4] to 304: expected 0 to 255"),
+    (lambda x: x - 1, same, "x has tokens from -1 to 3"),
+    (same, lambda y: y.astype(float), r"y has the dtype float64 .*: write y.astype\(np.uint8\)"),
+    (same, lambda y: y - 1, "y has tokens from -1 to 3"),
+    (same, lambda y: y[:, :3], r"tokens of the shape \(60, 6\) in x and labels of the shape \(60, 3\) in y"),
+    (same, lambda y: y[:, 0], r"expected images .*, or tokens \(n, t\) as integers, with labels \(n, t\)"),
+    (lambda x: x / 2, same, r"expected images .*, or tokens \(n, t\) as integers, with labels \(n, t\)"),
+    (lambda x: x[:1], lambda y: y[:1], "has one sequence, but two are needed"),
+]
+
+
+@pytest.mark.parametrize(("of_x", "of_y", "message"), TOKENS_REFUSED, ids=[each[2][:40] for each in TOKENS_REFUSED])
+def test_tokens_that_cannot_be_told_to_be_right_are_refused(of_x, of_y, message, rng, tmp_path):
+    found = sequences(rng)
     name = saved(tmp_path, x=of_x(found["x"]), y=of_y(found["y"]))
     with pytest.raises(UserError, match=re.escape(name) + ": .*" + message):
         load(name)

@@ -67,7 +67,7 @@ def test_padding_of_the_last_batch_does_not_count(shakespeare: Data) -> None:
 
 def test_descriptions_speak_of_characters(shakespeare: Data) -> None:
     assert shakespeare.describe() == (
-        "shakespeare: 8,275 training, 919 validation and 768 test windows of 128 characters out of 128"
+        "shakespeare: 8,275 training, 919 validation and 768 test sequences of 128 tokens, of 128 different ones"
     )
     assert shakespeare.labels_per_example == 128
     assert not shakespeare.preparation.known
