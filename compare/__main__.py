@@ -157,7 +157,12 @@ def resolve(name: str, program: str) -> list[str]:
         return known.get(name) or [name]
     if name in presets.PRESETS:
         raise UserError(f"{name!r} is a preset, not a command: {program} train {name}")
-    close = suggestion(name, [*known, *others])
+    from numpy_nn.models import MODELS
+
+    if name in MODELS:
+        preset = next(config.preset for config in presets.PRESETS.values() if config.model == name)
+        raise UserError(f"{name!r} is a model, not a command: {program} train {preset}, or {program} parity {name}")
+    close = suggestion(name, [*known, *others, *presets.PRESETS])
     raise UserError(f"unknown command {name!r}.{close} Known: {', '.join(known)}")
 
 

@@ -145,7 +145,7 @@ def start(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Path, 
 
     directory = cli.output_folder(options.out)
     with Progress() as progress:
-        progress.note("Measuring the machine: its matmul speed and memory bandwidth")
+        progress.note("Checking the settings and the data, and measuring the machine")
         results = plan.plan(
             directory,
             wanted,

@@ -106,6 +106,10 @@ def test_nn3_runs_every_command_under_its_name(tmp_path):
 def test_a_preset_for_a_command_is_answered_with_the_command(capsys):
     assert main(["mlp-mnist"]) == 2
     assert "'mlp-mnist' is a preset, not a command: python -m compare train mlp-mnist" in capsys.readouterr().err
+    assert main(["resnet"]) == 2
+    assert "'resnet' is a model, not a command: python -m compare train resnet20-cifar10, or" in capsys.readouterr().err
+    assert main(["mlp-mnst"]) == 2
+    assert "Did you mean mlp-mnist? Known: train," in capsys.readouterr().err
 
 
 def test_completion_knows_commands_flags_presets_and_files(tmp_path):
@@ -192,6 +196,8 @@ def test_the_names_of_other_programs_are_understood():
     found = options("--device", "cuda:1", "--precision", "bf16")
     assert (found.device, found.precision) == ("gpu:1", "bfloat16")
     assert options("--device", "cuda").device == "gpu"
+    (config,) = run_all.configs(options("mlp-mnist", "--tracks", "jax", "--set", "precision=bf16"))
+    assert config.precision == "bfloat16"
 
 
 def test_earlier_flags_work_and_are_not_documented():
