@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -97,7 +98,7 @@ def break_(database: Path, how: str) -> None:
         content[100:8192] = b"\xff" * (8192 - 100)
         database.write_bytes(content)
     elif how == "empty tables":
-        with sqlite3.connect(database) as opened:
+        with contextlib.closing(sqlite3.connect(database)) as opened, opened:
             opened.execute("ALTER TABLE experiments DROP COLUMN artifact_location")
         opened.close()
 
@@ -120,7 +121,8 @@ def test_the_remedy_for_a_broken_database_works(how, results_dir: Path, store: P
 
 def test_an_older_database_is_migrated_by_its_remedy(store: Path, results_dir: Path):
     file = store / "mlflow.db"
-    head = sqlite3.connect(file).execute("SELECT version_num FROM alembic_version").fetchone()[0]
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        head = database.execute("SELECT version_num FROM alembic_version").fetchone()[0]
     uri = f"sqlite:///{file}"
     problem = RuntimeError(f"Detected out-of-date database schema (found version {head}, but expected 0)")
     text, command = stores.remedy(uri, problem).split(": ", 1)
@@ -132,7 +134,7 @@ def test_an_older_database_is_migrated_by_its_remedy(store: Path, results_dir: P
 
 
 def test_a_newer_database_needs_a_newer_mlflow(store: Path, results_dir: Path, monkeypatch):
-    with sqlite3.connect(store / "mlflow.db") as database:
+    with contextlib.closing(sqlite3.connect(store / "mlflow.db")) as database, database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     database.close()
     warnings: list[str] = []
