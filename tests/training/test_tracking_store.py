@@ -98,7 +98,7 @@ def break_(database: Path, how: str) -> None:
         content[100:8192] = b"\xff" * (8192 - 100)
         database.write_bytes(content)
     elif how == "empty tables":
-        with contextlib.closing(sqlite3.connect(database)) as opened, opened:
+        with sqlite3.connect(database) as opened:
             opened.execute("ALTER TABLE experiments DROP COLUMN artifact_location")
         opened.close()
 
@@ -134,7 +134,7 @@ def test_an_older_database_is_migrated_by_its_remedy(store: Path, results_dir: P
 
 
 def test_a_newer_database_needs_a_newer_mlflow(store: Path, results_dir: Path, monkeypatch):
-    with contextlib.closing(sqlite3.connect(store / "mlflow.db")) as database, database:
+    with sqlite3.connect(store / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
     database.close()
     warnings: list[str] = []
