@@ -32,7 +32,6 @@ GROUPS = {
         "doctor": "doctor",
         "bench": "benchmark",
         "record": "record",
-        "entries": "entries",
         "loaders": "loaders",
         "eval": "eval",
     },
@@ -42,7 +41,6 @@ GROUPS = {
         "launch": "launch",
         "import": "pretrained import",
         "export": "export",
-        "shipped": "shipped",
     },
     "Try and learn": {
         "predict": "predict",
@@ -50,6 +48,10 @@ GROUPS = {
         "play": "play",
         "side-by-side": "side_by_side",
         "bugs": "bugs",
+    },
+    "Maintain this project": {
+        "entries": "entries",
+        "shipped": "shipped",
     },
 }
 SUBCOMMANDS = {
