@@ -178,7 +178,7 @@ def parser(command: str, text: str | None, *, what: str = "what to do") -> argpa
     """
     made = argparse.ArgumentParser(
         prog=program or f"python -m compare.{command}",
-        description=text,
+        description=text and text.replace("``", "`"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made._positionals.title = what

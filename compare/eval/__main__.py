@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_settings(options, "dataset", "data_dir", note=note)
     cli.add_tracks(options, where="evaluation", default=["numpy"], extra=["all"])
     cli.add_network(options, where="evaluation", what="the network of your own that the checkpoint holds")
-    cli.add_json(options, "every figure, including the bins of the ECE")
+    cli.add_json(options, "every figure and the bins of the ECE")
     return options
 
 

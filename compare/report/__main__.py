@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=cli.output, metavar="FILE",
         help="page of several comparisons (default: side-by-side.html, above the folders)",
     )  # fmt: skip
-    cli.add_json(options, "the figures of each folder, as a list,")
+    cli.add_json(options, "a list with the figures of each folder")
     return options
 
 
