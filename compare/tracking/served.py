@@ -17,7 +17,7 @@ from mlflow.pyfunc.model import PythonModel
 
 
 class Served(PythonModel):
-    """A network from ``network.npz``, computed by the code in ``numpy_nn.zip``."""
+    """A network from ``network.npz``, computed by the code that was logged with it."""
 
     def load_context(self, context: Any) -> None:
         """Read the network, and import the code that was logged with it."""
