@@ -32,7 +32,6 @@ GROUPS = {
         "doctor": "doctor",
         "bench": "benchmark",
         "record": "record",
-        "entries": "entries",
         "loaders": "loaders",
         "eval": "eval",
     },
@@ -42,7 +41,6 @@ GROUPS = {
         "launch": "launch",
         "import": "pretrained import",
         "export": "export",
-        "shipped": "shipped",
     },
     "Try and learn": {
         "predict": "predict",
@@ -50,6 +48,10 @@ GROUPS = {
         "play": "play",
         "side-by-side": "side_by_side",
         "bugs": "bugs",
+    },
+    "Maintain this project": {
+        "entries": "entries",
+        "shipped": "shipped",
     },
 }
 SUBCOMMANDS = {
@@ -157,7 +159,12 @@ def resolve(name: str, program: str) -> list[str]:
         return known.get(name) or [name]
     if name in presets.PRESETS:
         raise UserError(f"{name!r} is a preset, not a command: {program} train {name}")
-    close = suggestion(name, [*known, *others])
+    from numpy_nn.models import MODELS
+
+    if name in MODELS:
+        preset = next(config.preset for config in presets.PRESETS.values() if config.model == name)
+        raise UserError(f"{name!r} is a model, not a command: {program} train {preset}, or {program} parity {name}")
+    close = suggestion(name, [*known, *others, *presets.PRESETS])
     raise UserError(f"unknown command {name!r}.{close} Known: {', '.join(known)}")
 
 

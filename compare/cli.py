@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import functools
 import io
+import json
 import math
 import os
 import re
@@ -22,6 +23,7 @@ from typing import Any, ParamSpec
 from compare import config
 from compare.config import SETTINGS, TRAINING, Interval
 from compare.errors import LARGEST, UserError, Valid, base_of, require_valid, suggestion
+from compare.files import finite
 
 TRACKS = ("numpy", "jax", "torch")
 LOADERS = SETTINGS["loader"].valid.choices
@@ -176,7 +178,7 @@ def parser(command: str, text: str | None, *, what: str = "what to do") -> argpa
     """
     made = argparse.ArgumentParser(
         prog=program or f"python -m compare.{command}",
-        description=text,
+        description=text and text.replace("``", "`"),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made._positionals.title = what
@@ -326,6 +328,32 @@ def add_output(options: argparse.ArgumentParser, *, default: str = "", required:
 def add_mlflow(options: argparse.ArgumentParser) -> None:
     """``--no-mlflow``."""
     group(options, "output").add_argument("--no-mlflow", action="store_true", help="do not log to MLflow")
+
+
+def add_json(options: argparse.ArgumentParser, what: str, *, where: str = "output") -> None:
+    """``--json``; see :func:`figures`."""
+    group(options, where).add_argument("--json", action="store_true", help=f"print {what} as JSON")
+
+
+Show = Callable[[Any, Callable[[], object]], None]
+
+
+@contextlib.contextmanager
+def figures(as_json: bool) -> Iterator[Show]:
+    """Yield ``show(found, say)``, which prints ``found`` as JSON, or else calls ``say`` to print it for a reader.
+
+    With ``--json`` nothing else reaches standard output: progress and notes go to standard error.
+    """
+    out = sys.stdout
+
+    def show(found: Any, say: Callable[[], object]) -> None:
+        if as_json:
+            print(json.dumps(finite(found), indent=1), file=out)
+        else:
+            say()
+
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        yield show
 
 
 def output_folder(out: Path | None, default: str = "") -> Path:

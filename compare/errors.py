@@ -34,9 +34,9 @@ def look_up(kind: str, name: str, table: Mapping[str, Thing]) -> Thing:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """`` Did you mean ...?``: the names that have this one as a part, or are a part of it, or else the closest.
+    """`` Did you mean ...?``: names that have this one as a part, or are a part of it, or else the closest.
 
-    Empty if there is none.
+    Of many the three shortest. Empty if there is none.
     """
     known, parts = list(known), name.lower().split("-")
     related = [
@@ -44,7 +44,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
         for each in known
         if each.lower() in parts or (name and any(part.startswith(name.lower()) for part in each.lower().split("-")))
     ]
-    close = related or difflib.get_close_matches(name, known, n=1)
+    close = sorted(related, key=len)[:3] or difflib.get_close_matches(name, known, n=1)
     words = " or ".join(filter(None, [", ".join(close[:-1]), *close[-1:]]))
     return f" Did you mean {words}?" if close else ""
 

@@ -54,10 +54,14 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{path} cannot be read ({reason}): give a {name} or its folder") from error
+        raise UserError(f"{path} cannot be read ({reason}): give {_a(name)} or its folder") from error
     if not isinstance(value, dict):
-        raise UserError(f"{path} holds no JSON object: give a {name} or its folder")
+        raise UserError(f"{path} holds no JSON object: give {_a(name)} or its folder")
     return value
+
+
+def _a(name: str) -> str:
+    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def require_kind(value: Mapping[str, Any], path: Path, *, kind: str, schema: int, keys: Iterable[str]) -> None:

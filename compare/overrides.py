@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from compare import tracks
+from compare.cli import ALIASES
 from compare.config import SETTINGS, Config, kinds
 from compare.errors import UserError, look_up, require_valid, suggestion
 
@@ -138,7 +139,7 @@ def _choice(name: str, words: str) -> Choice:
             ) from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number of thousands of digits
         raise UserError(f"invalid {name} {words[:20]}...: {error}") from error
-    return Choice(name, tuple(values))
+    return Choice(name, tuple(ALIASES.get(value, value) if isinstance(value, str) else value for value in values))
 
 
 # --- what a config may hold -------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -206,7 +205,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_tracks(options, where="pictures", default=["numpy"], extra=["all"])
     pictures.add_argument("--top", type=cli.number(int), default=3, metavar="N", help="classes to print (default: 3)")
     pictures.add_argument("--show", action="store_true", help="write what the network saw as NAME.seen.png")
-    pictures.add_argument("--json", action="store_true", help="print the probability of every class as JSON")
+    cli.add_json(options, "the probability of every class", where="pictures")
     return options
 
 
@@ -226,8 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(tell(predictor, path, names, options.top, show=options.show))
         except UserError as error:
             status = cli.report(error)
-    if options.json:
-        print(json.dumps(answers))
+    with cli.figures(options.json) as show:
+        show(answers, lambda: None)
     return status
 
 

@@ -108,7 +108,10 @@ def parser() -> argparse.ArgumentParser:
     text = "convert a file of weights to a checkpoint that every track reads"
     command = options.add_subparsers(dest="command", required=True).add_parser("import", help=text, description=text)
     command.add_argument(
-        "file", type=cli.path, help="pickled state dict (.pt, .pth, .th), .safetensors, or exported .npz"
+        "file",
+        type=cli.path,
+        metavar="FILE",
+        help="pickled state dict (.pt, .pth, .th), .safetensors, or exported .npz",
     )
     command.add_argument(
         "--model", metavar="NAME", help="network, if the file does not name it: resnet20, vgg11_bn, cnn, ..."

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from compare import cli, presets, tracks
 from compare.cli import TRACKS, command_line
 from compare.config import SETTINGS, Config
 from compare.errors import UserError
+from compare.results.schema import Results
 from compare.training.steps import short_chunks
 
 FLAGS = tuple(name for name, setting in SETTINGS.items() if setting.group)
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     output.add_argument(
         "--list", action="store_true", help="list the presets, with expected accuracy and time, and exit"
     )
-    output.add_argument("--json", action="store_true", help="with --list: print every setting of the presets as JSON")
+    cli.add_json(options, "the figures of the comparison (with --list: every setting of the presets)")
     return options
 
 
@@ -136,8 +136,8 @@ def listing() -> str:
     return "\n".join(f"{name:<{widths[0]}}  {what:<{widths[1]}}  {expected}" for name, what, expected in rows)
 
 
-def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
-    """A new comparison; returns the exit status."""
+def start(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Path, Results, int]:
+    """A new comparison; returns its folder, its results and the exit status."""
     wanted = configs(options)
     from compare.experiment import plan
     from compare.experiment.comparison import Comparison
@@ -145,7 +145,7 @@ def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
 
     directory = cli.output_folder(options.out)
     with Progress() as progress:
-        progress.note("Measuring the machine: its matmul speed and memory bandwidth")
+        progress.note("Checking the settings and the data, and measuring the machine")
         results = plan.plan(
             directory,
             wanted,
@@ -159,22 +159,22 @@ def start(options: argparse.Namespace, arguments: Sequence[str]) -> int:
         )
         if options.steps and (warning := short_chunks(options.steps)):
             progress.note(warning)
-        return Comparison(results, directory, progress, wait=options.wait).run()
+        return directory, results, Comparison(results, directory, progress, wait=options.wait).run()
 
 
-def resume(directory: Path, arguments: Sequence[str]) -> int:
-    """Finish a comparison that was killed or stopped, or of which a run failed; returns the exit status."""
-    if len(arguments) > 2:
+def resume(options: argparse.Namespace, arguments: Sequence[str]) -> tuple[Path, Results, int]:
+    """Finish a comparison that was killed or stopped, or of which a run failed; returns the same."""
+    if len(set(arguments) - {"--json"}) > 2:
         raise UserError("--resume takes no other flag, because a comparison keeps its settings: leave the others out")
     from compare.experiment import plan
     from compare.experiment.comparison import Comparison
     from compare.progress import Progress
 
-    results, changed = plan.resumed(directory)
+    results, changed = plan.resumed(options.resume)
     with Progress() as progress:
         for what in changed:
             progress.note(f"Changed since the comparison began, so its figures may change too: {what}")
-        return Comparison(results, directory, progress).run()
+        return options.resume, results, Comparison(results, options.resume, progress).run()
 
 
 @command_line
@@ -182,13 +182,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all went well, 1 if a run or the parity check failed, 2 for invalid arguments, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
-    if options.list:
-        settings = {name: config.to_json() for name, config in presets.PRESETS.items()}
-        print(json.dumps(settings) if options.json else listing())
-        return 0
-    if options.json:
-        raise UserError("--json goes with --list; the figures of a comparison are in its results.json")
-    return resume(options.resume, arguments) if options.resume else start(options, arguments)
+    with cli.figures(options.json) as show:
+        if options.list:
+            show({name: config.to_json() for name, config in presets.PRESETS.items()}, lambda: print(listing()))
+            return 0
+        comparison = resume if options.resume else start
+        directory, results, status = comparison(options, arguments)
+        from compare.report.figures import figures
+
+        show(figures(results, directory), lambda: None)
+        return status
 
 
 if __name__ == "__main__":

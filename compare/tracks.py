@@ -131,8 +131,13 @@ def model_argument(model: str, args: Mapping[str, Any], name: str) -> Any:
 
 
 def require_devices(config: Config, names: Sequence[str]) -> None:
-    """Raise UserError for shards that are not equal, and for more devices than a CPU has cores, where one is used."""
+    """Raise UserError for shards that are not equal, and for devices that the CPU lacks, where it is used.
+
+    NumPy computes on the CPU whatever the device of the other tracks; alone it is refused another.
+    """
     require_shards(config)
+    if set(names) == {"numpy"} and config.device not in ("auto", "cpu"):
+        raise UserError(f"--device {config.device}: NumPy computes on the CPU only; add --tracks jax or torch")
     if (config.device == "cpu" or "numpy" in names) and config.devices > max(machine.cores(), 1):
         numpy_too = "" if config.device == "cpu" else ", NumPy's always; --tracks jax torch leaves it out"
         raise UserError(

@@ -22,7 +22,7 @@ def with_mathml(text: str) -> str:
     def formula(match: re.Match[str]) -> str:
         block = match["block"]
         mathml = convert(block or match["inline"], display="block" if block else "inline")
-        return f"\n\n{mathml}\n\n" if block else mathml
+        return f'\n\n<div style="overflow-x: auto">{mathml}</div>\n\n' if block else mathml  # wider than a phone
 
     parts = CODE.split(text)
     parts[::2] = [FORMULA.sub(formula, part) for part in parts[::2]]

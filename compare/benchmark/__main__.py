@@ -72,6 +72,7 @@ def parser() -> argparse.ArgumentParser:
     cli.group(options, "output").add_argument(
         "--entry", action="store_true", help="also write entry.json, this machine's entry for docs/machines.md"
     )
+    cli.add_json(options, "the speed of every variant and the verdicts")
     return options
 
 
@@ -116,6 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all went well, 1 if a speed cannot be shown or became slower, 2 for a usage error, 130 if stopped."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parser().parse_args(arguments)
+    with cli.figures(options.json) as show:
+        return measure(options, shlex.join(["python", "-m", "compare.benchmark", *arguments]), show)
+
+
+def measure(options: argparse.Namespace, command: str, show: cli.Show) -> int:
+    """Check what was asked for, measure it, and write and print the report; returns the exit status."""
     if options.tensorflow:
         require_packages("--tensorflow", "tensorflow", extra="tensorflow")
     configs = [
@@ -135,8 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out = cli.output_folder(options.out, "benchmark-")
     cli.require_writable(options.out)
     preflight.require(configs, options.tracks, folder=options.out)
-    found = run(options, configs, command=shlex.join(["python", "-m", "compare.benchmark", *arguments]))
-    print("\n" + report.summary(found, before))
+    found = run(options, configs, command)
+    show(report.figures(found, options.out, before), lambda: print("\n" + report.summary(found, before)))
     for path in report.write(found, options.out, before):
         print(path)
     if options.entry:

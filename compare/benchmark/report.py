@@ -19,6 +19,32 @@ def summary(results: Benchmark, before: Benchmark | None = None) -> str:
     return "\n".join([*(stopped if results["status"] == "interrupted" else []), *lines]) + "\n"
 
 
+def figures(results: Benchmark, folder: Path, before: Benchmark | None = None) -> dict[str, Any]:
+    """For a program: the speed of every variant, unrounded, why it is not shown or not ranked, and the verdicts."""
+    shown = []
+    for row in rows(results):
+        known: dict[str, Any] = {
+            "preset": row.preset,
+            "track": row.track,
+            "variant": row.variant,
+            "problem": row.problem,
+        }
+        if row.problem is None:
+            plan = results["presets"][row.preset]
+            known |= {
+                "disturbed": row.disturbed,
+                "images_per_second": row.images_per_second(plan),
+                "step_ms": row.step_ms,
+                "step_ms_of_processes": row.times,
+                "gemm_share": row.gemm_share(plan["batch_size"] * plan["flops_per_image"]),
+                "peak_rss_mb": row.median("peak_rss_mb"),
+                "test_accuracy": row.median("test_accuracy"),
+            }
+        shown.append(known)
+    kept = {"folder": str(folder), "kind": results["kind"], "status": results["status"]}
+    return {**kept, "variants": shown, "verdict": verdict(results, before)}
+
+
 def verdict(results: Benchmark, before: Benchmark | None) -> list[str]:
     """Sentences: who is faster, what is not shown and why, what compilation costs, what changed since ``before``."""
     return [
@@ -140,7 +166,9 @@ def _load(values: list[float]) -> str:
     return f"{values[0]:.1f} before the first trial, {min(values[1:]):.1f} to {max(values[1:]):.1f} after each one"
 
 
-def again(path: Path) -> None:
-    """Write benchmark.md and the plots of a benchmark.json, or of the one in a folder, again."""
-    for file in write(read(path), path if path.is_dir() else path.parent):
+def again(path: Path) -> dict[str, Any]:
+    """Write benchmark.md and the plots of a benchmark.json, or of the one in a folder, again; returns its figures."""
+    found, folder = read(path), path if path.is_dir() else path.parent
+    for file in write(found, folder):
         print(file)
+    return figures(found, folder)

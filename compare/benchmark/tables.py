@@ -255,10 +255,11 @@ def compilations(results: Benchmark) -> list[str]:
 
 def missed_targets(results: Benchmark) -> list[str]:
     """The rows of which no run reached the target accuracy."""
+    missed = [row for row in rows(results, "cold") if row.trials and not any(t["reached"] for t in row.trials)]
     return [
-        f"{row.preset}: {row.label} did not reach the target of {results['target']:.2%} in {len(row.trials)} runs."
-        for row in rows(results, "cold")
-        if row.trials and not any(trial["reached"] for trial in row.trials)
+        f"{row.preset}: {row.label} did not reach the target of {results['target']:.2%} "
+        f"in {len(row.trials)} run{'' if len(row.trials) == 1 else 's'}."
+        for row in missed
     ]
 
 

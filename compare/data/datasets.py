@@ -11,7 +11,7 @@ from compare.data.folder import load_folder
 from compare.data.idx import load_fashion_mnist, load_mnist
 from compare.data.stream import Data
 from compare.data.text import load_shakespeare
-from compare.errors import UserError
+from compare.errors import UserError, suggestion
 
 DATASETS: dict[str, Callable[[Path | None], Data]] = {
     "mnist": load_mnist,
@@ -49,9 +49,8 @@ def load(
     elif name in DATASETS:
         data = DATASETS[name](Path(data_dir).expanduser() if data_dir else None)
     else:
-        raise UserError(
-            f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}, {FOLDER}PATH, {TFDS}NAME, FILE.npz"
-        )
+        others = f"{FOLDER}PATH, {TFDS}NAME, FILE.npz, FILE.py:function"
+        raise UserError(f"unknown dataset {name!r}.{suggestion(name, DATASETS)} Known: {', '.join(DATASETS)}, {others}")
     if val_size is None and len(data.val_x):  # the user's data has a part for validation
         return data
     return data.split(min(5000, len(data.train_x) // 10) if val_size is None else val_size, seed)

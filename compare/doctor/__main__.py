@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import ctypes
 import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -115,10 +114,17 @@ def quiet() -> str:
     return f"no: {problem}" if problem else f"yes: other programs took {seen['others']:.0%} of the cores"
 
 
+def text(found: dict[str, str], not_taken: list[str]) -> str:
+    """The facts and what is refused, for the terminal."""
+    width = max(map(len, found))
+    lines = [f"{name:<{width}}  {value}" for name, value in found.items()]
+    return "\n".join([*lines, "", "Refused on this machine:", *(f"  {line}" for line in not_taken)])
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("doctor", __doc__)
-    options.add_argument("--json", action="store_true", help="print the facts and what is refused as JSON")
+    cli.add_json(options, "the facts and what is refused")
     return options
 
 
@@ -127,15 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the facts, whether the machine is quiet, and what would be refused; returns 0."""
     options = parser().parse_args(arguments)
     found = facts() | {"quiet": quiet()}
-    if options.json:
-        print(json.dumps({**found, "refused": refused()}))
-        return 0
-    width = max(map(len, found))
-    for name, value in found.items():
-        print(f"{name:<{width}}  {value}")
-    print("\nRefused on this machine:")
-    for line in refused():
-        print(f"  {line}")
+    lines = refused()
+    with cli.figures(options.json) as show:
+        show({**found, "refused": lines}, lambda: print(text(found, lines)))
     return 0
 
 

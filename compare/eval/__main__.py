@@ -10,7 +10,6 @@ classify the same number of images correctly.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,6 @@ from collections.abc import Sequence
 from compare import cli, networks
 from compare.cli import command_line
 from compare.eval import evaluation, report
-from compare.files import finite
 from compare.weights.open import open_network
 
 
@@ -38,8 +36,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_settings(options, "dataset", "data_dir", note=note)
     cli.add_tracks(options, where="evaluation", default=["numpy"], extra=["all"])
     cli.add_network(options, where="evaluation", what="the network of your own that the checkpoint holds")
-    output = cli.group(options, "output")
-    output.add_argument("--json", action="store_true", help="print every figure as JSON, including the bins of the ECE")
+    cli.add_json(options, "every figure and the bins of the ECE")
     return options
 
 
@@ -48,13 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0; 1 if the tracks classify different numbers of images correctly; 2 if an argument is wrong."""
     options = parser().parse_args(arguments)
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    network = open_network(options.file, options.network)
-    data = evaluation.test_data(network, options.dataset, options.data_dir)
-    found = evaluation.evaluate(network, data, networks.chosen(network.model, options.tracks))
-    if options.json:
-        print(json.dumps(finite({"network": cli.shown(options.file), **found}), indent=1))
-    else:
-        print(report.text(cli.shown(options.file), found))
+    name = cli.shown(options.file)
+    with cli.figures(options.json) as show:
+        network = open_network(options.file, options.network)
+        data = evaluation.test_data(network, options.dataset, options.data_dir)
+        found = evaluation.evaluate(network, data, networks.chosen(network.model, options.tracks))
+        show({"network": name, **found}, lambda: print(report.text(name, found)))
     return 0 if found["agree"] else 1
 
 

@@ -1,4 +1,4 @@
-"""Train one network with many processes, on one machine or several, as torchrun, Slurm or MPI start them.
+"""Train one network with multiple processes, on one machine or several, as torchrun, Slurm or MPI start them.
 
     torchrun --nproc-per-node 2 -m compare.launch mlp-mnist --tracks torch --out DIR
     python -m compare.launch mlp-mnist --tracks jax --coordinator HOST:PORT --processes 2 --process 0 --out DIR

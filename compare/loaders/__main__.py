@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         "--repeats", type=cli.number(int), default=3, metavar="N", help="fresh processes for each loader (default: 3)"
     )
     cli.add_output(options, default="loaders-")
+    cli.add_json(options, f"the content of {NAME}")
     return options
 
 
@@ -93,6 +94,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     from rich.console import Console
 
+    command = shlex.join(["python", "-m", "compare.loaders", *arguments])
+    with cli.figures(options.json) as show:
+        found, status = measure(options, command)
+        show({"folder": str(options.out), **found}, lambda: report.show(found, Console()))
+        print(options.out / NAME)
+    return status or (1 if problems(found["trials"]) else 0)
+
+
+def measure(options: argparse.Namespace, command: str) -> tuple[Loaders, int]:
+    """Measure all that was asked for; what was measured before Ctrl-C, and 130, if it came."""
     from compare.data import load, loaders
 
     for loader in options.loaders:
@@ -104,16 +115,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cli.require_writable(options.out)
     print(data.describe())
     options.out.mkdir(parents=True, exist_ok=True)
-    found = begin(options, shlex.join(["python", "-m", "compare.loaders", *arguments]))
-    status = 0
+    found = begin(options, command)
     try:
         run(options, found)
     except KeyboardInterrupt:
         print("\nStopped; the processes that have ended are reported.")
-        status = 130
-    report.show(found, Console())
-    print(options.out / NAME)
-    return status or (1 if problems(found["trials"]) else 0)
+        return found, 130
+    return found, 0
 
 
 def begin(options: argparse.Namespace, command: str) -> Loaders:

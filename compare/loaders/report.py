@@ -43,8 +43,10 @@ def show(results: Loaders, console: Console) -> None:
         console.print(f"{loader}: {problem}", markup=False, highlight=False)
 
 
-def again(path: Path) -> None:
-    """Show the table of a loaders.json, or of the one in a folder, again."""
+def again(path: Path) -> Loaders:
+    """Show the table of a loaders.json, or of the one in a folder, again, and return it."""
     from rich.console import Console
 
-    show(read(path), Console())
+    found = read(path)
+    show(found, Console())
+    return found

@@ -74,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="X",
         help="learning rate (default: 0.05 for sgd, momentum and nesterov, else 0.001)",
     )
-    check.add_argument("--json", action="store_true", help="print the rows of results.json instead of a line per leaf")
+    cli.add_json(options, "the rows of results.json", where="what to check")
     # for a comparison: rows of results.json on standard output
     options.add_argument("--configs", metavar="JSON", help=argparse.SUPPRESS)
     return options
@@ -134,10 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                     print(f"\n{lines.explained(config, row['a'], row['b'])}")
     passed = all(row["passed"] for row in rows)
-    if options.json:
-        print(json.dumps(finite(rows)))
-    else:
-        print("\nThe tracks are the same model." if passed else "\nThe tracks differ.")
+    with cli.figures(options.json) as show_rows:
+        show_rows(rows, lambda: print(f"\nThe tracks {'are the same model' if passed else 'differ'}."))
     return 0 if passed else 1
 
 

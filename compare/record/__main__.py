@@ -45,8 +45,9 @@ def parser() -> argparse.ArgumentParser:
         "--against", metavar="COMMIT", help="also measure the tracks of this commit, such as that of the current record"
     )
     cli.group(options, "output").add_argument(
-        "--out", type=cli.output, metavar="FILE", help="the entry (default: a new file in docs/records/)"
+        "--out", type=cli.output, metavar="FILE", help="the entry (default: a new file in docs/records/, or here)"
     )
+    cli.add_json(options, "the entry")
     return options
 
 
@@ -76,14 +77,17 @@ def begin(options: argparse.Namespace, command: str) -> Entry:
 
 
 def file_of(entry: Entry) -> Path:
-    """Where an entry is written by itself: preset, processor, time and commit are its name."""
+    """Where an entry is written by itself: with the others, or here if the project is installed as a package.
+
+    Preset, processor, time and commit are its name.
+    """
     from compare.workers.process import ROOT
 
+    docs = ROOT / "docs"
     cpu = re.sub(r"[^a-z0-9]+", "-", entry["environment"]["cpu"].lower()).strip("-")
     time = re.sub(r"[^0-9]", "", entry["created"])[:12]
-    return (
-        ROOT / "docs" / "records" / f"{entry['preset']}-{cpu}-{time}-{(entry['rows'][0]['commit'] or 'none')[:7]}.json"
-    )
+    name = f"{entry['preset']}-{cpu}-{time}-{(entry['rows'][0]['commit'] or 'none')[:7]}.json"
+    return (docs / "records" if docs.is_dir() else Path.cwd()) / name
 
 
 def shown(entry: Entry) -> str:
@@ -126,12 +130,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [name for name in options.tracks if name in TRACKS]
     preflight.require([presets.get(options.preset)], names, folder=ROOT)
     entry = begin(options, shlex.join(["python", "-m", "compare.record", *arguments]))
-    interrupted = not measured(entry)
-    entry["rows"] = [row for row in entry["rows"] if row["runs"]]
-    if not entry["rows"]:
-        return 130
-    print("\n" + shown(entry))
-    print(cli.shown(write_json(options.out or file_of(entry), entry)))
+    with cli.figures(options.json) as show:
+        interrupted = not measured(entry)
+        entry["rows"] = [row for row in entry["rows"] if row["runs"]]
+        if not entry["rows"]:
+            return 130
+        show(entry, lambda: print("\n" + shown(entry)))
+        print(cli.shown(write_json(options.out or file_of(entry), entry)))
     here = entry["environment"]["git_commit"]
     own = [row for row in entry["rows"] if row["name"] in TRACKS and row["commit"] == here]
     reached = all(p_above(results.accuracies(row), entry["target"]) < results.LEVEL for row in own)

@@ -12,9 +12,12 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from compare import cli
 from compare.cli import command_line
+from compare.report.figures import figures
 from compare.report.write import show, write, write_together
 from compare.results.reader import KIND, kind_of, read
 
@@ -27,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=cli.output, metavar="FILE",
         help="page of several comparisons (default: side-by-side.html, above the folders)",
     )  # fmt: skip
+    cli.add_json(options, "a list with the figures of each folder")
     return options
 
 
@@ -34,19 +38,27 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if all files were written, 2 for invalid arguments."""
     options = parser().parse_args(arguments)
-    kinds = {path: kind_of(path) for path in options.directories}
-    for path, kind in kinds.items():
-        if kind != KIND:
-            importlib.import_module(f"compare.{kind}.report").again(path)
-    comparisons = [path for path, kind in kinds.items() if kind == KIND]
-    found = {path if path.is_dir() else path.parent: read(path) for path in comparisons}
-    for directory, results in found.items():
-        show(results)
-        for path in write(results, directory):
-            print(path)
-    if len(found) > 1:
-        print(write_together(found, options.out))
+    with cli.figures(options.json) as tell:
+        tell(again(options.directories, options.out), lambda: None)
     return 0
+
+
+def again(paths: Sequence[Path], page: Path | None) -> list[dict[str, Any]]:
+    """Write and print every report again, and ``page`` with all comparisons; returns the figures of each folder."""
+    shown, found = [], {}
+    for path in paths:
+        folder, kind = path if path.is_dir() else path.parent, kind_of(path)
+        if kind != KIND:
+            shown.append({"folder": str(folder), **importlib.import_module(f"compare.{kind}.report").again(path)})
+            continue
+        results = found[folder] = read(path)
+        show(results)
+        for written in write(results, folder):
+            print(written)
+        shown.append(figures(results, folder))
+    if len(found) > 1:
+        print(write_together(found, page))
+    return shown
 
 
 if __name__ == "__main__":

@@ -112,7 +112,8 @@ def _card(results: Results, preset: str, tracks: Tracks) -> Card:
     until = f"cold start to {100 * target:.1f} %, s" if target else "cold start to accuracy, s"
     several = any(len(tested(runs)) > 1 for runs in tracks.values())
     speed = "images/s, 95 % CI" if several else "images/s"
-    headers = ["framework", "test accuracy, %", speed, "step ms", until, "peak MB"]
+    accuracy = "test accuracy ± SD, %" if several else "test accuracy, %"
+    headers = ["framework", accuracy, speed, "step ms", until, "peak MB"]
     return Card(preset, headers, [[name_of(track), *_cells(results, runs, target)] for track, runs in tracks.items()])
 
 

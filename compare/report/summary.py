@@ -113,24 +113,22 @@ def _speed(results: Results, preset: str, tracks: Tracks) -> str:
     shown, ranked = _ranking(results, tracks)
     marked = {track: reason for track in shown if (reason := disturbed(tracks[track]))}
     if not ranked and marked:
-        return f"**Speed, {preset}:** not ranked. {_marked(shown, marked)}"
+        return f"**Speed, {preset}:** not ranked. {_marked(marked)}"
     if not ranked:
         return f"**Speed, {preset}:** not shown; the table gives the reason."
     speeds = ", ".join(f"{name_of(track)} {statistics.median(shown[track]):,.0f}" for track in ranked)
     ratios = [(track, ratio_of_medians(shown[ranked[0]], shown[track])) for track in ranked[1:]]
     found = dict.fromkeys(ratio.sentence(name_of(ranked[0]), name_of(track)) for track, ratio in ratios)
     missing = [name_of(track) for track in tracks if track not in ranked and track not in marked]
-    text = "; ".join([f"**Speed, {preset}:** {speeds} images/s", *found])
+    median = " (medians)" if max(len(shown[track]) for track in ranked) > 1 else ""
+    text = "; ".join([f"**Speed, {preset}:** {speeds} images/s{median}", *found])
     text += f". Not ranked: {', '.join(missing)}" if missing else ""
-    return f"{text}. {_marked(shown, marked)}" if marked else f"{text}."
+    return f"{text}. Not ranked: {_marked(marked)}" if marked else f"{text}."
 
 
-def _marked(shown: dict[str, list[float]], marked: dict[str, str]) -> str:
-    """The speeds of disturbed tracks, each with the reason why it is in no ratio."""
-    return " ".join(
-        f"{WARNING} {name_of(track)} {statistics.median(shown[track]):,.0f} images/s is not ranked: {reason}."
-        for track, reason in marked.items()
-    )
+def _marked(marked: dict[str, str]) -> str:
+    """Why each disturbed track is in no ratio."""
+    return " ".join(f"{WARNING} {name_of(track)}: {reason}." for track, reason in marked.items())
 
 
 def _ranking(results: Results, tracks: Tracks) -> tuple[dict[str, list[float]], list[str]]:

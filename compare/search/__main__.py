@@ -54,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--storage", type=cli.database, metavar="URL|FILE", help="database (default: DIR/study.db)")
     cli.add_output(options, default="search-")
     cli.add_mlflow(options)
+    cli.add_json(options, "the content of search.json")
     return options
 
 
@@ -92,6 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 if a trial finished, 1 if none did, 2 for a usage error, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(given)
+    with cli.figures(options.json) as show:
+        return search(options, given, show)
+
+
+def search(options: argparse.Namespace, given: Sequence[str], show: cli.Show) -> int:
+    """Check what was asked for, run the trials, and report them; returns the exit status."""
     fields = overrides.parse(options.space)
     configs = configs_of(options, fields)
     if len(configs) > 1:
@@ -118,12 +125,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     with Progress() as progress:
         tracker = Tracker(results_dir=directory, warn=progress.note, enabled=not options.no_mlflow)
-        search = Search(found, directory, configs, fields, settings, trials, progress, tracker)
-        return run(search, command)
+        return run(Search(found, directory, configs, fields, settings, trials, progress, tracker), command, show)
 
 
-def run(search: Any, command: str) -> int:
-    """Search and report; after Ctrl-C, report the trials that have ended."""
+def run(search: Any, command: str, show: cli.Show) -> int:
+    """Search and report with ``show`` of ``cli.figures``; after Ctrl-C, report the trials that have ended."""
     from compare.tracking import contents
 
     status, key = 0, search.study.user_attrs.get("mlflow") or uuid.uuid4().hex[:12]
@@ -141,7 +147,7 @@ def run(search: Any, command: str) -> int:
         written = [report.write(found, search.directory), *report.draw(found, search.directory)]
         ended = "interrupted" if status else "finished"
         tracker.finish(ended, documents={"environment.json": environment}, artifacts=written)
-    report.show(found, search.progress.console)
+    show({"folder": str(search.directory), **found}, lambda: report.show(found, search.progress.console))
     for path in written:
         search.progress.note(str(path))
     return status or int(found["best"] is None)

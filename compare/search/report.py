@@ -115,11 +115,12 @@ def _importance(axes: Axes, found: Search) -> None:
     axes.set_title(f"Importance of each setting for the best quarter of {finished} trials (PED-ANOVA)", weight="bold")
 
 
-def again(path: Path) -> None:
-    """Show a search.json, or the one in a folder, and draw its plots again."""
+def again(path: Path) -> Search:
+    """Show a search.json, or the one in a folder, draw its plots again, and return it."""
     from rich.console import Console
 
     found = read(path)
     show(found, Console())
     for plot in draw(found, path if path.is_dir() else path.parent):
         print(plot)
+    return found

@@ -41,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from compare.side_by_side.page import page
 
     out = options.out or cli.output("build/side-by-side.html")
-    print(cli.shown(write_atomically(out, page(list(dict.fromkeys(options.topics)) or TOPICS).encode())))
+    topics = list(dict.fromkeys(options.topics)) or TOPICS
+    text = page(topics, lambda topic: print(f"{topic}: aligning its sources", flush=True))
+    print(write_atomically(out, text.encode()).as_uri())
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -161,8 +161,8 @@ def colours() -> str:
     return f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
 
 
-def page(topics: Sequence[str]) -> str:
-    """The whole page, with all that it needs."""
+def page(topics: Sequence[str], note: Callable[[str], object] = lambda topic: None) -> str:
+    """The whole page, with all that it needs; ``note`` gets each topic before it is read and run."""
     environment = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -170,7 +170,10 @@ def page(topics: Sequence[str]) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    made = {topic: shown_topic(topic) for topic in topics}
+    made = {}
+    for topic in topics:
+        note(topic)
+        made[topic] = shown_topic(topic)
     return environment.get_template("page.html").render(
         topics=made,
         models=MODELS,

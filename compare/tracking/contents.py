@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,14 +21,17 @@ DIGEST_LENGTH = 36  # MLflow's limit
 
 
 def source_tags(command: str, git_commit: str | None) -> dict[str, str | None]:
-    """Who started it, and from which source: the columns User, Source and Version of MLflow."""
+    """Who started it, and from which source: the columns User, Source and Version of MLflow.
+
+    MLflow shows the last part of the source's path, which is the program: ``compare.run_all``.
+    """
     try:
         user = getpass.getuser()
     except (OSError, KeyError):  # an id without a name
         user = None
     return {
         "mlflow.user": user,
-        "mlflow.source.name": command,
+        "mlflow.source.name": next(word for word in shlex.split(command) if word not in ("python", "-m")),
         "mlflow.source.type": "LOCAL",
         "mlflow.source.git.commit": git_commit,
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -95,14 +96,22 @@ def package(network: Network, folder: Path, *, run_id: str | None = None, model_
     mlflow.pyfunc.save_model(
         str(folder / "model"),
         python_model=str(CODE),
-        artifacts={"network": str(weights)},
-        code_paths=[str(Path(numpy_nn.__file__).parent)],
+        artifacts={"network": str(weights), "code": str(zipped(folder / "numpy_nn.zip"))},
         signature=ModelSignature(inputs, Schema([ColSpec(kind, name) for name, kind in columns.items()])),
         input_example=example,
         pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDED],
         mlflow_model=Model(run_id=run_id, model_id=model_id),
     )
     return folder / "model"
+
+
+def zipped(path: Path) -> Path:
+    """Write the sources of ``numpy_nn`` to one file, which Python imports from: a third of their size."""
+    package = Path(numpy_nn.__file__).parent
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for source in sorted(package.rglob("*.py")):
+            archive.write(source, source.relative_to(package.parent))
+    return path
 
 
 # --- the registry -----------------------------------------------------------------------------------------------------

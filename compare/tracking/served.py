@@ -8,22 +8,23 @@ class is the character that follows.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import numpy as np
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
 
-from numpy_nn import train
-from numpy_nn.losses import log_softmax
-from numpy_nn.tree import from_leaves
-
 
 class Served(PythonModel):
-    """A network from ``network.npz``."""
+    """A network from ``network.npz``, computed by the code that was logged with it."""
 
     def load_context(self, context: Any) -> None:
-        """Read the network."""
+        """Read the network, and import the code that was logged with it."""
+        sys.path.insert(0, context.artifacts["code"])
+        from numpy_nn import train
+        from numpy_nn.tree import from_leaves
+
         with np.load(context.artifacts["network"]) as file:  # pickles are refused
             arrays = {name: file[name] for name in file.files}
         meta = json.loads(arrays.pop("meta").item())
@@ -43,6 +44,9 @@ class Served(PythonModel):
         self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None
     ) -> list[dict[str, Any]]:
         """Class, probability and probabilities of each image: model_input uint8 (n, h, w, c)."""
+        from numpy_nn import train
+        from numpy_nn.losses import log_softmax
+
         logits = np.asarray(train.logits(self.state, np.asarray(model_input, np.uint8)), np.float64)
         logits = logits[:, -1] if logits.ndim == 3 else logits
         answers = np.exp(log_softmax(logits))

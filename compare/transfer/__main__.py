@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
             help="steps of each training (default: those of the recipe)",
         )
         cli.add_output(task, default="transfer-")
+        cli.add_json(task, f"the content of {results.NAME}")
     digits.add_argument(
         "--labels", type=cli.number(int), default=10, metavar="N", help="labels per class (default: 10)"
     )
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given == ["--work"]:
         return work()
     options = vars(parser().parse_args(given))
-    task, seeds, out = (options.pop(name) for name in ("task", "seeds", "out"))
+    task, seeds, out, as_json = (options.pop(name) for name in ("task", "seeds", "out", "json"))
     names = [track for track in TRACKS if track in options["tracks"]]
     del options["tracks"]
     out = cli.output_folder(out, "transfer-")
@@ -84,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threads = machine.cores()
     rows: list[Any] = []
     status = 0
-    with Progress() as progress, tempfile.TemporaryDirectory() as cache:
+    with cli.figures(as_json) as show, Progress() as progress, tempfile.TemporaryDirectory() as cache:
         try:
             for track in names:
                 job = {"task": task, "track": track, "seeds": seeds, "threads": threads}
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = ["python", "-m", "compare.transfer", *given]
             found = results.results(rows, task=task, options=options, command=command, threads=threads)
             written = report.write(found, out)
-            progress.note(report.text(found))
+            show({"folder": str(out), **found}, lambda: progress.note(report.text(found)))
             progress.note(f"written: {', '.join(map(str, written))}")
     return status
 

@@ -189,9 +189,10 @@ def _ends(axes: Axes, rows: Sequence[Row]) -> None:
     axes.grid(axis="x", visible=False)
 
 
-def again(path: Path) -> None:
-    """Show a transfer.json, or the one in a folder, and write its report again."""
+def again(path: Path) -> Transfer:
+    """Show a transfer.json, or the one in a folder, write its report again, and return it."""
     results = read(path)
     print(text(results))
     for file in write(results, path if path.is_dir() else path.parent):
         print(file)
+    return results

@@ -12,6 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from compare.cli import SHIPPED
 from compare.weights.network import Network, describe
 from compare.weights.npz import WeightsError, read_npz
 from numpy_nn.tree import Tree
@@ -33,7 +34,8 @@ def read(path: Path) -> tuple[Tree, dict[str, Any]]:
 
         return store.restore(path)
     if not path.is_file():
-        raise WeightsError("there is no such file or folder")
+        shipped = " and ".join(sorted(each.stem for each in SHIPPED.glob("*.npz")))
+        raise WeightsError(f"there is no such file or folder; the networks that ship are {shipped}")
     if path.suffix.lower() == ".onnx":
         raise WeightsError("an ONNX file holds a computation: give the checkpoint or .npz that it was exported from")
     if path.suffix.lower() == ".npz":

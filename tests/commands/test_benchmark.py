@@ -249,12 +249,15 @@ def test_disturbed_trials_are_repeated_twice_at_most_and_then_marked(
     monkeypatch.setattr(variants, "VARIANTS", variants.VARIANTS[:2])
     monkeypatch.setattr(machine, "cores", lambda: 2)
     monkeypatch.setattr(machine, "matmul_gflops", lambda **_: [200.0])
-    options = ["mlp-mnist", "--repeats", "3", "--no-layers", "--out", str(tmp_path)]
+    options = ["mlp-mnist", "--repeats", "3", "--no-layers", "--json", "--out", str(tmp_path)]
     assert benchmark.main(options) == 0
     plain, processes = rows(read(tmp_path))
     assert (len(plain.trials), plain.left_out, plain.disturbed) == (3, 1, None)
     assert (len(processes.trials), processes.left_out) == (3 + 2, 0)
-    printed = capsys.readouterr().out
+    out, printed = capsys.readouterr()
+    assert json.loads(out) == report.figures(read(tmp_path), tmp_path)
+    assert [each["disturbed"] for each in json.loads(out)["variants"]] == [None, processes.disturbed]
+    printed += report.summary(read(tmp_path))
     assert printed.count("was disturbed and is repeated: other programs took 50% of the cores") == 3
     assert printed.count("was disturbed and is marked: other programs") == 3
     assert "mlp-mnist: numpy plain: 1 disturbed trial left out." in printed

@@ -24,6 +24,7 @@ from compare.cli import command_line
 from compare.config import SETTINGS, Config
 from compare.doctor import __main__ as doctor
 from compare.parity import __main__ as parity
+from compare.progress import Progress
 from compare.tracking import Tracker
 from compare.transfer import __main__ as transfer
 
@@ -44,13 +45,9 @@ def run_python(*arguments: str, cwd: Path, **variables: str) -> subprocess.Compl
 # --- the list and --help ----------------------------------------------------------------------------------------------
 
 
-NOT_YET = {"record", "eval", "generate"}  # listed where they are installed
-
-
 def test_every_command_is_listed_once_with_one_line():
     every = [words.split()[0] for group in GROUPS.values() for words in group.values()]
-    assert set(every) - set(modules()) <= NOT_YET
-    assert set(modules()) - set(every) == set()
+    assert set(every) == set(modules())
     assert set(SUBCOMMANDS) == {name for name, words in commands().items() if words[1:]}
     for name in commands():
         assert text(name).endswith("."), name
@@ -109,6 +106,10 @@ def test_nn3_runs_every_command_under_its_name(tmp_path):
 def test_a_preset_for_a_command_is_answered_with_the_command(capsys):
     assert main(["mlp-mnist"]) == 2
     assert "'mlp-mnist' is a preset, not a command: python -m compare train mlp-mnist" in capsys.readouterr().err
+    assert main(["resnet"]) == 2
+    assert "'resnet' is a model, not a command: python -m compare train resnet20-cifar10, or" in capsys.readouterr().err
+    assert main(["mlp-mnst"]) == 2
+    assert "Did you mean mlp-mnist? Known: train," in capsys.readouterr().err
 
 
 def test_completion_knows_commands_flags_presets_and_files(tmp_path):
@@ -144,13 +145,24 @@ def test_figures_are_printed_as_json(capsys):
     assert sum(probabilities.values()) == pytest.approx(1)
     assert run_all.main(["--list", "--json"]) == 0
     assert Config.from_json(json.loads(capsys.readouterr().out)["mlp-mnist"]) == presets.get("mlp-mnist")
-    assert run_all.main(["--json"]) == 2
-    assert "--json goes with --list" in capsys.readouterr().err
     assert doctor.main(["--json"]) == 0
     assert json.loads(capsys.readouterr().out).keys() >= {"cores", "quiet", "refused"}
     assert parity.main(["mlp", "--tracks", "numpy,torch", "--steps", "1", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["a"], row["b"], row["passed"]) == ("numpy", "torch", True)
+
+
+def test_json_is_all_that_reaches_standard_output(capsys):
+    for as_json in (True, False):
+        with cli.figures(as_json) as show, Progress() as progress:
+            print("a line")
+            progress.note("a note")
+            show({"value": float("nan")}, lambda: print("for a reader"))
+        out, err = capsys.readouterr()
+        if as_json:
+            assert (json.loads(out), err) == ({"value": None}, "a line\na note\n")
+        else:
+            assert (out, err) == ("a line\na note\nfor a reader\n", "")
 
 
 def test_shipped_network_is_found_by_name_unless_a_path_has_it(tmp_path, monkeypatch):
@@ -184,6 +196,8 @@ def test_the_names_of_other_programs_are_understood():
     found = options("--device", "cuda:1", "--precision", "bf16")
     assert (found.device, found.precision) == ("gpu:1", "bfloat16")
     assert options("--device", "cuda").device == "gpu"
+    (config,) = run_all.configs(options("mlp-mnist", "--tracks", "jax", "--set", "precision=bf16"))
+    assert config.precision == "bfloat16"
 
 
 def test_earlier_flags_work_and_are_not_documented():

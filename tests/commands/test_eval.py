@@ -192,7 +192,7 @@ def test_missing_datasets_and_files_are_named(tmp_path: Path, capsys) -> None:
     for arguments, problem in (
         ([file], "choose a dataset with --dataset"),
         ([file, "--dataset", f"folder:{tmp_path}/none"], "no such folder"),
-        ([file, "--dataset", "mnits"], "unknown dataset 'mnits'"),
+        ([file, "--dataset", "mnits"], "unknown dataset 'mnits'. Did you mean mnist? Known: mnist, "),
         ([str(tmp_path / "none.npz"), "--dataset", "mnist"], "none.npz: there is no such file"),
     ):
         assert command.main(arguments) == 2

@@ -282,7 +282,10 @@ def test_invalid_arguments_are_refused(flags: list[str], capsys: pytest.CaptureF
 
 def test_missing_checkpoint_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(SEVEN), "--checkpoint", "nowhere.npz"]) == 2
-    assert "/nowhere.npz: there is no such file or folder" in capsys.readouterr().err
+    assert (
+        "/nowhere.npz: there is no such file or folder; the networks that ship are cnn-mnist and mlp-mnist"
+        in capsys.readouterr().err
+    )
 
 
 def test_missing_metadata_is_named(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from compare.machine import disturbance
 from compare.record import __main__ as record
 from compare.record import measure, plain_torch, results
 from compare.statistics import p_above
+from compare.workers import process
 
 OLD, NEW = "a" * 40, "b" * 40
 
@@ -175,7 +176,11 @@ def test_the_command_writes_an_entry(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "2.50 ± 0.00" in printed
     assert "99.000 ± 0.050 %" in printed
     assert f"{stats.t.sf(np.sqrt(3) * 14, 2):.1g}" in printed
-    assert record.main([*flags, str(tmp_path / "two.json")]) == 1  # p is not below 0.01
+    assert record.main([*flags, str(tmp_path / "two.json"), "--json"]) == 1  # p is not below 0.01
+    assert json.loads(capsys.readouterr().out) == results.read(tmp_path / "two.json")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(process, "ROOT", tmp_path / "site-packages")  # of a wheel: it has no docs
+    assert record.file_of(entry).parent == tmp_path
 
 
 # --- the scripts ------------------------------------------------------------------------------------------------------

@@ -128,6 +128,11 @@ def test_best_validation_accuracy_wins(searched, tmp_path, capsys):
     assert not list((tmp_path / "out" / "checkpoints").iterdir())
 
 
+def test_figures_of_a_search_are_printed_as_json(searched, tmp_path, capsys):
+    found = searched("--trials", "3", "--space", "lr=1e-2:1:log", "--json")
+    assert json.loads(capsys.readouterr().out) == {"folder": str(tmp_path / "out"), **found}
+
+
 def test_search_json_is_read_in_both_schemas_and_its_report_drawn_again(searched, tmp_path, capsys):
     found = searched("--trials", "3", "--space", "lr=1e-2:1:log", "--pruner", "none")
     assert results.read(tmp_path / "out") == found

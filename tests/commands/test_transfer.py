@@ -276,20 +276,21 @@ def test_invalid_recipe_is_named(data, change, message):
 
 
 def test_command_writes_results(tmp_path, capsys, monkeypatch):
-    arguments = ["digits", "--tracks", "torch", "numpy", "--seeds", "0", "1", "--steps", "2", "--out", str(tmp_path)]
+    arguments = ["digits", "--tracks", "torch", "numpy", "--seeds", "0", "1", "--steps", "2", "--json"]
     monkeypatch.setattr(results.machine, "describe", lambda threads: {"cpu": "some", "cores": threads})
-    assert transfer.main(arguments) == 0
+    assert transfer.main([*arguments, "--out", str(tmp_path)]) == 0
     rows = results.read(tmp_path)["rows"]
     assert len(rows) == 2 * 2 * 4
+    out, printed = capsys.readouterr()
+    assert json.loads(out) == {"folder": str(tmp_path), **results.read(tmp_path)}
     assert {row["count"] for row in rows} == {5139, 4861}
     assert list(dict.fromkeys(row["track"] for row in rows)) == ["numpy", "torch"]
     assert "| NumPy |" in (tmp_path / "report.md").read_text()
     assert (tmp_path / "transfer.png").read_bytes().startswith(b"\x89PNG")
-    printed = capsys.readouterr().out
     assert "NumPy, seed 1: pretraining" in printed
     gap, _ = report.largest_gap(rows)
     assert gap <= 0.1  # observed: 0
-    assert f"with the same seed and method: {gap:.2f} points" in printed
+    assert f"with the same seed and method: {gap:.2f} points" in (tmp_path / "report.md").read_text()
 
 
 @pytest.mark.parametrize(

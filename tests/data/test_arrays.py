@@ -167,7 +167,8 @@ def test_run_all_learns_them(rng, tmp_path, monkeypatch, capsys):
     saved(tmp_path, **arrays(rng, n=600))
     monkeypatch.chdir(tmp_path)
     arguments = ["mlp-mnist", "--dataset", "own.npz", "--tracks", "numpy", "--batch-size", "20", "--epochs", "3"]
-    assert run_all.main([*arguments, "--set", "model_args.hidden=[8]", "--no-mlflow", "--out", "run"]) == 0
+    assert run_all.main([*arguments, "--set", "model_args.hidden=[8]", "--no-mlflow", "--out", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["tracks"][0]["test_accuracy"]["mean"] > 0.9
     (run,) = json.loads((tmp_path / "run/results.json").read_text("utf-8"))["runs"]
     assert run["dataset"] == f"{tmp_path}/own.npz"
     assert run["test_accuracy"] > 0.9

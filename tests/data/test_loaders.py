@@ -31,7 +31,8 @@ from compare.data.stream import IndexSampler
 from compare.data.text import windows
 from compare.errors import UserError
 from compare.loaders import __main__ as command
-from compare.loaders import report, results
+from compare.loaders import results
+from compare.report import __main__ as again
 from compare.workers.protocol import Job
 
 pytestmark = pytest.mark.long
@@ -384,11 +385,15 @@ def test_loader_with_different_batches_gets_no_figures(
     assert command.main([*arguments, "--out", str(tmp_path / "out")]) == 0
     assert "10.0%" in capsys.readouterr().out
     assert len(results.read(tmp_path / "out")["trials"]) == 6
-    report.again(tmp_path / "out")
-    assert "10.0%" in capsys.readouterr().out
+    assert again.main([str(tmp_path / "out"), "--json"]) == 0
+    out, table = capsys.readouterr()
+    assert json.loads(out) == [{"folder": str(tmp_path / "out"), **results.read(tmp_path / "out")}]
+    assert "10.0%" in table
     checksums["grain"] = "b"
     assert command.main([*arguments, "--out", str(tmp_path / "other")]) == 1
     assert "its batches differ from those of memory" in capsys.readouterr().out
+    assert command.main([*arguments, "--out", str(tmp_path / "as json"), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["trials"] == results.read(tmp_path / "as json")["trials"]
     assert command.main([*arguments, "--out", str(tmp_path / "other")]) == 2
     assert "holds results already (loaders.json)" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):

@@ -16,7 +16,7 @@ from support.fake_results import fail_parity, fake_results, stop_run
 
 from compare.report import __main__ as report
 from compare.report.html.content import page
-from compare.report.html.plots import learning
+from compare.report.html.plots import learning, log_ticks
 from compare.report.html.roof import roofline
 from compare.report.markdown import TITLES
 from compare.report.summary import headline
@@ -159,6 +159,11 @@ def test_curves_have_a_legend_of_their_own_and_the_schedule_is_one_line():
     results["runs"][1]["history"][3]["lr"] *= 1.05
     *_, rates = learning(results)["mlp-mnist"]
     assert [trace["name"] for trace in rates.traces] == ["schedule", "JAX"]
+
+
+def test_a_short_log_scale_writes_its_ticks_out():
+    assert log_ticks(0.2, 2.4)["ticktext"] == ["0.1", "0.2", "0.5", "1", "2", "5", "10", "20", "50"]
+    assert log_ticks(1e-7, 1e-2) == {"dtick": 1}
 
 
 def test_roofline_is_the_minimum_of_both_limits():

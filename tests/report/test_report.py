@@ -240,7 +240,7 @@ def test_a_disturbed_run_is_marked_and_in_no_ratio():
     text = document(results)
     summary = section(text, "Summary")
     assert "JAX is 1.80× as fast as NumPy" in summary
-    assert "⚠ PyTorch 40,400 images/s is not ranked: other programs took 50% of the cores." in summary
+    assert "Not ranked: ⚠ PyTorch: other programs took 50% of the cores." in summary
     assert "PyTorch is" not in text
     assert "training speed on mlp-mnist: JAX is 1.80× as fast as NumPy" in headline(results)
     assert headline(results).endswith("n = 3), PyTorch not ranked (disturbed).")
@@ -438,6 +438,11 @@ def test_command_rewrites_the_report(tmp_path: Path, capsys: pytest.CaptureFixtu
     output = capsys.readouterr().out
     assert str(tmp_path / "curves.png") in output
     assert "98." in output
+    assert report.main([str(tmp_path), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert {each["track"]: each["seeds"] for each in found["tracks"]} == {"numpy": [0], "jax": [0], "torch": [0]}
+    assert found["tracks"][1]["images_per_second"] == {"mean": 36_000.0, "sd": None}
+    assert found["checks"][0]["text"] == "passed"
     assert report.main([str(tmp_path / "absent")]) == 2
     assert "absent cannot be read" in capsys.readouterr().err
 

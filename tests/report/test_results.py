@@ -112,7 +112,12 @@ def test_folders_of_other_commands_are_recognised(
 ):
     (tmp_path / name).write_text(json.dumps(content))
     reported: list[Path] = []
-    monkeypatch.setattr(f"compare.{kind}.report.again", reported.append)
+
+    def again(path: Path) -> dict[str, Any]:
+        reported.append(path)
+        return {}
+
+    monkeypatch.setattr(f"compare.{kind}.report.again", again)
     assert report.main([str(tmp_path)]) == 0
     assert reported == [tmp_path]
     with pytest.raises(UserError, match=f"holds a {kind} run, not a comparison: see python -m compare.report"):

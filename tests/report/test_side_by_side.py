@@ -190,7 +190,11 @@ def test_what_is_shown_is_the_source(topic):
 def test_the_command_writes_a_page_that_needs_no_other_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert command.main(["optim", "train"]) == 0
-    assert capsys.readouterr().out == "build/side-by-side.html\n"
+    *notes, link = capsys.readouterr().out.splitlines()
+    assert (notes, link) == (
+        ["optim: aligning its sources", "train: aligning its sources"],
+        (tmp_path / "build/side-by-side.html").as_uri(),
+    )
     written = (tmp_path / "build/side-by-side.html").read_text("utf-8")
     assert not re.search(r"""(src|href)=["']?(?!["']?#)|url\(""", written)
     with pytest.raises(SystemExit, match="2"):

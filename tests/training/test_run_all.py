@@ -210,7 +210,7 @@ def test_existing_comparison_is_not_overwritten(compared, run_here):
         (["--seeds", "-1"], "expected a whole number from 0 to 4,294,967,295"),
         (["--device", "x"], "argument --device: invalid device 'x': expected auto, cpu, gpu or gpu:N"),
         (["--augment", "flop"], "unknown augmentation 'flop'"),
-        (["mnist"], "unknown preset 'mnist'. Did you mean mlp-mnist, cnn-mnist, "),
+        (["mnist"], "unknown preset 'mnist'. Did you mean mlp-mnist, cnn-mnist or rnn-mnist? Known:"),
         (["resnet"], "unknown preset 'resnet'. Did you mean resnet20-cifar10?"),
         (["mlp-minst"], "unknown preset 'mlp-minst'. Did you mean mlp-mnist? Known: mlp-mnist, cnn-mnist"),
         (["--tracks", "tensorflow"], "argument --tracks: unknown track 'tensorflow'. Known: numpy, jax, torch"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -93,14 +92,17 @@ def test_the_last_evaluation_is_not_logged_twice():
 
 def test_usage_is_sampled_at_most_once_an_interval(monkeypatch: pytest.MonkeyPatch):
     moments = iter([Counters(0.0, 2, 10.0, 1.0, None, 0), Counters(4.0, 2, 16.0, 3.0, None, 0)])
+    clock = [100.0]
     monkeypatch.setattr(disturbance, "counters", lambda: next(moments))
-    sampler = usage.Sampler(interval=0.01)
+    monkeypatch.setattr(usage.time, "monotonic", lambda: clock[0])
+    sampler = usage.Sampler(interval=1.0)
     assert sampler.sample() == {}
-    time.sleep(0.02)
+    clock[0] += 1.5
     found = sampler.sample()
     assert found["system/cpu_utilization_percentage"] == 75  # 6 s of 4 s on 2 cores
     assert found["system/training_cpu_utilization_percentage"] == 25
     assert 0 < found["system/system_memory_usage_percentage"] < 100
+    clock[0] += 0.5
     assert sampler.sample() == {}
 
 

@@ -193,7 +193,8 @@ def test_served_network_needs_numpy_only_and_brings_its_code(tmp_path: Path):
     found, where, heavy = json.loads(done.stdout.splitlines()[-1])
     predictor = Predictor(open_network(SHIPPED / "cnn-mnist.npz"))
     np.testing.assert_allclose(found, [predictor.probabilities_of(image) for image in x], rtol=0, atol=1e-6)
-    assert Path(where).is_relative_to(model / "code")
+    assert Path(where).is_relative_to(model / "artifacts" / "numpy_nn.zip")
+    assert sum(each.stat().st_size for each in model.rglob("*") if each.suffix in (".py", ".zip")) < 80_000
     assert heavy == []
     requirements = (model / "requirements.txt").read_text().split()
     assert sorted(line.partition("==")[0] for line in requirements) == ["jaxtyping", "mlflow", "numpy"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -120,7 +121,8 @@ def test_the_remedy_for_a_broken_database_works(how, results_dir: Path, store: P
 
 def test_an_older_database_is_migrated_by_its_remedy(store: Path, results_dir: Path):
     file = store / "mlflow.db"
-    head = sqlite3.connect(file).execute("SELECT version_num FROM alembic_version").fetchone()[0]
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        head = database.execute("SELECT version_num FROM alembic_version").fetchone()[0]
     uri = f"sqlite:///{file}"
     problem = RuntimeError(f"Detected out-of-date database schema (found version {head}, but expected 0)")
     text, command = stores.remedy(uri, problem).split(": ", 1)

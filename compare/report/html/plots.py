@@ -6,6 +6,7 @@ screen) is decided by style.css and script.js.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -149,11 +150,18 @@ def _rates(tracks: Tracks, styles: dict[str, Style]) -> Plot:
 
 
 def _decades(drawn: list[Trace], yaxis: dict[str, Any]) -> dict[str, Any]:
-    """Ticks of a log scale: powers of ten where it spans some, else 2 and 5 between them."""
+    """Ticks of a log scale."""
     values = [value for trace in drawn for value in trace["y"] if value]
-    if yaxis.get("type") != "log" or not values:
-        return {}
-    return {"dtick": 1 if max(values) / min(values) > 50 else "D2"}
+    return log_ticks(min(values), max(values)) if yaxis.get("type") == "log" and values else {}
+
+
+def log_ticks(low: float, high: float) -> dict[str, Any]:
+    """Powers of ten where a log scale spans some; else 1, 2 and 5 of each, written out: Plotly writes 0.5 as a 5."""
+    if high / low > 50:
+        return {"dtick": 1}
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return {"tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _schedule(run: RunResult) -> Curve | None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from compare import machine
-from compare.report.html.plots import Plot, Trace, rounded
+from compare.report.html.plots import Plot, Trace, log_ticks, rounded
 from compare.report.style import FAINT, name_of, track_styles
 from compare.results.parity import speed_withheld
 from compare.results.runs import Tracks, groups, numbers
@@ -58,7 +58,8 @@ def roofline(results: Results) -> dict[str, list[Plot]]:
     room = 0.3 * (1 + max(name.count("<br>") for name in names["text"]))  # decades, for the names
     layout: dict[str, Any] = {
         "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, FLOP/byte"}, "dtick": 1},
-        "yaxis": {"type": "log", "title": {"text": "GFLOP/s"}, "dtick": 1}
+        "yaxis": {"type": "log", "title": {"text": "GFLOP/s"}}
+        | log_ticks(low / 2, peak)
         | {"range": [np.log10(low / 2), np.log10(peak) + room]},
         "hovermode": "closest",
     }
