@@ -65,18 +65,25 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(gap / norm) if gap > 0 else 0.0
 
 
+def difference(a: np.ndarray, b: np.ndarray) -> float:
+    """‖a - b‖, where an infinity is equal to the same infinity."""
+    with np.errstate(invalid="ignore"):
+        gap = a - b
+    return float(np.linalg.norm((gap if np.isfinite(gap).all() else np.where(a == b, 0.0, gap)).ravel()))
+
+
 def match(a: np.ndarray, b: np.ndarray, tolerance: float, floor: float = 0.0) -> Layout | None:
-    """The first layout in which the two are equal: ‖a - b‖ <= tolerance·‖b‖ + floor·√n."""
+    """The first layout in which the two are equal: ‖a - b‖ <= tolerance·‖b‖ + floor·√n, ‖b‖ of what is finite."""
     if a.size != b.size:
         return None
-    norm = max(float(np.linalg.norm(a.ravel())), float(np.linalg.norm(b.ravel())))
+    norm = max(float(np.linalg.norm(x[np.isfinite(x)])) for x in (a, b))
     slack = tolerance * norm + floor * a.size**0.5
     for layout in layouts(a.shape, b.shape):
         try:
             moved = layout.apply(a)
         except ValueError:  # axes that cannot be merged so
             continue
-        if np.linalg.norm((moved - b).ravel()) <= slack:
+        if difference(moved, b) <= slack:
             return layout
     return None
 
@@ -87,7 +94,7 @@ class Index:
     def __init__(self, arrays: Iterable[tuple[int, Stored]]) -> None:
         self.by_size: dict[int, list[tuple[float, int, Stored]]] = {}
         for number, stored in arrays:
-            if stored.finite and stored.summary.size:
+            if stored.summary.size and not stored.summary.nans:
                 self.by_size.setdefault(stored.summary.size, []).append((stored.summary.norm, number, stored))
         for bucket in self.by_size.values():
             bucket.sort(key=lambda entry: entry[:2])
@@ -117,7 +124,7 @@ def twins(a: Recording, b: Recording, tolerance: float) -> tuple[Twins, Twins]:
     of_a: Twins = {}
     of_b: Twins = {}
     for value in a.values:
-        if value.backward or not value.stored.finite:
+        if value.backward or value.stored.summary.nans:
             continue
         x = None
         for number, stored in index.candidates(value.stored, tolerance):

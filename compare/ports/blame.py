@@ -125,18 +125,42 @@ def passed_over(one: Recording, other: Recording, left: int, right: int, twins: 
     if not shared or sum(not taken.isdisjoint(twins.get(i, [])) for i in whole) == len(whole):
         return None
     size = other.values[right].stored.summary.size
-    lines = {one.values[c].frames for c in one.consumers()[left]}
+    consumers = users(one, left)
+    lines = {one.values[c].frames for c in consumers}
     if not any(v.stored.summary.size == size and v.frames in lines for v in one.values[left:]):
         return None
     rest = {j for j in taken - shared if other.values[j].op != "constant"}
     allowed: set[int] = set()
-    for consumer in one.consumers()[left]:
+    for consumer in consumers:
         allowed |= {j for i in one.values[consumer].inputs if i != left for j in twins.get(i, [])}
     return max(shared) if rest <= allowed else None
 
 
+def has_weights(recording: Recording, number: int) -> bool:
+    """Whether a value is made of a parameter, or of a view of one."""
+    for i in recording.values[number].inputs:
+        while recording.values[i].op in VIEWS and len(recording.values[i].inputs) == 1:
+            (i,) = recording.values[i].inputs
+        if recording.values[i].op == "parameter":
+            return True
+    return False
+
+
+def users(recording: Recording, number: int) -> list[int]:
+    """The values that are computed from this one, and from mere views of it."""
+    consumers, found, open_ = recording.consumers(), [], [number]
+    while open_:
+        for i in consumers[open_.pop()]:
+            found.append(i)
+            if recording.values[i].op in VIEWS:
+                open_.append(i)
+    return found
+
+
 def disordered(a: Recording, b: Recording, left: int, right: int) -> tuple[int, int] | None:
     """Inputs of the two that hold the same numbers in another order, though they have one shape: a wrong flatten."""
+    if has_weights(a, left) != has_weights(b, right):  # one of them is another operation
+        return None
     found = []
     for i in sources_of(a, left):
         for j in sources_of(b, right):

@@ -24,14 +24,15 @@ def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row],
     parting = None
     if any(not row.passed for row in rows):
         parting = find(comparison, a, b, of_a, of_b, rows, names)
+    worst = max((row.rel for row in rows if not row.passed), default=0.0)
+    if verdict == "different" and comparison.request.precision == "float64" and worst < ROUNDING:
+        rounded = float32_value(a), float32_value(b)
+        found = rounded[0] or rounded[1]
+        if found is not None:
+            verdict = "undecided"
+            reason = f"{found.where} computes in float32, and the difference is of its rounding"
+            parting = Parting("forward", *rounded)
     first = None if parting is None else first_of(comparison, a, b, (of_a, of_b), parting, rows)
-    if verdict == "different" and first is not None and parting is not None:
-        float32 = [v for v in (parting.a, parting.b) if v is not None and v.dtype == "float32"]
-        if float32 and comparison.request.precision == "float64" and first.outputs_rel < ROUNDING:
-            verdict, reason = (
-                "undecided",
-                f"{float32[0].where} computes in float32, and the difference is of its rounding",
-            )
     return Report(
         verdict=verdict,
         reason=reason,
@@ -52,8 +53,9 @@ def decide(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) 
     failed = [row for row in rows if not row.passed]
     random = [random_value(a), random_value(b)]
     for side, recording in (("a", a), ("b", b)):
-        bad = recording.first_not_finite()
-        if bad is not None and any(row.note == "not finite" for row in rows):
+        finite = all(recording.values[number].stored.finite for number in recording.outputs.values())
+        bad = None if finite else recording.first_not_finite()
+        if bad is not None:
             apart = any(row.what == "output" for row in failed)
             verdict = "different" if apart else "undecided"
             return verdict, f"{side} has NaN or infinite values, first made at {bad.where}"
@@ -86,11 +88,25 @@ def decide(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) 
 
 def random_value(recording: Recording) -> Value | None:
     """The first value drawn at random that reaches an output."""
-    needed = set(recording.outputs.values())
+    return next((value for value in needed(recording) if value.random), None)
+
+
+def float32_value(recording: Recording) -> Value | None:
+    """The first value rounded from float64 to float32 that reaches an output."""
+    values = recording.values
+    for value in needed(recording):
+        if value.dtype == "float32" and any(values[i].dtype == "float64" for i in value.inputs):
+            return value
+    return None
+
+
+def needed(recording: Recording) -> list[Value]:
+    """The values that reach an output, in the order of making."""
+    found = set(recording.outputs.values())
     for value in reversed(recording.values):
-        if value.id in needed:
-            needed.update(value.inputs)
-    return next((value for value in recording.values if value.random and value.id in needed), None)
+        if value.id in found:
+            found.update(value.inputs)
+    return [value for value in recording.values if value.id in found]
 
 
 def find(
@@ -117,7 +133,7 @@ def find(
 
 
 def first_not_finite(a: Recording, b: Recording, wrong: Mapping[str, str], parting: Parting) -> Parting:
-    """Where NaN or infinity is made if it reaches the outputs of one side only, else where the two part."""
+    """Where NaN or infinity is made if it reaches the outputs of one side only, and the two do not part before."""
     finite = [
         all(r.values[r.outputs[name]].stored.finite for name in names)
         for r, names in ((a, wrong.keys()), (b, wrong.values()))
@@ -126,6 +142,12 @@ def first_not_finite(a: Recording, b: Recording, wrong: Mapping[str, str], parti
         return parting
     left = parting.a if finite[0] else a.first_not_finite()
     right = parting.b if finite[1] else b.first_not_finite()
+    if any(
+        found is not None and bad is not None and found.id < bad.id and found.stored.finite
+        for found, bad, fine in ((parting.a, left, finite[0]), (parting.b, right, finite[1]))
+        if not fine
+    ):
+        return parting  # it comes of a difference before it
     return Parting("forward", left, right, note="the first NaN or infinity")
 
 

@@ -45,6 +45,14 @@ def activation_of(x: np.ndarray, y: np.ndarray) -> str:
         return next((name for name, formula in ACTIVATIONS.items() if fits(y, formula(x), 1e-9)), "")
 
 
+def normalised_axis(x: np.ndarray) -> int:
+    """The axis (-1, -2, ...) along which probabilities sum to 1; 0 if there is none, or more than one."""
+    if x.ndim < 2 or not np.isfinite(x).all() or x.min() < 0:
+        return 0
+    found = [k for k in range(-x.ndim, 0) if x.shape[k] > 1 and fits(x.sum(axis=k), np.ones(1), 1e-9)]
+    return found[0] if len(found) == 1 else 0
+
+
 def epsilon_gap(x: np.ndarray, y: np.ndarray) -> float | None:
     """εᵇ - εᵃ of x = 1/√(σ² + εᵃ), y = 1/√(σ² + εᵇ): 1/y² - 1/x²; None if that is not one number."""
     if x.shape != y.shape or x.size < 2 or (x <= 0).any() or (y <= 0).any():

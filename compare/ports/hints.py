@@ -153,14 +153,17 @@ def epsilon(scene: Scene) -> str:
 
 
 def activation(scene: Scene) -> str:
-    """Two different activation functions."""
-    names = []
+    """Two different activation functions of the same input."""
+    found = []
     for each in scene.shots:
         pairs = ((x, y) for y in each.made for x in each.inputs if x.size == y.size)
-        names.append(next((n for x, y in pairs if (n := formulas.activation_of(x.ravel(), y.ravel()))), ""))
-    if all(names) and names[0] != names[1]:
-        return f"a computes {names[0]}, b {names[1]}"
-    return ""
+        named = ((x, formulas.activation_of(x.ravel(), y.ravel())) for x, y in pairs)
+        found.append(next(((x, name) for x, name in named if name), None))
+    if found[0] is None or found[1] is None:
+        return ""
+    (x, name), (other, other_name) = found[0], found[1]
+    alike = x.size == other.size and fits(np.sort(other.ravel()), np.sort(x.ravel()))
+    return f"a computes {name}, b {other_name}" if alike and name != other_name else ""
 
 
 def variance(scene: Scene) -> str:
@@ -264,13 +267,28 @@ def near_round(value: float) -> bool:
     return abs(value * 100 - round(value * 100)) < 1e-5
 
 
+def softmax(scene: Scene) -> str:
+    """Probabilities that sum to 1 along different axes."""
+    a, b = (next((axis for made in each.made if (axis := formulas.normalised_axis(made))), 0) for each in scene.shots)
+    return f"the softmax is over axis {a} in a, over axis {b} in b" if a and b and a != b else ""
+
+
+def mask(scene: Scene) -> str:
+    """Two masks: zeros and ones at different places."""
+    x, y = (each.value.stored.load() for each in scene.shots)  # as they are: a layout would move the axes
+    if x.shape != y.shape or not all(np.isin(each, (0, 1)).all() for each in (x, y)):
+        return ""
+    return f"the masks differ at {int((x != y).sum()):,} of {x.size:,} places"
+
+
 def factor(scene: Scene) -> str:
     """A scale that one side lacks."""
     return "one side scales by this factor, the other does not" if "√" in scene.pattern else ""
 
 
 HINTS: tuple[Callable[[Scene], str], ...] = (
-    dropout, epsilon, variance, missing_bias, padding, resize, ordering, label_smoothing, activation, factor,
+    dropout, epsilon, variance, missing_bias, padding, resize, ordering, label_smoothing, activation, softmax, mask,
+    factor,
 )  # fmt: skip
 
 

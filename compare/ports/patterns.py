@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 EXACT = 1e-7  # relative distance that a fit may leave
+SMALL = 1e-3  # part of the difference that a fit may leave
 
 
 def fits(y: np.ndarray, guess: np.ndarray, limit: float = EXACT) -> bool:
@@ -21,7 +22,7 @@ def fits(y: np.ndarray, guess: np.ndarray, limit: float = EXACT) -> bool:
 
 def pattern(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
     """The first pattern that fits, "" if none does; ``inputs`` are arrays that x was made from."""
-    if x.shape != y.shape or x.size == 0 or not (np.isfinite(x).all() and np.isfinite(y).all()):
+    if x.shape != y.shape or x.size == 0 or np.array_equal(x, y) or not (np.isfinite(x).all() and np.isfinite(y).all()):
         return ""
     tests = (sign, factor, shift, order, bias, scale, negatives, borders, channels)
     return next((found for test in tests if (found := test(x, y, inputs))), "")
@@ -39,7 +40,8 @@ def factor(x: np.ndarray, y: np.ndarray, inputs: list[np.ndarray]) -> str:
         return ""
     c = float(np.vdot(x, y)) / norm
     name = name_of(c, x, inputs)
-    if c == 0 or not fits(y, c * x) or (x.size == 1 and not name):
+    left = np.linalg.norm(np.ravel(y - c * x)) / max(np.linalg.norm(np.ravel(y - x)), np.finfo(float).tiny)
+    if c == 0 or not fits(y, c * x) or left > SMALL or (x.size == 1 and not name):
         return ""
     return f"constant factor {c:.6g}{name}"
 

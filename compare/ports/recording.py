@@ -23,24 +23,33 @@ Load = Callable[[], np.ndarray]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
-    """Statistics of an array that do not depend on the order of its elements: equal arrays have equal summaries."""
+    """Statistics of an array that do not depend on the order of its elements: equal arrays have equal summaries.
+
+    They are those of its finite elements: a mask adds -inf to the scores that a softmax must ignore.
+    """
 
     size: int
-    norm: float  # ‖x‖₂
-    absolute: float  # Σ|x|
-    total: float  # Σx
-    high: float
-    low: float
+    norm: float = 0.0  # ‖x‖₂
+    absolute: float = 0.0  # Σ|x|
+    total: float = 0.0  # Σx
+    high: float = 0.0
+    low: float = 0.0
+    infinities: tuple[int, int] = (0, 0)  # elements that are +inf and -inf
+    nans: int = 0
 
     @classmethod
     def of(cls, x: np.ndarray) -> Summary:
         """Summarise an array; an empty one is all zeros."""
-        if x.size == 0:
-            return cls(0, 0.0, 0.0, 0.0, 0.0, 0.0)
         flat = x.ravel()
-        with np.errstate(over="ignore", invalid="ignore"):
-            statistics = np.sqrt(flat @ flat), np.abs(flat).sum(), flat.sum(), flat.max(), flat.min()
-        return cls(x.size, *map(float, statistics))
+        infinities, nans = (0, 0), 0
+        if not np.isfinite(flat).all():
+            infinities, nans = (int(np.isposinf(flat).sum()), int(np.isneginf(flat).sum())), int(np.isnan(flat).sum())
+            flat = flat[np.isfinite(flat)]
+        if flat.size == 0:
+            return cls(x.size, infinities=infinities, nans=nans)
+        with np.errstate(over="ignore"):
+            norm, absolute, total = float(np.sqrt(flat @ flat)), float(np.abs(flat).sum()), float(flat.sum())
+        return cls(x.size, norm, absolute, total, float(flat.max()), float(flat.min()), infinities, nans)
 
     def near(self, other: Summary, tolerance: float, floor: float = 0.0) -> bool:
         """Could the two arrays be equal up to the order of their elements, within a relative tolerance?
@@ -49,7 +58,7 @@ class Summary:
         """
         slack = tolerance * max(self.norm, other.norm) + floor * self.size**0.5
         return (
-            self.size == other.size
+            (self.size, self.infinities, self.nans) == (other.size, other.infinities, other.nans)
             and abs(self.norm - other.norm) <= slack
             and abs(self.absolute - other.absolute) <= slack * self.size**0.5
             and abs(self.total - other.total) <= slack * self.size**0.5
@@ -69,7 +78,7 @@ class Stored:
     @property
     def finite(self) -> bool:
         """Whether no element is infinite or NaN."""
-        return bool(np.isfinite(self.summary.norm))
+        return self.summary.infinities == (0, 0) and not self.summary.nans
 
 
 class Store:
@@ -133,7 +142,7 @@ class NoStore(Store):
 
     def put(self, array: Any) -> Stored:
         """Note the shape."""
-        return Stored(Summary(0, 0.0, 0.0, 0.0, 0.0, 0.0), np.shape(array), lambda: np.zeros(0))
+        return Stored(Summary(0), np.shape(array), lambda: np.zeros(0))
 
 
 def release() -> None:
@@ -212,8 +221,9 @@ class Recording:
         return found
 
     def first_not_finite(self) -> Value | None:
-        """The first value with a NaN or an infinity in it that was computed from finite ones."""
-        for value in self.values:
-            if not value.stored.finite and all(self.values[i].stored.finite for i in value.inputs):
-                return value
+        """The value that made the first NaN; if there is none, the first infinity."""
+        for bad in (lambda stored: stored.summary.nans > 0, lambda stored: not stored.finite):
+            for value in self.values:
+                if bad(value.stored) and not any(bad(self.values[i].stored) for i in value.inputs):
+                    return value
         return None

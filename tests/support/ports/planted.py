@@ -81,7 +81,7 @@ FORWARD = [
     torch("wrong-sign", "weights = scores.softmax(-1)", "weights = (-scores).softmax(-1)", hint=""),
     torch("negative-slope", "F.leaky_relu(x, 0.1)", "F.leaky_relu(x, 0.01)", hint="negative|leaky"),
     torch("align-corners", "align_corners=False", "align_corners=True", hint="align_corners is True in a, False in b"),
-    torch("softmax-axis", "softmax(-1)", "softmax(-2)"),
+    torch("softmax-axis", "softmax(-1)", "softmax(-2)", hint="softmax is over axis -2 in a, over axis -1 in b"),
     torch("transposed", "tokens = x.unflatten(1, (4, 4))", "tokens = x.unflatten(1, (4, 4)).transpose(1, 2)", hint=""),
     torch("no-shortcut", "        x = x + shortcut", "        pass  # wrong", line="x = F.leaky_relu(x, 0.1)", hint=""),
     torch(
@@ -138,7 +138,7 @@ FORWARD = [
     ),
     jax("scaled-by-d", "scores = scores / q.shape[-1] ** 0.5", "scores = scores / q.shape[-1]", hint="√4|factor"),
     jax("wrong-slope", "jnp.where(x > 0, x, 0.1 * x)", "jnp.where(x > 0, x, 0.2 * x)", hint="negative|leaky"),
-    jax("softmax-axis", "axis=-1)", "axis=-2)"),
+    jax("softmax-axis", "axis=-1)", "axis=-2)", hint="softmax is over axis -1 in a, over axis -2 in b"),
     jax("sign", "x = x + shortcut", "x = x - shortcut"),
     jax("values-for-keys", "scores = q @ k.swapaxes(1, 2)", "scores = q @ v.swapaxes(1, 2)"),
     jax("nearest", '"bilinear"', '"nearest"'),
