@@ -59,9 +59,11 @@ def downloaded(name: str) -> Path:
 
     url = published(name)
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if path.parts[0] == "~":  # expanduser leaves it where there is no home folder
+        raise UserError(f"{path.parent}, the folder of {TORCHVISION}'s weights, cannot be found: set TORCH_HOME or HOME")
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             urllib.request.urlopen(url, timeout=TIMEOUT).close()  # torch.hub waits without end
             torch.hub.download_url_to_file(url, str(path), hash_prefix=_prefix(path))
         except (OSError, RuntimeError) as error:  # no network, no space, another file
@@ -73,7 +75,7 @@ def downloaded(name: str) -> Path:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not digest.startswith(_prefix(path)):
         raise UserError(
-            f"{path} is altered or truncated, its SHA-256 begins with {digest[:8]}: delete it and try again"
+            f"{path} is altered or truncated, its SHA-256 begins with {digest[:8]}: move it away and try again"
         )
     return path
 

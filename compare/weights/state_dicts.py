@@ -17,6 +17,7 @@ State = dict[str, Tensor]
 DEPTH = 3  # dicts in dicts that are looked into
 # The entry that is taken where several are dicts of tensors, as with an average of the weights beside them.
 PREFERRED = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module")
+AVERAGED = "n_averaged"  # the counter that torch.optim.swa_utils.AveragedModel puts beside the tensors
 LISTED = 5  # names in a message
 
 # How CIFAR ResNets, timm and torchvision call the same module. A rule counts only if its result is a wanted module.
@@ -52,6 +53,7 @@ def unwrapped(found: Any) -> tuple[State, str]:
         if len(inside) > 1 and entry not in PREFERRED:
             raise WeightsError(f"holds several state dicts: {', '.join(inside)}. Save one of them by itself.")
         state = inside[entry]
+    state = {name: value for name, value in state.items() if name != AVERAGED} or state
     names, prefix = without_prefix(list(state))
     words = [f"took the entry {entry!r}" if entry else "", f"took off the prefix {prefix!r}" if prefix else ""]
     return dict(zip(names, state.values(), strict=True)), " and ".join(filter(None, words))
@@ -143,9 +145,10 @@ def in_the_way(given: Collection[str], wanted: Collection[str]) -> str:
 
 GLOBAL = re.compile(r"(?:GLOBAL|global:?|class:?|function:?)\s+`?([A-Za-z_][\w.]*\.[\w.]+)")
 PLAIN = (
-    'python -c "import sys, torch; m = torch.load(sys.argv[1], weights_only=False); '
-    "torch.save(m.state_dict() if hasattr(m, 'state_dict') else "
-    '{k: v for k, v in m.items() if isinstance(v, (dict, torch.Tensor))}, sys.argv[2])" '
+    "python -c \"import sys, torch; plain = lambda m: m.state_dict() if hasattr(m, 'state_dict') else "
+    "torch.as_tensor(m) if type(m).__module__ == 'numpy' else "
+    "{k: plain(v) for k, v in m.items() if isinstance(v, dict) or hasattr(v, 'shape') or hasattr(v, 'state_dict')} "
+    "if isinstance(m, dict) else m; torch.save(plain(torch.load(sys.argv[1], weights_only=False)), sys.argv[2])\" "
 )
 
 

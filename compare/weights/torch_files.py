@@ -24,6 +24,12 @@ from numpy_nn.tree import Tree, require_same
 from torch_nn import interop
 from torch_nn.models import MODELS
 
+# How files begin that are often taken for weights.
+MISTAKEN = {
+    b"\x1f\x8b": "it is packed with gzip: unpack it",
+    b"version h": "it is a pointer of Git LFS: run git lfs pull",
+    b"<": "it is a web page: download the file that the page is about",
+}
 HEADER = "nn-three-ways"  # the entry in a file's metadata that says which network it is
 
 
@@ -54,7 +60,8 @@ def _read(path: Path) -> tuple[State, str | None, str]:
             found = torch.load(path, map_location="cpu", weights_only=True)
             about = getattr(found, "_metadata", {}).get(HEADER, {}).get("json")
     except Exception as error:  # whatever a damaged file makes of two parsers
-        problem = str(error).strip().partition("\n")[0] or type(error).__name__
+        mistaken = (why for begin, why in MISTAKEN.items() if start.startswith(begin))
+        problem = next(mistaken, str(error).strip().partition("\n")[0] or type(error).__name__) if start else "it is empty"
         reason = refusal(error, path) or f"neither a state dict of PyTorch nor safetensors ({problem})"
         raise WeightsError(f"{path}: {reason}") from error
     try:

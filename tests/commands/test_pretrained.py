@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
 import random
 import re
@@ -78,6 +79,7 @@ def prefixed(prefix: str) -> dict[str, torch.Tensor]:
         (prefixed("_orig_mod."), "took off the prefix '_orig_mod.'"),
         (prefixed("module._orig_mod."), "took off the prefix"),
         ({"state_dict": prefixed("model.backbone."), "epoch": 3}, "took off the prefix 'model.backbone.'"),
+        ({"n_averaged": torch.tensor(3), **prefixed("module.")}, "took off the prefix 'module.'"),
         ({name.replace("conv1.", "conv1._orig_mod."): value for name, value in small_state().items()}, ""),
     ],
 )
@@ -128,9 +130,11 @@ def test_spellings_of_other_resnets_are_mapped(spelling: Callable[[str], str]) -
 @pytest.mark.parametrize(
     ("content", "name"),
     [
-        ({"state_dict": {}, "best": np.float64(91.7)}, r"numpy\._core\.multiarray\.scalar"),
-        ({"model": {}, "args": argparse.Namespace(lr=0.1)}, r"argparse\.Namespace"),
+        ({"state_dict": {"weight": torch.ones(2)}, "best": np.float64(91.7)}, r"numpy\._core\.multiarray\.scalar"),
+        ({"model": {"weight": torch.ones(2)}, "args": argparse.Namespace(lr=0.1)}, r"argparse\.Namespace"),
         (torch.nn.Sequential(torch.nn.Linear(2, 2)), r"torch\.nn\.modules\.container\.Sequential"),
+        ({"params": {"weight": np.ones((2, 3), np.float32)}}, r"numpy\._core\.multiarray\._reconstruct"),
+        ({"net": torch.nn.Linear(2, 2), "epoch": 3}, r"torch\.nn\.modules\.linear\.Linear"),
     ],
 )
 def test_refused_pickle_names_the_object_and_the_line_that_makes_a_plain_file(
@@ -142,8 +146,23 @@ def test_refused_pickle_names_the_object_and_the_line_that_makes_a_plain_file(
     program = re.search(r'python -c "(.*)" ', str(caught.value))
     assert program
     subprocess.run([sys.executable, "-c", program[1], file, tmp_path / "plain.pt"], check=True)
-    assert (tmp_path / "plain.pt").is_file()
-    torch.load(tmp_path / "plain.pt", weights_only=True)
+    assert "weight" in {name.rpartition(".")[2] for name in read(tmp_path / "plain.pt")}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (gzip.compress(bytes(100)), "it is packed with gzip: unpack it"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS: run git lfs pull"),
+        (b"<!DOCTYPE html><html>", "it is a web page: download the file that the page is about"),
+    ],
+)
+def test_a_file_that_is_often_taken_for_weights_is_named(content: bytes, reason: str, tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=re.escape(f"neither a state dict of PyTorch nor safetensors ({reason})")):
+        read(file)
 
 
 class Malice:

@@ -181,13 +181,24 @@ def test_published_weights_are_downloaded_once(server, weights, tmp_path, monkey
     for path, leaf in leaves(network.snapshot).items():
         np.testing.assert_array_equal(leaf, leaves(again.snapshot)[path])
     cached.write_bytes(weights.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"is altered or truncated.*delete it"):
+    with pytest.raises(UserError, match=r"is altered or truncated.*move it away"):
         hub.get("torchvision:resnet18")
 
 
 def test_offline_download_says_what_to_do(weights, monkeypatch):
     monkeypatch.setattr(hub, "published", lambda name: f"http://127.0.0.1:9/{weights.name}")
     with pytest.raises(UserError, match=r"cannot be downloaded .*Download http://127.0.0.1:9/.* and put it there"):
+        hub.get("torchvision:resnet18")
+
+
+@pytest.mark.parametrize(("home", "reason"), [("~/.cache/torch", "set TORCH_HOME or HOME"), ("file", "set TORCH_HOME")])
+def test_no_folder_for_published_weights_names_the_variable(home, reason, weights, tmp_path, monkeypatch):
+    """Without HOME, PyTorch leaves the ~ in its folder; the other one cannot be made."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_HOME", home if home[0] == "~" else str(tmp_path / home))
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    monkeypatch.setattr(hub, "published", lambda name: f"http://127.0.0.1:9/{weights.name}")
+    with pytest.raises(UserError, match=reason):
         hub.get("torchvision:resnet18")
 
 
