@@ -157,10 +157,18 @@ def from_checkpoint(path: Path, wanted: Config | None, changes: Mapping[str, Any
 def locked(directory: Path) -> Iterator[None]:
     """Lock the folder against other processes; the lock ends with this process, however it ends.
 
-    Raises UserError if another process has it, or if the folder's file system has no locks.
+    Raises UserError if another process has it, if it belongs to another user, or if the folder's file system has no
+    locks.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / "lock").open("w") as lock:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {directory / 'lock'} ({error.strerror}): choose another folder, or work as the user to "
+            f"whom this one belongs"
+        ) from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -60,7 +60,9 @@ def downloaded(name: str) -> Path:
     url = published(name)
     path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
     if path.parts[0] == "~":  # expanduser leaves it where there is no home folder
-        raise UserError(f"{path.parent}, the folder of {TORCHVISION}'s weights, cannot be found: set TORCH_HOME or HOME")
+        raise UserError(
+            f"{path.parent}, the folder of {TORCHVISION}'s weights, cannot be found: set TORCH_HOME or HOME"
+        )
     if not path.is_file():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -148,7 +148,7 @@ PLAIN = (
     "python -c \"import sys, torch; plain = lambda m: m.state_dict() if hasattr(m, 'state_dict') else "
     "torch.as_tensor(m) if type(m).__module__ == 'numpy' else "
     "{k: plain(v) for k, v in m.items() if isinstance(v, dict) or hasattr(v, 'shape') or hasattr(v, 'state_dict')} "
-    "if isinstance(m, dict) else m; torch.save(plain(torch.load(sys.argv[1], weights_only=False)), sys.argv[2])\" "
+    'if isinstance(m, dict) else m; torch.save(plain(torch.load(sys.argv[1], weights_only=False)), sys.argv[2])" '
 )
 
 

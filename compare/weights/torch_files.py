@@ -61,7 +61,9 @@ def _read(path: Path) -> tuple[State, str | None, str]:
             about = getattr(found, "_metadata", {}).get(HEADER, {}).get("json")
     except Exception as error:  # whatever a damaged file makes of two parsers
         mistaken = (why for begin, why in MISTAKEN.items() if start.startswith(begin))
-        problem = next(mistaken, str(error).strip().partition("\n")[0] or type(error).__name__) if start else "it is empty"
+        problem = (
+            next(mistaken, str(error).strip().partition("\n")[0] or type(error).__name__) if start else "it is empty"
+        )
         reason = refusal(error, path) or f"neither a state dict of PyTorch nor safetensors ({problem})"
         raise WeightsError(f"{path}: {reason}") from error
     try:

@@ -315,6 +315,8 @@ def test_preparation_is_offline_and_happens_once(data: Data, monkeypatch: pytest
     assert folders[0] == folders[1] != prepared(data, "array_record")
     monkeypatch.setattr(records, "write", refuse)
     assert prepared(other, "array_record") == folders[0]
+    monkeypatch.setattr("fcntl.flock", lambda *_: pytest.fail("a complete folder, perhaps another user's, is locked"))
+    assert prepared(other, "array_record") == folders[0]
     x, _ = Records(folders[0])[np.array([[0, 5]])]
     assert (x[0] == other.train_x[[0, 5]]).all()
 

@@ -22,6 +22,8 @@ import pytest
 from support.paths import ROOT
 
 from compare import machine, run_all
+from compare.errors import UserError
+from compare.experiment import plan
 from compare.machine import disturbance
 from compare.progress import Progress
 from compare.results import typed_json
@@ -252,6 +254,14 @@ def test_folder_without_locks_is_named(tmp_path, monkeypatch, capsys):
     assert run_all.main([*arguments, "--out", str(tmp_path / "run")]) == 2
     assert "run cannot be locked (No locks available): choose a local folder with --out" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lock_that_belongs_to_another_user_is_named(tmp_path):
+    (tmp_path / "lock").mkdir()  # cannot be opened, by root either
+    message = r"cannot write to .*lock \(.*\): choose another folder, or work as the user"
+    with pytest.raises(UserError, match=message), plan.locked(tmp_path):
+        pass
+    assert (tmp_path / "lock").exists()
 
 
 def test_diverged_run_does_not_stop_the_others(tmp_path, run_here):

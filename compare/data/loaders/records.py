@@ -71,13 +71,15 @@ def prepared(data: Data, file_format: str) -> Path:
     """The folder of the TFDS dataset of the training images, which is written by the first call.
 
     It lies in NN_CACHE_DIR, else ~/.cache/nn-three-ways, under the digest of the images. One of several processes
-    writes and the others wait for it; what a killed process leaves is removed. Raises UserError if the folder cannot
-    be written.
+    writes and the others wait for it; what a killed process leaves is removed. A complete one is only read, so it may
+    be another user's. Raises UserError if the folder cannot be written.
     """
     cache = Path(os.environ.get("NN_CACHE_DIR") or CACHE)
     folder = cache / f"prepared/{data.name.partition(':')[0]}-{digest(data.train_x, data.train_y)[:16]}-{file_format}"
     try:
         folder = folder.expanduser()
+        if (folder / NAME / RELEASE).is_dir():
+            return folder
         root = folder.parent
         root.mkdir(parents=True, exist_ok=True)
         with (root / f"{folder.name}.lock").open("w") as lock:
