@@ -151,6 +151,16 @@ def test_cutout_blackens_one_square_cut_off_at_the_border() -> None:
     assert (rows * cols == black.sum(axis=(1, 2))).all()
 
 
+@pytest.mark.parametrize(("side", "rows", "cols"), [(2, (3, 4), (1, 2)), (3, (3, 5), (1, 3)), (4, (2, 5), (0, 3))])
+def test_cutout_blackens_this_square(side: int, rows: tuple[int, int], cols: tuple[int, int]) -> None:
+    """Around row 4 of 9 and column 2 of 7; an even side begins one pixel earlier."""
+    out = cutout(np.full((1, 9, 7, 1), 200, np.uint8), np.array([[4.5 / 9], [2.5 / 7]]), side)
+    black = np.argwhere(out[0, :, :, 0] == 0)
+    assert len(black) == side**2
+    assert black.min(axis=0).tolist() == [rows[0], cols[0]]
+    assert black.max(axis=0).tolist() == [rows[-1], cols[-1]]
+
+
 def test_mixup_mixes_images_and_labels_alike() -> None:
     data = toy()
     x, y = chunk(data, 0, 0, 3, batch_size=64)

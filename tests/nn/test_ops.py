@@ -67,7 +67,9 @@ def test_operation_agrees_with_autograd(case: Case, engine: Any) -> None:
 @cases
 def test_float32_stays_float32_and_arguments_stay_untouched(case: Case) -> None:
     args = draw(case, np.float32)
+    given = jax.tree.map(np.copy, args)
     outputs, cache = run_numpy(case, args)
+    assert_close(args, given, 0.0, f"{case.name} forward wrote to its arguments:")
     douts = cotangents(case, outputs)
     before = jax.tree.map(np.copy, (args, outputs, douts))
     grads = gradients_numpy(case, douts, cache)

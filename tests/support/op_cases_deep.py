@@ -190,6 +190,12 @@ for name, mask in [("", None), (" causal", CAUSAL)]:
              torch_multi_head(2, mask), {"heads": 2, "mask": mask}),
     )  # fmt: skip
 CASES.append(
+    Case("tokens", lambda x, first, places: (attention.tokens_forward(x, first, places), None),
+         lambda dy, _: attention.tokens_backward(dy), [(2, 4, 6), (1, 1, 6), (1, 5, 6)],
+         lambda x, first, places: jnp.concatenate([jnp.broadcast_to(first, (2, 1, 6)), x], axis=1) + places,
+         lambda x, first, places: torch.cat([first.expand(2, 1, 6), x], dim=1) + places),
+)  # fmt: skip
+CASES.append(
     Case("positions", attention.positions_forward, attention.positions_backward,
          [(2, 4, 6), (5, 6)], *[lambda x, positions: x + positions[:4]] * 2),
 )  # fmt: skip
