@@ -22,7 +22,7 @@ from support.small_training import CONFIG, separable
 from compare import tracks
 from compare.benchmark import trial
 from compare.checkpoint import store
-from compare.config import Config
+from compare.config import Config, Interval
 from compare.data import Data
 from compare.launch import __main__ as launch
 from compare.machine.usage import Sampler
@@ -162,6 +162,47 @@ def require_equal_wherever_it_stops(config: Config, folder: Path, *, track: str 
         assert training.resumed[-1]["step"] == step
         assert resumed[step] == whole[step]  # at once
         assert resumed[max(resumed)] == whole[max(whole)]  # and at the end
+
+
+# --- what a row says --------------------------------------------------------------------------------------------------
+
+
+def begun(folder: Path, config: Config = CONFIG) -> Training:
+    """A training before its first step."""
+    return worker.begin(job(config, folder), tracks.load("numpy"), Timings(), lambda event: None)
+
+
+@pytest.mark.parametrize(("same_run", "before"), [(False, 1000.0), (True, 0.0)])
+def test_seconds_go_on_from_those_of_another_run_and_count_once_in_the_same(same_run, before, data, tmp_path):
+    """A run that goes on has its seconds in its clocks."""
+    training = begun(tmp_path)
+    progress = training.saved_state().progress | {"history": [{"step": 0, "val_accuracy": 0.1, "seconds": 1000.0}]}
+    training.resume(progress, same_run=same_run)
+    row = training.evaluation(training.chunk())
+    assert row["seconds"] == before + training.timings.chunks.work
+    assert 0 < training.timings.chunks.work < 1000
+
+
+def test_accuracy_of_a_chunk_is_of_its_labels_not_of_its_examples(data, tmp_path):
+    """An example of a text has as many labels as tokens."""
+    training, n, labels = begun(tmp_path), CONFIG.batch_size, 6
+    k = training.schedule.chunk
+    training.data = mock.Mock(labels_per_example=labels)
+    training.batches = iter([(np.zeros((k, n, labels)), np.zeros((k, n, labels)))])
+    metrics = {"loss": np.ones(k), "correct": np.full(k, n * labels / 4), "lr": np.ones(k)}
+    training.track = mock.Mock(train_steps=lambda state, x, y: (state, metrics))
+    assert training.chunk()["accuracy"] == 0.25
+
+
+def test_saving_is_due_when_the_seconds_have_passed_since_the_last_save(data, tmp_path, monkeypatch):
+    clock, saves = [0.0], []
+    monkeypatch.setattr("compare.training.saver.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(Saver, "save", lambda self: saves.append(clock[0]))
+    every_minute = dataclasses.replace(job(CONFIG, tmp_path), save_every=Interval.parse("60s"))
+    saver = Saver(every_minute, begun(tmp_path), last_time=0.0)
+    for clock[0] in (30.0, 61.0, 62.0, 120.0, 122.0):
+        saver.save_if_due()
+    assert saves == [61.0, 122.0]
 
 
 # --- the best state ---------------------------------------------------------------------------------------------------
