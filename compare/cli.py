@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import datetime
 import functools
@@ -357,13 +358,44 @@ def figures(as_json: bool) -> Iterator[Show]:
 
 
 def output_folder(out: Path | None, default: str = "") -> Path:
-    """The folder that was asked for, or a new one in ``runs``, where the user stands."""
+    """The folder that was asked for, or a new one in ``runs``, where the user stands.
+
+    A new one is made at once, so that no other process takes its name; it is removed at the end if it is still empty.
+    """
     if out is not None:
         return out
+    name = f"{default}{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     try:
-        return output(f"runs/{default}{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}")
+        runs = output("runs")
+        made = [] if runs.exists() else [runs]
+        runs.mkdir(exist_ok=True)
+        folder, number = runs / name, 1
+        while not _claimed(folder):
+            number += 1
+            folder = runs / f"{name}-{number}"
     except argparse.ArgumentTypeError as error:
         raise UserError(f"{error}; choose a folder with --out") from error
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {runs / name} ({error.strerror}); choose another folder with --out"
+        ) from error
+    atexit.register(_remove_empty, folder, *made)
+    return folder
+
+
+def _claimed(folder: Path) -> bool:
+    """Make a folder; False if somebody else has."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True
+
+
+def _remove_empty(*folders: Path) -> None:
+    for each in folders:
+        with contextlib.suppress(OSError):  # it is not empty
+            each.rmdir()
 
 
 RESULTS = ("results.json", "benchmark.json", "loaders.json", "transfer.json")  # a search is resumed in its folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import json
 import os
@@ -12,6 +13,8 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import sqlalchemy
@@ -23,6 +26,7 @@ from compare.__main__ import GROUPS, SUBCOMMANDS, commands, completion, listing,
 from compare.cli import command_line
 from compare.config import SETTINGS, Config
 from compare.doctor import __main__ as doctor
+from compare.errors import UserError
 from compare.parity import __main__ as parity
 from compare.progress import Progress
 from compare.tracking import Tracker
@@ -295,6 +299,29 @@ def test_mlflow_logs_into_the_folder_that_was_named(tmp_path):
     assert (folder / "runs" / "mlflow.db").is_file()
     assert [path.read_text() for path in (folder / "runs").rglob("report.md")] == ["a report"]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_default_folder_belongs_to_the_process_that_made_it(tmp_path, monkeypatch):
+    """Comparisons that are started in the same second, or after the clock was set back, have each its own."""
+    monkeypatch.chdir(tmp_path)
+    now = mock.Mock(**{"datetime.now.return_value": datetime.datetime(2026, 12, 1, 9, 48, 53)})
+    monkeypatch.setattr(cli, "datetime", now)
+    kept: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("atexit.register", lambda *call: kept.append(call))
+    folders = [cli.output_folder(None) for _ in range(3)]
+    name = "2026-12-01_09-48-53"
+    assert [each.relative_to(tmp_path / "runs").as_posix() for each in folders] == [name, f"{name}-2", f"{name}-3"]
+    (folders[1] / "results.json").touch()
+    for remove, *arguments in reversed(kept):
+        remove(*arguments)
+    assert [each.exists() for each in folders] == [False, True, False]
+
+
+def test_no_place_for_a_default_folder_is_said(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").touch()
+    with pytest.raises(UserError, match=r"cannot write to .*runs.*; choose another folder with --out"):
+        cli.output_folder(None)
 
 
 def test_an_output_folder_that_is_not_utf8_is_refused_before_any_work(tmp_path):

@@ -122,3 +122,13 @@ def test_the_strip_speaks_of_convergence_where_several_seeds_were_run():
     assert "**Convergence, cnn-mnist:** differs by 0.40 points" in summary(results)
     assert strip["Convergence"][1:3] == ("✗", "differs")
     assert "cnn-mnist: differs by 0.40 points of test accuracy (NumPy and PyTorch)" in strip["Convergence"].sentence
+
+
+def test_steps_to_a_level_are_counted_from_one():
+    """Two exponential decays, one twice as fast: the levels lie between e⁻² and e⁻⁹, the steps there are known."""
+    slow = np.exp(-np.arange(1.0, 10.0))  # step s has loss e⁻ˢ; fewer than 20 steps are not smoothed
+    fast = np.exp(-2.0 * np.arange(1.0, 10.0))
+    levels = np.linspace(2, 9, subject.LEVELS + 2)[1:-1]
+    np.testing.assert_allclose(
+        subject.log_steps([slow, fast]), [np.log(levels).mean(), np.log(levels / 2).mean()], rtol=1e-12
+    )

@@ -188,7 +188,7 @@ def test_accuracy_of_a_chunk_is_of_its_labels_not_of_its_examples(data, tmp_path
     training, n, labels = begun(tmp_path), CONFIG.batch_size, 6
     k = training.schedule.chunk
     training.data = mock.Mock(labels_per_example=labels)
-    training.batches = iter([(np.zeros((k, n, labels)), np.zeros((k, n, labels)))])
+    training.batches = iter([(np.zeros((k, n, labels)), np.zeros((k, n, labels)))])  # type: ignore[assignment]
     metrics = {"loss": np.ones(k), "correct": np.full(k, n * labels / 4), "lr": np.ones(k)}
     training.track = mock.Mock(train_steps=lambda state, x, y: (state, metrics))
     assert training.chunk()["accuracy"] == 0.25
