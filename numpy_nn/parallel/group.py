@@ -35,12 +35,12 @@ def shards(x: np.ndarray, parts: int, *, equal: bool = False) -> list[np.ndarray
 class Group:
     """Process number ``rank`` of the ``size`` that take a step together; without arguments, one process on its own.
 
-    With ``exact``, a batch that ``size`` does not divide is refused.
+    With ``exact``, a batch that ``size`` does not divide is refused. ``parent`` is the process number of rank 0: a
+    worker ends when its parent is another, even if rank 0 was gone before the worker had started.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, *, exact: bool = False):
-        self.rank, self.size, self.exact = rank, size, exact
-        self.parent = os.getppid()
+    def __init__(self, rank: int = 0, size: int = 1, *, exact: bool = False, parent: int = 0):
+        self.rank, self.size, self.exact, self.parent = rank, size, exact, parent
         self.workers: list[WorkerProcess] = []  # rank 0 has them, and the memory for their batches
         self.batch: SharedBatch
 
@@ -208,7 +208,7 @@ def start(state: Any, processes: int, *, exact: bool = False) -> Any:
     spin = can_spin()
     for rank, worker in enumerate(group.workers, 1):
         worker.send(defining_file(state.model))
-        worker.send((rank, processes, exact, spin, state))
+        worker.send((rank, processes, exact, spin, os.getpid(), state))
     shared = group.join(state, SharedArrays(arrays), [] if spin else [worker.pipe for worker in group.workers])
     os.close(arrays)
     return shared

@@ -23,8 +23,8 @@ def main() -> None:
     rank_0, batches = Connection(connection), SharedBatch(batch)
     if file := rank_0.recv():  # the state that follows holds an object of its class
         network_file.load(file)
-    rank, size, exact, spin, state = rank_0.recv()
-    group = Group(rank, size, exact=exact)
+    rank, size, exact, spin, parent, state = rank_0.recv()
+    group = Group(rank, size, exact=exact, parent=parent)
     state = group.join(state, SharedArrays(arrays), [] if spin else [Connection(pipe)])
     while True:
         function, stats, step, described = rank_0.recv()

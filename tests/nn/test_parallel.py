@@ -6,13 +6,17 @@ import dataclasses
 import gc
 import os
 import signal
+import subprocess
+import sys
 import time
 import traceback
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.paths import ROOT
 
 from compare.parity.check import EXAMPLES
 from numpy_nn import parallel, train
@@ -142,6 +146,47 @@ def test_a_killed_worker_is_reported_and_the_others_end() -> None:
     while first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert first.returncode is not None
+
+
+RANK_0_DIES_EARLY = """
+import os, signal
+import numpy as np
+from numpy_nn import train
+from numpy_nn.models import MODELS
+
+snapshot = MODELS["mlp"](hidden=(8,)).init(np.random.default_rng(0))
+args = {"model": "mlp", "model_args": {"hidden": (8,)}, "schedule_args": {"lr": 0.1, "steps": 1}}
+state = train.init_state(snapshot, **args, threads=2)
+(worker,) = state.group.workers
+os.kill(worker.process.pid, signal.SIGSTOP)
+with state.group.call("train_steps", state, np.zeros((1, 8, 28, 28, 1), np.uint8), np.zeros((1, 8), np.int32)):
+    print(worker.process.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_worker_ends_though_rank_0_was_gone_before_the_worker_had_started() -> None:
+    with subprocess.Popen([sys.executable, "-c", RANK_0_DIES_EARLY], cwd=ROOT, stdout=subprocess.PIPE) as rank_0:
+        assert rank_0.stdout is not None
+        worker = Path("/proc") / rank_0.stdout.readline().decode().strip()
+        assert rank_0.wait() == -signal.SIGKILL
+    assert is_running(worker)
+    os.kill(int(worker.name), signal.SIGCONT)
+    deadline = time.monotonic() + 30
+    while is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    left = is_running(worker)
+    if left:
+        os.kill(int(worker.name), signal.SIGKILL)
+    assert not left
+
+
+def is_running(process: Path) -> bool:
+    """Whether a process of /proc is there and is no zombie."""
+    try:
+        return process.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_shards_are_balanced_or_not_split() -> None:
