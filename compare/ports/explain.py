@@ -20,7 +20,7 @@ ROUNDING = 1e-6  # relative difference that float32 makes
 def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row], names: Mapping[str, str]) -> Report:
     """The report: same, different or undecided, with the first difference if there is one."""
     of_a, of_b = comparison.twins(a, b)
-    verdict, reason = decide(comparison, a, b, rows)
+    verdict, reason = decide(comparison, a, b, of_a, of_b, rows)
     parting = None
     if any(not row.passed for row in rows):
         parting = find(comparison, a, b, of_a, of_b, rows, names)
@@ -48,13 +48,15 @@ def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row],
     )
 
 
-def decide(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) -> tuple[str, str]:
+def decide(
+    comparison: Comparison, a: Recording, b: Recording, of_a: Twins, of_b: Twins, rows: list[Row]
+) -> tuple[str, str]:
     """The verdict and the reason for it."""
     failed = [row for row in rows if not row.passed]
     random = [random_value(a), random_value(b)]
-    for side, recording in (("a", a), ("b", b)):
+    for side, recording, twins in (("a", a, of_a), ("b", b, of_b)):
         finite = all(recording.values[number].stored.finite for number in recording.outputs.values())
-        bad = None if finite else recording.first_not_finite()
+        bad = None if finite else recording.first_not_finite(twins)
         if bad is not None:
             apart = any(row.what == "output" for row in failed)
             verdict = "different" if apart else "undecided"
@@ -122,7 +124,7 @@ def find(
     failed = [row for row in rows if not row.passed]
     wrong = {row.a: row.b for row in failed if row.what == "output"}
     if wrong:
-        return first_not_finite(a, b, wrong, blame.forward(a, b, of_a, of_b, wrong))
+        return first_not_finite(a, b, of_a, of_b, wrong, blame.forward(a, b, of_a, of_b, wrong))
     gradients = [row for row in failed if row.what == "gradient" and row.b]
     if gradients:
         return backward(comparison, a, b, of_a, of_b, gradients)
@@ -132,7 +134,9 @@ def find(
     return None
 
 
-def first_not_finite(a: Recording, b: Recording, wrong: Mapping[str, str], parting: Parting) -> Parting:
+def first_not_finite(
+    a: Recording, b: Recording, of_a: Twins, of_b: Twins, wrong: Mapping[str, str], parting: Parting
+) -> Parting:
     """Where NaN or infinity is made if it reaches the outputs of one side only, and the two do not part before."""
     finite = [
         all(r.values[r.outputs[name]].stored.finite for name in names)
@@ -140,14 +144,11 @@ def first_not_finite(a: Recording, b: Recording, wrong: Mapping[str, str], parti
     ]
     if finite[0] == finite[1]:
         return parting
-    left = parting.a if finite[0] else a.first_not_finite()
-    right = parting.b if finite[1] else b.first_not_finite()
-    if any(
-        found is not None and bad is not None and found.id < bad.id and found.stored.finite
-        for found, bad, fine in ((parting.a, left, finite[0]), (parting.b, right, finite[1]))
-        if not fine
-    ):
-        return parting  # it comes of a difference before it
+    left = parting.a if finite[0] else a.first_not_finite(of_a)
+    right = parting.b if finite[1] else b.first_not_finite(of_b)
+    found, bad = (parting.b, right) if finite[0] else (parting.a, left)
+    if not parting.note and found is not None and bad is not None and found.id < bad.id:
+        return parting  # two versions of one value, of which the NaN comes
     return Parting("forward", left, right, note="the first NaN or infinity")
 
 

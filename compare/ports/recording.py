@@ -10,7 +10,7 @@ import ctypes
 import dataclasses
 import gc
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from compare.ports.frames import Frame
 
 IN_MEMORY = 2**16  # bytes of an array that is not worth a trip to the disk
+HUGE = 1e150  # the square of a larger number overflows; a mask adds such a number where another adds -inf
 Load = Callable[[], np.ndarray]
 
 
@@ -94,11 +95,14 @@ class Store:
         self.file.close()
 
     def put(self, array: Any) -> Stored:
-        """Keep a copy of the array in float64; complex numbers become pairs."""
+        """Keep a copy of the array in float64; complex numbers become pairs, numbers above ``HUGE`` infinities."""
         x = np.asarray(array)
         if np.iscomplexobj(x):
             x = np.stack([x.real, x.imag], axis=-1)
         x = np.array(x, np.float64, order="C")
+        huge = (x > HUGE) | (x < -HUGE)
+        if huge.any():
+            x[huge] = np.copysign(np.inf, x[huge])
         summary, shape = Summary.of(x), x.shape
         if x.nbytes <= IN_MEMORY:
             return Stored(summary, shape, lambda: x)
@@ -220,10 +224,7 @@ class Recording:
                 found[source].append(value.id)
         return found
 
-    def first_not_finite(self) -> Value | None:
-        """The value that made the first NaN; if there is none, the first infinity."""
-        for bad in (lambda stored: stored.summary.nans > 0, lambda stored: not stored.finite):
-            for value in self.values:
-                if bad(value.stored) and not any(bad(self.values[i].stored) for i in value.inputs):
-                    return value
-        return None
+    def first_not_finite(self, twins: Collection[int] = ()) -> Value | None:
+        """The value that made the first NaN or infinity; one that has a twin, such as a mask's -inf, is no fault."""
+        bad = {value.id for value in self.values if not value.stored.finite and value.id not in twins}
+        return next((value for value in self.values if value.id in bad and bad.isdisjoint(value.inputs)), None)

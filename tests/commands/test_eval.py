@@ -214,7 +214,7 @@ def test_many_classes_are_summed_up() -> None:
     assert report.confusion(found) == ["     1  c7 as c8"]
 
 
-def test_characters_of_a_text_are_counted_one_by_one(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_tokens_of_a_text_are_counted_one_by_one(tmp_path: Path, monkeypatch, capsys) -> None:
     args: dict[str, Any] = {"input_shape": (8,), "classes": 5, "dim": 8, "depth": 1, "heads": 2}
     snapshot = MODELS["gpt"](**args).init(np.random.default_rng(0))
     meta = {"config": {"model": "gpt", "model_args": args, "dataset": "text"}, "mean": [0.0], "std": [1.0]}
@@ -224,7 +224,7 @@ def test_characters_of_a_text_are_counted_one_by_one(tmp_path: Path, monkeypatch
     text = Data(name="text", train_x=x, train_y=y, test_x=x, test_y=y, classes=tuple("abcde"), mean=(0.0,), std=(1.0,))
     monkeypatch.setattr(data, "load", lambda name, **_: text)
     status, found = run(capsys, tmp_path / "gpt.npz", "--tracks", "numpy", "torch")
-    assert (status, found["counted"], found["agree"]) == (0, "characters", True)
+    assert (status, found["counted"], found["agree"]) == (0, "tokens", True)
     for each in found["tracks"].values():
         assert each["count"] == y.size
         assert np.sum(each["confusion"], axis=1).tolist() == np.bincount(y.ravel(), minlength=5).tolist()

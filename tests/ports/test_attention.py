@@ -62,7 +62,7 @@ def test_a_mask_off_by_one_is_found_even_where_it_makes_nan(report, above, place
     assert found.first.hint == f"the masks differ at {places} of 25 places"
     if above == 0:  # nothing is left to attend to in the first row
         assert found.reason.startswith("b has NaN or infinite values, first made at ")
-        assert found.reason.endswith(line("softmax("))
+        assert found.reason.endswith(line("masked_fill("))
 
 
 def test_a_softmax_over_another_axis_is_found_behind_a_mask(report):
