@@ -23,6 +23,7 @@ from compare.play.gradients import gap
 from compare.training.call_recorder import watching
 from compare.weights.network import Network
 from numpy_nn.network_file import PREFIX
+from numpy_nn.train import preprocess
 from numpy_nn.tree import Tree, leaves
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +52,7 @@ def walk(network: Network, x: np.ndarray, chosen: int) -> tuple[list[Step], Tree
     """Return the steps for an image uint8 (h, w, c) and the class whose logit is differentiated, and the gradients."""
     state, batch = network.state("numpy"), gradients.beside(x[None])
     dlogits = np.eye(len(network.classes), dtype=np.float32)[[chosen]]
-    pixels = gradients.preprocess(batch, state.mean, state.std)
+    pixels = preprocess(batch, state.mean, state.std)
     steps = [Step("forward", "picture", pixels, "normalized pixels", None, pixels.shape)]
 
     def computed(name: str, values: Mapping[str, Any], answer: Any) -> None:
@@ -131,9 +132,7 @@ def agreement(
     for path in step.parameters:
         arrays = {track: np.asarray(tree[path]) for track, tree in trees.items() if track in tracks}
         own = trees["numpy"][path]
-        found.append(
-            {"path": path, "shape": own.shape, "largest": float(np.abs(own).max()), "gap": gap(arrays)}
-        )
+        found.append({"path": path, "shape": own.shape, "largest": float(np.abs(own).max()), "gap": gap(arrays)})
     return found
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class TrainingHere:
     track: str
     steps: int
     turn: threading.Lock
+    trained: Callable[[TrainingHere], None]  # is told when ``network`` is there
     state: str = "compiling"  # then training, evaluating, and at last finished, stopped or failed
     message: str = ""
     loss: list[float] = dataclasses.field(default_factory=list)  # of every step
@@ -94,8 +96,9 @@ class TrainingHere:
             network,
             params=snapshot.get("ema") or snapshot["params"],
             stats=snapshot.get("stats", {}),
-            usual=usual and usual["score"],
+            usual=usual["score"] if usual else None,
         )
+        self.trained(self)
         self.state = "finished"
 
     def _hear(self, event: Event) -> None:

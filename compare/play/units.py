@@ -31,9 +31,9 @@ def unit(network: Network, layer: int, at: tuple[int, int, int]) -> dict[str, An
         raise UserError(f"invalid layer {layer}: expected a number from 0 to {len(numbers) - 1}")
     number = numbers[layer]
     index = place(layers[number].y[0], at)
-    h, w, _ = network.input_shape
-    seen_by = seeing(network, number)[(slice(None), *index[:-1])].any(axis=-1)
-    rows, columns = np.flatnonzero(seen_by[:h]), np.flatnonzero(seen_by[h:])
+    h = network.input_shape[0]
+    sees = np.array([each[index[:-1]].any() for each in seeing(network, number)])
+    rows, columns = np.flatnonzero(sees[:h]), np.flatnonzero(sees[h:])
     if not len(rows) or not len(columns):
         raise UserError("this unit does not depend on the picture")
     below = x if number == 0 else layers[number - 1].y[0]
@@ -48,6 +48,7 @@ def unit(network: Network, layer: int, at: tuple[int, int, int]) -> dict[str, An
 def place(y: np.ndarray, at: tuple[int, int, int]) -> tuple[int, ...]:
     """Return the index into a layer's output of what the page draws at (map, row, column)."""
     m, row, column = at
+    index: tuple[int, ...]
     if y.ndim == 3:
         step = -(-max(y.shape[:2]) // SIDE)
         channels = evenly(y.shape[2], MOST_MAPS)
@@ -92,7 +93,7 @@ def seeing(network: Network, number: int) -> np.ndarray:
 
 
 def renumbered(tree: Tree, rng: np.random.Generator) -> Tree:
-    """Return parameters or statistics with which every sum is a mean with positive weights, and every norm does nothing.
+    """Return parameters or statistics with which a sum is a mean with positive weights, and a norm does nothing.
 
     Kernels get positive random numbers, because a layer norm would hide equal ones.
     """
@@ -102,6 +103,8 @@ def renumbered(tree: Tree, rng: np.random.Generator) -> Tree:
             return renumbered(leaf, rng)
         if name in ("scale", "var"):
             return np.ones(leaf.shape)
-        return rng.uniform(0.5, 1.5, leaf.shape) / (leaf.size / leaf.shape[-1]) if leaf.ndim > 1 else np.zeros(leaf.shape)
+        return (
+            rng.uniform(0.5, 1.5, leaf.shape) / (leaf.size / leaf.shape[-1]) if leaf.ndim > 1 else np.zeros(leaf.shape)
+        )
 
     return {name: renumber(name, leaf) for name, leaf in tree.items()}
