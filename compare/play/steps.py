@@ -44,7 +44,6 @@ class Step:
     function: Any = None
     line: tuple[str, int] | None = None  # file and number of the call
     cache: Any = None
-    results: tuple[Any, ...] = ()
     parameters: list[str] = field(default_factory=list)  # paths of those whose gradients it computes
 
 
@@ -67,7 +66,8 @@ def walk(network: Network, x: np.ndarray, chosen: int) -> tuple[list[Step], Tree
 
     def called(name: str, values: Mapping[str, Any], _: Any) -> None:
         if line := calling_line():
-            dy, of = next(iter(values.values())), values.get("cache")
+            dy = next(value for value in values.values() if isinstance(value, np.ndarray))
+            of = values.get("cache")
             twin = next((each for each in reversed(steps) if each.cache is of and pair(each) == name), None)
             title = twin.name if twin else label(name.replace("backward", "forward"), {})
             backward.append(Step("backward", title, dy, "gradient of the output", dy.shape, None, find(name), line))
@@ -84,7 +84,8 @@ def walk(network: Network, x: np.ndarray, chosen: int) -> tuple[list[Step], Tree
         grads = state.model.backward(dlogits, cache)
     for step, results in zip(backward, returned, strict=True):
         step.given = None if results[0] is None else np.shape(results[0])
-        step.parameters = [path for path, leaf in leaves(grads).items() if any(leaf is each for each in results)]
+        arrays = [leaf for each in results for leaf in (leaves(each).values() if isinstance(each, dict) else [each])]
+        step.parameters = [path for path, leaf in leaves(grads).items() if any(leaf is each for each in arrays)]
     dx = gradients.GRADIENTS["numpy"](state, batch, dlogits)
     last = Step("backward", "pixels", dx, "gradient of the pixels in 0 .. 1", None, dx.shape)
     return [*steps, *backward, last], grads

@@ -47,7 +47,7 @@ class TrainingHere:
     @property
     def name(self) -> str:
         """The name of the network that it makes."""
-        return f"here/{self.origin.rpartition('/')[2]}-{self.track}"
+        return f"here/{self.origin.rpartition('/')[2].removesuffix('.npz')}-{self.track}"
 
     @property
     def running(self) -> bool:

@@ -16,8 +16,8 @@ export const show = (answer) => {
   if (!step) return;
   strip(step);
   const { all, at, maps, of, largest } = step;
-  page.step = at;
   count = all.length;
+  page.step = Math.min(page.step, count - 1); // and not ``at``, which may be what was asked before the last click
   Object.assign($("step"), { max: count - 1, value: at });
   $("first").disabled = $("previous").disabled = at === 0;
   $("next").disabled = at === count - 1;
@@ -49,7 +49,7 @@ const strip = ({ all, at }) => {
       if (k === at) chip.ariaCurrent = "step";
       return [element("li", {}, chip)];
     });
-    $(direction).replaceChildren(...chips);
+    $(direction).replaceChildren(...(direction === "forward" ? chips : chips.reverse())); // below its twin
     const here = $(direction).querySelector("[aria-current]");
     if (here) $(direction).scrollLeft = here.offsetLeft - $(direction).offsetLeft - $(direction).clientWidth / 3;
   }
@@ -59,12 +59,12 @@ const strip = ({ all, at }) => {
 const code = ({ line, where, taken, given }) => {
   const rows = [];
   if (line) rows.push(["Line", line.code, line.where]);
-  if (where) rows.push(["Function", "", where]);
-  if (taken && given) rows.push(["Shapes", `${shape(taken)} → ${shape(given)}`, ""]);
-  else if (taken || given) rows.push(["Shape", shape(taken ?? given), ""]);
+  if (where) rows.push(["Function", where]);
+  if (taken && given) rows.push(["Shapes", `${shape(taken)} → ${shape(given)}`]);
+  else if (taken || given) rows.push(["Shape", shape(taken ?? given)]);
   const cells = rows.flatMap(([term, text, place]) => [
     element("dt", {}, term),
-    element("dd", {}, ...(text ? [element("code", {}, text)] : []), ...(place ? [element("small", {}, place)] : [])),
+    element("dd", {}, element("code", {}, text), ...(place ? [element("small", {}, place)] : [])),
   ]);
   $("code").replaceChildren(...cells);
 };

@@ -7,14 +7,14 @@ const curves = new Map(); // the last training of each track, of one network
 let origin = null;
 
 const svg = (name, attributes, ...children) => {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  const made = document.createElementNS($("curve").namespaceURI, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
   return made;
 };
 
 // Loss by step; the last trainings of the other tracks stay as thin lines.
-const [WIDTH, HEIGHT, LEFT, BOTTOM] = [640, 220, 44, 28];
+const [WIDTH, HEIGHT, LEFT, BOTTOM] = [640, 240, 48, 32];
 const plot = (current) => {
   const steps = Math.max(...[...curves.values()].map((each) => each.steps));
   const largest = Math.max(1, ...[...curves.values()].flatMap((each) => each.loss));
