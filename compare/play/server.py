@@ -111,11 +111,13 @@ def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
         return await answered(playground.unit, name_in(request), layer, tuple(at))
 
     async def train(request: Request) -> Response:
+        require_own_page(request)
         count = index(request, "steps")
         track = request.query_params.get("track", "")
         return await answered(playground.train, name_in(request), track, STEPS if count is None else count)
 
     def stop(request: Request) -> Response:
+        require_own_page(request)
         if playground.training:
             playground.training.stop()
         return JSONResponse({})
@@ -170,6 +172,12 @@ def index(request: Request, name: str) -> int | None:
 def name_in(request: Request) -> str:
     """Read the name of the network from the query string."""
     return request.query_params.get("network", "")
+
+
+def require_own_page(request: Request) -> None:
+    """Refuse what a page of another site makes the browser send: it could keep this machine busy."""
+    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise HTTPException(403, "this request comes from another site's page")
 
 
 def error_response(request: Request, error: Exception) -> Response:

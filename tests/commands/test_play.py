@@ -399,6 +399,37 @@ def test_foreign_hosts_are_refused(port):
     assert (status, said["error"]) == (400, "track 'tensorflow' is not loaded: expected numpy, jax, torch")
 
 
+def test_test_images_units_and_trainings_by_request(port):
+    status, said = ask(port, "GET", f"/digit?network={CNN}&mistake=1&after=100")
+    assert status == 200
+    assert 100 < said["index"] < said["of"] == 10_000
+    shown = answer(port, b"", digit=said["index"], step=4)[1]
+    assert shown["seen"] == said["seen"]
+    assert shown["step"]["all"][4]["name"] == "conv 5x5 16→32"
+    status, said = ask(port, "GET", f"/unit?network={CNN}&layer=1&map=3&row=2&column=1")
+    assert (status, said["rows"], said["columns"]) == (200, [8, 23], [4, 19])
+    assert ask(port, "GET", "/training")[0] == 200
+    elsewhere = {"Sec_Fetch_Site": "cross-site"}
+    assert ask(port, "POST", f"/train?network={CNN}&track=numpy", **elsewhere)[0] == 403
+    assert ask(port, "POST", "/stop", **elsewhere)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("GET", "/digit?network=nobody", "unknown network 'nobody'"),
+        ("GET", f"/digit?network={CNN}&mistake=1&after=-1", "invalid after -1: expected a whole number from 0"),
+        ("GET", f"/unit?network={CNN}&layer=7", "invalid layer 7: expected a number from 0 to 2"),
+        ("POST", f"/train?network={CNN}&track=caffe", "track 'caffe' is not loaded: expected numpy, jax, torch"),
+        ("POST", f"/train?network={CNN}&track=jax&steps=9999", "invalid steps 9999: expected a number from 1 to 2000"),
+    ],
+)
+def test_impossible_request_gets_a_one_line_error(port, method, path, words):
+    status, said = ask(port, method, path)
+    assert status == 400
+    assert said["error"].startswith(words)
+
+
 def test_page_loads_nothing_from_elsewhere(port):
     connection = http.client.HTTPConnection("127.0.0.1", port)
     connection.request("GET", "/")
@@ -550,21 +581,21 @@ def test_browser_undoes_steps_finds_mistakes_and_trains(tab):
     tab.get_by_role("button", name="Test image").click()
     expect(said).to_contain_text(re.compile(r"label says (\d|so)"))
 
-    tab.get_by_label("Track").select_option("jax")
+    tab.get_by_role("combobox", name="Track").select_option("jax")
     tab.locator("#train").evaluate("button => button.dataset.steps = 2000")
     tab.locator("#train").click()
     tab.wait_for_selector("#curve polyline")
     tab.get_by_role("button", name="Stop").click()
     expect(tab.locator("#training")).to_have_text(re.compile(r"Stopped after step \d+ of 2000"))
-    expect(tab.get_by_label("Network", exact=True)).to_have_value(CNN)
+    expect(tab.get_by_role("combobox", name="Network")).to_have_value(CNN)
     tab.locator("#train").evaluate("button => button.dataset.steps = 20")
     tab.locator("#train").click()
     expect(tab.locator("#training")).to_contain_text("20 steps in JAX: ")
     assert len(tab.locator("#curve polyline").get_attribute("points").split()) == 20
-    expect(tab.get_by_label("Network", exact=True)).to_have_value("here/cnn-mnist-jax")
+    expect(tab.get_by_role("combobox", name="Network")).to_have_value("here/cnn-mnist-jax")
     expect(said).to_contain_text("say")
     tab.get_by_role("button", name=f"Back to {CNN}").click()
-    expect(tab.get_by_label("Network", exact=True)).to_have_value(CNN)
+    expect(tab.get_by_role("combobox", name="Network")).to_have_value(CNN)
     for width in (390, 1280):
         tab.set_viewport_size({"width": width, "height": 800})
         assert tab.evaluate("document.documentElement.scrollWidth") == width

@@ -26,7 +26,7 @@ export const show = (answer) => {
   const number = same.length - all.slice(at).filter((each) => each.direction === direction).length + 1;
   const words = `${direction === "forward" ? "Forward" : "Backward"}, ${number} of ${same.length}: ${name}`;
   $("step").ariaValueText = words;
-  $("step-name").textContent = words;
+  if ($("step-name").textContent !== words) $("step-name").textContent = words; // a screen reader reads changes
   $("says").textContent = step.says;
   $("says").hidden = !step.says;
   code(step);
