@@ -121,10 +121,13 @@ def test_answer_has_the_notes_of_predict(port):
     for image in (Image.open(SEVEN), page, pictures.strange(2)):
         file = io.BytesIO()
         image.save(file, "PNG")
-        notes.append(answer(port, file.getvalue())[1]["notes"])
+        said = answer(port, file.getvalue())[1]
+        notes.append(said["notes"])
     assert notes[0] == []
     assert "was taken for the background" in notes[1][0]
     assert notes[2][-1] == NOTE
+    energy = said["energy"]
+    assert energy["score"] < energy["usual"]
 
 
 def test_time_of_an_answer_excludes_compilation(monkeypatch):

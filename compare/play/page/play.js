@@ -31,6 +31,7 @@ const unanswered = (words) => {
 
 const show = (answer) => {
   document.body.classList.remove("blank");
+  $("inside").hidden = false;
   answers.show(answer);
   layers.show(answer.layers, answer.seen);
   if (answer.step || !answer.layers.length) steps.show(answer);

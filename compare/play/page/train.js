@@ -16,8 +16,9 @@ const svg = (name, attributes, ...children) => {
 // Loss by step; the last trainings of the other tracks stay as thin lines.
 const [WIDTH, HEIGHT, LEFT, BOTTOM] = [640, 240, 48, 32];
 const plot = (current) => {
-  const steps = Math.max(...[...curves.values()].map((each) => each.steps));
-  const largest = Math.max(1, ...[...curves.values()].flatMap((each) => each.loss));
+  const all = page.tracks.map(({ id }) => curves.get(id)).filter(Boolean);
+  const steps = Math.max(...all.map((each) => each.steps));
+  const largest = Math.max(1, ...all.flatMap((each) => each.loss));
   const x = (step) => LEFT + ((WIDTH - LEFT - 8) * step) / steps;
   const y = (loss) => 8 + (HEIGHT - BOTTOM - 8) * (1 - loss / largest);
   const grid = [];
@@ -27,14 +28,14 @@ const plot = (current) => {
     grid.push(svg("text", { x: LEFT - 8, y: y(loss) + 4, "text-anchor": "end" }, String(loss)));
   }
   for (let k = 0; k <= 4; k++) grid.push(svg("text", { x: x((k * steps) / 4), y: HEIGHT - 10, "text-anchor": k === 4 ? "end" : "middle" }, String(Math.round((k * steps) / 4))));
-  const lines = [...curves.values()].map(({ track, loss }) => {
+  const lines = [...all.filter((each) => each !== current), current].map(({ track, loss }) => {
     const { color } = page.tracks.find(({ id }) => id === track);
     const points = loss.map((value, step) => `${x(step + 1).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
     return svg("polyline", { points, stroke: color, "stroke-width": track === current.track ? 2 : 1, fill: "none" });
   });
   $("curve").replaceChildren(...grid, ...lines);
   $("curve").setAttribute("aria-label", `Training loss of ${current.loss.length} steps of ${trackName(current.track)}, last ${current.loss.at(-1).toFixed(2)}`);
-  const keys = [...curves.values()].map(({ track, loss }) => {
+  const keys = all.map(({ track, loss }) => {
     const swatch = element("span", { className: "swatch" });
     swatch.style.background = page.tracks.find(({ id }) => id === track).color;
     return element("li", {}, swatch, `${trackName(track)} ${loss.at(-1).toFixed(2)}`);
@@ -48,7 +49,7 @@ const words = ({ track, state, message, loss, steps, accuracy, test_accuracy, na
   const last = `loss ${loss.at(-1)?.toFixed(2)}, ${(100 * accuracy.at(-1)).toFixed(0)} % of the last batches correct`;
   if (state === "training") return `${who}, step ${loss.length} of ${steps}: ${last}.`;
   if (state === "evaluating") return `${who}, ${steps} steps: ${last}. Classifying the test images …`;
-  if (state === "finished") return `${steps} steps in ${who}: ${(100 * test_accuracy).toFixed(2)} % of the test images correct. The page now classifies with these weights, ${name}.`;
+  if (state === "finished") return `${steps} steps in ${who}: ${(100 * test_accuracy).toFixed(2)} % of the test images correct. These weights are the network ${name}.`;
   if (state === "stopped") return `Stopped after step ${loss.length} of ${steps}; these weights are not kept.`;
   return sentenceCase(`${message}.`);
 };
@@ -61,8 +62,7 @@ const show = (training) => {
     plot(training);
   }
   $("plot").hidden = !curves.size;
-  const said = words(training);
-  $("training").textContent = said;
+  $("training").textContent = words(training);
   $("stop").hidden = !training.running;
   $("train").disabled = training.running;
 };
