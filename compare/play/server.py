@@ -78,6 +78,7 @@ def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
         yield
         if playground.training:
             playground.training.stop()
+            playground.training.join()  # a framework must not compute while Python ends
         worker.shutdown(wait=False, cancel_futures=True)
 
     def networks(request: Request) -> Response:

@@ -70,6 +70,11 @@ class TrainingHere:
         """Ask it to end after the current chunk."""
         self.stopping.set()
 
+    def join(self) -> None:
+        """Wait until it has ended."""
+        if self.thread:
+            self.thread.join()
+
     def _run(self, network: Network, config: Config, data: Any) -> None:
         try:
             with self.turn:

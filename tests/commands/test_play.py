@@ -482,13 +482,19 @@ def test_serving_other_hosts_prints_a_warning(capsys):
     ]
 
 
-def test_ctrl_c_stops_the_server():
-    command = [sys.executable, "-m", "compare.play", "--tracks", "numpy", "--port", "0", "--no-browser"]
+@pytest.mark.parametrize("training", [False, True])
+def test_ctrl_c_stops_the_server(training):
+    command = [sys.executable, "-m", "compare.play", "--tracks", "torch", "--port", "0", "--no-browser"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         address = re.match(r"http://127\.0\.0\.1:(\d+) ", process.stdout.readline())
         assert address
-        assert ask(int(address[1]), "GET", "/networks")[1]["tracks"][0]["name"] == "NumPy"
+        port = int(address[1])
+        assert ask(port, "GET", "/networks")[1]["tracks"][0]["name"] == "PyTorch"
+        if training:
+            assert ask(port, "POST", f"/train?network={CNN}&track=torch&steps=2000")[1]["running"]
+            while not ask(port, "GET", "/training")[1]["loss"]:
+                time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (130, "")

@@ -191,8 +191,7 @@ def ended(playground: Playground) -> Any:
     """The training, when it has ended."""
     training = playground.training
     assert training
-    assert training.thread
-    training.thread.join(60)
+    training.join()
     assert not training.running
     return training
 
@@ -239,8 +238,6 @@ def test_mistakes_need_a_known_dataset(tmp_path):
 def test_training_here_is_that_of_the_project(small):
     playground, data = small
     playground.train(playground.chosen, "torch", 30)
-    with playground.turn:  # an answer gets its turn while it trains
-        playground.answer(playground.chosen, Question(digit=0))
     training = ended(playground)
     assert (training.state, training.message) == ("finished", "")
     config = dataclasses.replace(CONFIG, steps=30, keep_best=False)
@@ -267,6 +264,9 @@ def test_training_is_stopped_and_comes_alone(small):
             playground.train(playground.chosen, "torch", 10)
     while not playground.training.loss:
         time.sleep(0.01)
+    with playground.turn:  # which it passes on after every chunk
+        playground.answer(playground.chosen, Question(digit=0))
+    assert playground.training.running
     playground.training.stop()
     training = ended(playground)
     assert training.state == "stopped"
