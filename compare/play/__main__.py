@@ -28,9 +28,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     options = cli.parser("play", __doc__, what="networks")
     cli.group(options, "networks").add_argument(
-        "--checkpoint", type=cli.path, metavar="PATH",
-        help="checkpoint folder or exported file (default: the shipped CNN)",
+        "--checkpoint", type=cli.network, metavar="PATH", help=f"{cli.NETWORK} (default: cnn-mnist)"
     )  # fmt: skip
+    cli.add_network(options, where="networks", what="the network of your own that the checkpoint holds")
     cli.add_tracks(options, where="networks")
     server = cli.group(options, "server")
     server.add_argument(
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from compare.play.answers import Playground
     from compare.play.server import server
 
-    playground = Playground(options.tracks, options.checkpoint)
+    playground = Playground(options.tracks, options.checkpoint, options.network)
     with listening(options.host, options.port) as door:
         address, port = door.getsockname()[:2]
         hosts = admitted(options.host, address)

@@ -7,11 +7,8 @@ shortcut in between. Its gradient is the dy that the backward function of that a
 
 from __future__ import annotations
 
-import functools
-import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -44,47 +41,62 @@ class Layer:
     y: np.ndarray
     functions: list[str]
     cache: Any  # of the last function
+    kernel: np.ndarray | None  # (kh, kw, i, o) or (i, o)
+    bias: np.ndarray | None
     dy: np.ndarray | None = None
 
 
 def activations(network: Network, x: np.ndarray, dlogits: np.ndarray | None = None) -> list[dict[str, Any]]:
-    """Return ``label``, ``maps`` int8 (m, h, w), channel count ``of``, ``largest`` and ``code`` of all but the logits.
+    """Return ``label``, ``maps`` int8 (m, h, w), channel count ``of`` and ``largest`` of all but the logits.
 
     x is uint8 (h, w, c). Maps are scaled so that 127 is the largest absolute value of the layer. The units of a linear
     layer are maps of one pixel; a sequence is one map with time on the vertical axis. With dlogits (1, v), the layer's
     ``gradient`` is that of dlogits · logits, like ``maps``, and ``steepest`` its largest absolute value; a recurrent
     network has none, because only its last state is used.
     """
-    layers = recorded(network, x, dlogits)[:-1]
-    seen = [layer for layer in layers if not (layer.label.startswith("linear") and layer.y.ndim > 2)]
-    return [described(seen[k]) for k in evenly(len(seen), MOST_LAYERS)]
+    layers = recorded(network, x, dlogits)
+    return [described(layers[k]) for k in shown(layers)]
+
+
+def shown(layers: Sequence[Layer]) -> list[int]:
+    """Return the numbers of the layers that the page shows: not the logits, nor the linear layers of single tokens."""
+    seen = [k for k, layer in enumerate(layers[:-1]) if not (layer.label.startswith("linear") and layer.y.ndim > 2)]
+    return [seen[k] for k in evenly(len(seen), MOST_LAYERS)]
 
 
 def recorded(network: Network, x: np.ndarray, dlogits: np.ndarray | None = None) -> list[Layer]:
     """Return all layers in the order of computation."""
-    found: list[Layer] = []
-
-    def computed(name: str, values: Mapping[str, Any], answer: Any) -> None:
-        y, cache = answer[0], answer[-1]
-        if name in LAYERS:
-            found.append(Layer(label(name, values), y, [name], cache))
-        elif found and (name == POOL or found[-1].y.shape == y.shape):
-            last = found[-1]
-            found[-1] = Layer(f"{last.label}, {words(name)}", y, [*last.functions, name], cache)
+    state = network.state("numpy")
+    found, cache = watched(lambda: forward(state, x[None]))
 
     def differentiated(name: str, values: Mapping[str, Any], _: Any) -> None:
         for layer in found:
             if layer.cache is values["cache"] and layer.functions[-1] == name.replace("backward", "forward"):
                 layer.dy = values.get("dy")
 
-    state = network.state("numpy")
-    with watching(LAYERS | AFTER, computed):
-        cache = forward(state, x[None])
     if dlogits is not None:
         backward = {name.replace("forward", "backward"): module for name, module in (LAYERS | AFTER).items()}
         with watching(backward, differentiated, on="call"):
             state.model.backward(dlogits, cache)
     return found
+
+
+def watched(run: Callable[[], Any]) -> tuple[list[Layer], Any]:
+    """Call ``run``; return the layers that it computes, in that order, and what it returns."""
+    found: list[Layer] = []
+
+    def computed(name: str, values: Mapping[str, Any], answer: Any) -> None:
+        y, cache = answer[0], answer[-1]
+        if name in LAYERS:
+            found.append(Layer(label(name, values), y, [name], cache, values.get("kernel"), values.get("bias")))
+        elif found and (name == POOL or found[-1].y.shape == y.shape):
+            last = found[-1]
+            parts = [*last.functions, name]
+            found[-1] = Layer(f"{last.label}, {words(name)}", y, parts, cache, last.kernel, last.bias)
+
+    with watching(LAYERS | AFTER, computed):
+        answer = run()
+    return found, answer
 
 
 def label(name: str, values: Mapping[str, Any]) -> str:
@@ -102,13 +114,18 @@ def words(name: str) -> str:
 
 def described(layer: Layer) -> dict[str, Any]:
     """Convert a layer to the JSON that the page draws."""
-    y, dy = layer.y[0], None if layer.dy is None else layer.dy[0]
-    shown = {"of": len(y) if y.ndim == 1 else y.shape[-1], "largest": float(np.abs(y).max())}
-    if dy is not None:
-        steepest = float(np.abs(dy).max())
-        shown |= {"gradient": pack(scaled(pictures(dy), steepest)), "steepest": steepest}
-    code = [line for name in layer.functions for line in documented(name, (LAYERS | AFTER)[name])]
-    return {"label": layer.label, "maps": pack(scaled(pictures(y), shown["largest"])), "code": code, **shown}
+    found = {"label": layer.label, **drawn(layer.y[0])}
+    if layer.dy is not None:
+        slopes = drawn(layer.dy[0])
+        found |= {"gradient": slopes["maps"], "steepest": slopes["largest"]}
+    return found
+
+
+def drawn(y: np.ndarray) -> dict[str, Any]:
+    """Return an array (h, w, c), (t, d) or (d,) as ``maps`` int8 (m, h, w), ``of`` how many, and the ``largest``."""
+    largest = float(np.abs(y).max())
+    of = len(y) if y.ndim == 1 else y.shape[-1]
+    return {"maps": pack(scaled(pictures(y), largest)), "of": of, "largest": largest}
 
 
 def pictures(y: np.ndarray) -> np.ndarray:
@@ -117,17 +134,6 @@ def pictures(y: np.ndarray) -> np.ndarray:
         step = -(-max(y.shape[:2]) // SIDE)
         return np.moveaxis(y[::step, ::step], 2, 0)[evenly(y.shape[2], MOST_MAPS)]
     return y[None] if y.ndim == 2 else y[evenly(len(y), MOST_UNITS), None, None]
-
-
-@functools.cache
-def documented(name: str, module: str) -> list[dict[str, str]]:
-    """Return ``where`` and ``says``, the first line of the docstring, of a forward function and its backward one."""
-    found = []
-    for each in (name, name.replace("forward", "backward")):
-        function = inspect.unwrap(getattr(import_module(module), each))
-        where = f"{module.replace('.', '/')}.py:{function.__code__.co_firstlineno}"
-        found.append({"where": where, "says": (inspect.getdoc(function) or "").partition("\n")[0]})
-    return found
 
 
 def scaled(maps: np.ndarray, largest: float) -> np.ndarray:

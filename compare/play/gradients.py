@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
@@ -14,6 +15,7 @@ from compare.training.call_recorder import watching
 from compare.weights.network import Network
 from numpy_nn.norm import EVAL
 from numpy_nn.train import preprocess
+from numpy_nn.tree import Tree
 
 LARGEST_STEP = 64  # grey levels
 BACKWARD = {
@@ -31,9 +33,18 @@ def pixel_gradient(network: Network, x: np.ndarray, dlogits: np.ndarray, track: 
     The gradient is taken at x plus noise of one grey level of a fixed seed. On a uniform background all inputs of a
     max pool are equal, and then rounding decides which of them gets the gradient.
     """
+    return np.asarray(GRADIENTS[track](network.state(track), beside(x), dlogits))
+
+
+def beside(x: np.ndarray) -> np.ndarray:
+    """Return images uint8 with noise of one grey level of a fixed seed."""
     noise = np.random.default_rng(0).standard_normal(x.shape, np.float32)
-    beside = (x + noise).clip(0, 255).round().astype(np.uint8)
-    return np.asarray(GRADIENTS[track](network.state(track), beside, dlogits))
+    return (x + noise).clip(0, 255).round().astype(np.uint8)
+
+
+def parameter_gradients(network: Network, x: np.ndarray, dlogits: np.ndarray, track: str) -> Tree:
+    """Return the gradient of dlogits · logits with respect to the parameters, a tree like them; x is noisy as above."""
+    return PARAMETERS[track](network.state(track), beside(x), dlogits)
 
 
 def adversarial_step(
@@ -87,16 +98,19 @@ def in_numpy(state: Any, x: np.ndarray, dlogits: np.ndarray) -> np.ndarray:
 
 def in_jax(state: Any, x: np.ndarray, dlogits: np.ndarray) -> Any:
     """``jax.vjp``, through the scaling of the bytes too."""
-    return 255 * compiled(state.forward)(state.carry, x.astype(dlogits.dtype), dlogits)
+    return 255 * compiled(state.forward, "x")(state.carry, x.astype(dlogits.dtype), dlogits)
 
 
 @functools.lru_cache(maxsize=4)
-def compiled(forward: Any) -> Any:
-    """The backward pass of a compiled forward pass, compiled: carry, x, dlogits -> dx."""
+def compiled(forward: Any, of: str) -> Any:
+    """The backward pass of a compiled forward pass, compiled: carry, x, dlogits -> the gradient of x or of params."""
     import jax
 
     def backward(carry: Any, x: Any, dlogits: Any) -> Any:
-        _, pull_back = jax.vjp(functools.partial(forward.__wrapped__, carry), x)
+        if of == "x":
+            _, pull_back = jax.vjp(functools.partial(forward.__wrapped__, carry), x)
+        else:
+            _, pull_back = jax.vjp(lambda params: forward.__wrapped__(carry | {of: params}, x), carry[of])
         return pull_back(dlogits)[0]
 
     return jax.jit(backward)
@@ -114,4 +128,43 @@ def in_torch(state: Any, x: np.ndarray, dlogits: np.ndarray) -> Any:
     return (dx / state.std).permute(0, 2, 3, 1)
 
 
+def parameters_in_numpy(state: Any, x: np.ndarray, dlogits: np.ndarray) -> Tree:
+    """The model's backward pass by hand."""
+    return state.model.backward(dlogits, forward(state, x))
+
+
+def parameters_in_jax(state: Any, x: np.ndarray, dlogits: np.ndarray) -> Tree:
+    """``jax.vjp``."""
+    from jax_nn import interop
+
+    return interop.to_numpy(compiled(state.forward, "params")(state.carry, x, dlogits))
+
+
+def parameters_in_torch(state: Any, x: np.ndarray, dlogits: np.ndarray) -> Tree:
+    """``torch.autograd.grad``."""
+    import torch
+
+    from torch_nn import interop, train
+
+    pixels = train.preprocess(torch.from_numpy(x), state.mean, state.std)
+    state.model.eval()
+    parameters = list(state.model.parameters())
+    found = torch.autograd.grad(
+        state.eval_forward(pixels), parameters, torch.from_numpy(dlogits), materialize_grads=True
+    )
+    gradients = {id(parameter): gradient for parameter, gradient in zip(parameters, found, strict=True)}
+    return interop.params_to_tree(state.model, lambda parameter: gradients[id(parameter)])
+
+
+def gap(arrays: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    """Return the largest difference between two tracks' arrays, the two tracks, and the largest absolute value."""
+    pairs = list(itertools.combinations(arrays, 2))
+    if not pairs:
+        return None
+    far = {pair: float(np.abs(arrays[pair[0]] - arrays[pair[1]]).max()) for pair in pairs}
+    a, b = max(far, key=lambda pair: far[pair])
+    return {"largest": far[a, b], "a": a, "b": b, "of": max(float(np.abs(each).max()) for each in arrays.values())}
+
+
+PARAMETERS = {"numpy": parameters_in_numpy, "jax": parameters_in_jax, "torch": parameters_in_torch}
 GRADIENTS = {"numpy": in_numpy, "jax": in_jax, "torch": in_torch}

@@ -4,7 +4,14 @@
     POST /warm?network=NAME&track=jax           compiles a network in a track
     POST /answer?network=NAME&noise=0.2&...     an image file in, predictions and activations out;
                                                 class=7 adds the gradients of that logit, adversarial=1 changes
-                                                the picture by the smallest step that changes the prediction
+                                                the picture by the smallest step that changes the prediction,
+                                                step=3 adds that step of the forward and the backward pass,
+                                                digit=12 asks for a test image instead of the file
+    GET  /digit?network=NAME                    a test image at random; mistake=1&after=12: the next misclassified one
+    GET  /unit?network=NAME&layer=0&map=3&...   the weights and the receptive field of a unit, at row and column
+    POST /train?network=NAME&track=jax&steps=N  trains the network from the start
+    POST /stop                                  ends that training after its current chunk
+    GET  /training                              how far it is, the loss of every step; null before the first
 
 Networks are addressed by a name from /networks, never by a path. An error is one line: {"error": "..."}.
 """
@@ -13,11 +20,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
@@ -29,13 +36,13 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from compare.errors import UserError
-from compare.play.answers import Disturbance, Playground
+from compare.play.answers import Disturbance, Playground, Question
+from compare.play.training import STEPS
 
 PAGE = Path(__file__).parent / "page"
 FILES = {
     "/": PAGE / "index.html",
-    "/play.css": PAGE / "play.css",
-    "/play.js": PAGE / "play.js",
+    **{f"/{path.name}": path for path in sorted(PAGE.glob("*.*s"))},  # scripts and styles
     "/report.css": Path(__file__).parents[1] / "report" / "html" / "style.css",
 }
 BODY_LIMIT = 8_000_000  # bytes: a photo fits
@@ -54,37 +61,70 @@ HEADERS = [
 
 def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
     """Build the application; ``hosts`` are the host names that requests may use."""
-    worker = ThreadPoolExecutor(max_workers=1)  # the frameworks take turns, always in the same thread
+    worker = ThreadPoolExecutor(max_workers=1)  # answers take turns, and with the training, which has its own thread
+
+    def in_turn(compute: Callable[..., Any], *given: Any) -> Any:
+        with playground.turn:
+            return compute(*given)
+
+    async def answered(compute: Callable[..., Any], *given: Any) -> Response:
+        return JSONResponse(await asyncio.wrap_future(worker.submit(in_turn, compute, *given)))
+
     first = playground.chosen
-    begun = {(first, track): worker.submit(playground.warm, first, track) for track in playground.tracks}
+    begun = {(first, track): worker.submit(in_turn, playground.warm, first, track) for track in playground.tracks}
 
     @contextlib.asynccontextmanager
     async def living(app: Starlette) -> AsyncIterator[None]:
         yield
+        if playground.training:
+            playground.training.stop()
+            playground.training.join()  # a framework must not compute while Python ends
         worker.shutdown(wait=False, cancel_futures=True)
 
     def networks(request: Request) -> Response:
         return JSONResponse(playground.listing() | {"limit": BODY_LIMIT})
 
     async def warm(request: Request) -> Response:
-        asked = request.query_params.get("network", ""), request.query_params.get("track", "")
-        done = begun.pop(asked, None) or worker.submit(playground.warm, *asked)
+        asked = name_in(request), request.query_params.get("track", "")
+        done = begun.pop(asked, None) or worker.submit(in_turn, playground.warm, *asked)
         return JSONResponse(await asyncio.wrap_future(done))
 
     async def answer(request: Request) -> Response:
         kind = request.headers.get("content-type", "application/octet-stream")
         if not kind.startswith("image/"):
             raise HTTPException(415, f"unsupported file type {kind}: upload a PNG or JPEG file")
-        disturbance = Disturbance(**{name: number(request, name) for name in LIMITS})
-        ask = functools.partial(
-            playground.answer,
-            request.query_params.get("network", ""),
+        question = Question(
             await request.body(),
-            disturbance,
-            chosen=chosen(request),
+            digit=index(request, "digit"),
+            disturbance=Disturbance(**{name: number(request, name) for name in LIMITS}),
+            chosen=index(request, "class"),
             adversarial=request.query_params.get("adversarial") == "1",
+            step=index(request, "step"),
         )
-        return JSONResponse(await asyncio.wrap_future(worker.submit(ask)))
+        return await answered(playground.answer, name_in(request), question)
+
+    async def digit(request: Request) -> Response:
+        mistake, after = request.query_params.get("mistake") == "1", index(request, "after")
+        return await answered(playground.digit, name_in(request), mistake, -1 if after is None else after)
+
+    async def unit(request: Request) -> Response:
+        layer, *at = (index(request, name) or 0 for name in ("layer", "map", "row", "column"))
+        return await answered(playground.unit, name_in(request), layer, tuple(at))
+
+    async def train(request: Request) -> Response:
+        require_own_page(request)
+        count = index(request, "steps")
+        track = request.query_params.get("track", "")
+        return await answered(playground.train, name_in(request), track, STEPS if count is None else count)
+
+    def stop(request: Request) -> Response:
+        require_own_page(request)
+        if playground.training:
+            playground.training.stop()
+        return JSONResponse({})
+
+    def training(request: Request) -> Response:
+        return JSONResponse(playground.training and playground.training.to_json())
 
     return Starlette(
         routes=[
@@ -92,6 +132,11 @@ def application(playground: Playground, hosts: Sequence[str]) -> Starlette:
             Route("/networks", networks),
             Route("/warm", warm, methods=["POST"]),
             Route("/answer", answer, methods=["POST"]),
+            Route("/digit", digit),
+            Route("/unit", unit),
+            Route("/train", train, methods=["POST"]),
+            Route("/stop", stop, methods=["POST"]),
+            Route("/training", training),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
         exception_handlers={UserError: error_response, HTTPException: error_response},
@@ -117,12 +162,23 @@ def number(request: Request, name: str) -> float:
     return value
 
 
-def chosen(request: Request) -> int | None:
-    """Read the index of a class from the query string."""
-    value = request.query_params.get("class")
-    if value is not None and not (value.isdecimal() and len(value) < 6):
-        raise UserError(f"invalid class {value}: expected the index of a class")
+def index(request: Request, name: str) -> int | None:
+    """Read a whole number from the query string."""
+    value = request.query_params.get(name)
+    if value is not None and not (value.isdecimal() and len(value) < 8):
+        raise UserError(f"invalid {name} {value}: expected a whole number from 0")
     return None if value is None else int(value)
+
+
+def name_in(request: Request) -> str:
+    """Read the name of the network from the query string."""
+    return request.query_params.get("network", "")
+
+
+def require_own_page(request: Request) -> None:
+    """Refuse what a page of another site makes the browser send: it could keep this machine busy."""
+    if request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+        raise HTTPException(403, "this request comes from another site's page")
 
 
 def error_response(request: Request, error: Exception) -> Response:

@@ -30,7 +30,7 @@ from compare.cli import SHIPPED
 from compare.play import __main__ as play
 from compare.play import gradients
 from compare.play.activations import activations, recorded
-from compare.play.answers import Disturbance, Playground
+from compare.play.answers import Disturbance, Playground, Question
 from compare.play.gradients import pixel_gradient
 from compare.play.server import BODY_LIMIT, FILES, server
 from compare.predict import load, load_image
@@ -121,10 +121,13 @@ def test_answer_has_the_notes_of_predict(port):
     for image in (Image.open(SEVEN), page, pictures.strange(2)):
         file = io.BytesIO()
         image.save(file, "PNG")
-        notes.append(answer(port, file.getvalue())[1]["notes"])
+        said = answer(port, file.getvalue())[1]
+        notes.append(said["notes"])
     assert notes[0] == []
     assert "was taken for the background" in notes[1][0]
     assert notes[2][-1] == NOTE
+    energy = said["energy"]
+    assert energy["score"] < energy["usual"]
 
 
 def test_time_of_an_answer_excludes_compilation(monkeypatch):
@@ -140,9 +143,9 @@ def test_time_of_an_answer_excludes_compilation(monkeypatch):
 
     monkeypatch.setattr(network, "logits", counted)
     network.states.clear()
-    playground.answer(name, SEVEN.read_bytes(), Disturbance())
+    playground.answer(name, Question(SEVEN.read_bytes()))
     assert calls == ["numpy", "numpy"]  # the first is not timed
-    playground.answer(name, SEVEN.read_bytes(), Disturbance())
+    playground.answer(name, Question(SEVEN.read_bytes()))
     assert calls[2:] == ["numpy"]
 
 
@@ -186,7 +189,7 @@ def test_trained_network_is_found(tmp_path, monkeypatch):
     store.save(Path("runs/first/checkpoints/mlp-mnist-jax-seed0"), 7, snapshot | {"step": np.int32(7)}, meta)
     playground = Playground(["numpy"], Path("runs/first/checkpoints/mlp-mnist-jax-seed0"))
     assert playground.chosen == "first/mlp-mnist-jax-seed0"
-    assert playground.answer(playground.chosen, SEVEN.read_bytes(), Disturbance())["gap"] is None
+    assert playground.answer(playground.chosen, Question(SEVEN.read_bytes()))["gap"] is None
     assert Path.cwd().name not in json.dumps(playground.listing())
 
 
@@ -196,7 +199,9 @@ def test_colour_network_answers(tmp_path):
     write_npz(tmp_path / "small.npz", snapshot, {"config": config, "mean": [0.5] * 3, "std": [0.2] * 3})
     playground = Playground(["numpy", "torch"], tmp_path / "small.npz")
     assert playground.chosen == "given/small.npz"
-    said = playground.answer(playground.chosen, SEVEN.read_bytes(), Disturbance(noise=0.1, right=1))
+    said = playground.answer(
+        playground.chosen, Question(SEVEN.read_bytes(), disturbance=Disturbance(noise=0.1, right=1))
+    )
     assert said["seen"]["shape"] == [6, 6, 3]
     assert said["gap"]["largest"] < 1e-5
 
@@ -267,7 +272,7 @@ def test_smallest_adversarial_step_changes_the_answer(port, toward):
 def test_too_small_an_adversarial_step_is_said(monkeypatch):
     monkeypatch.setattr(gradients, "LARGEST_STEP", 1)
     playground = Playground(["numpy"])
-    said = playground.answer(playground.chosen, SEVEN.read_bytes(), Disturbance(), adversarial=True)
+    said = playground.answer(playground.chosen, Question(SEVEN.read_bytes(), adversarial=True))
     assert said["notes"][0].startswith("no adversarial step of up to")
     assert np.argmax(said["tracks"]["numpy"]["probabilities"]) == 7
 
@@ -336,18 +341,9 @@ def test_gradients_of_layers_match_numpy():
     assert first.dy.shape == first.y.shape
 
 
-def test_layers_name_their_equations_and_code(port):
+def test_layers_have_gradients_of_a_chosen_class_only(port):
     layers = answer(port, SEVEN.read_bytes(), **{"class": 7})[1]["layers"]
     assert [layer["gradient"]["shape"] for layer in layers] == [layer["maps"]["shape"] for layer in layers]
-    linear = layers[-1]["code"]
-    assert [line["says"] for line in linear[:3]] == [
-        "y = x W + b.",
-        "dx = dy Wᵀ,  dW = xᵀ dy,  db = Σₙ dy, or None without b.",
-        "y = max(x, 0).",
-    ]
-    for line, name in zip(linear, ("linear_forward", "linear_backward", "relu_forward", "relu_backward"), strict=True):
-        path, _, number = line["where"].partition(":")
-        assert (ROOT / path).read_text("utf-8").splitlines()[int(number) - 1].startswith(f"def {name}(")
     assert "gradient" not in answer(port, SEVEN.read_bytes())[1]["layers"][0]
 
 
@@ -370,7 +366,7 @@ BLANK = png(28, 28, bytes(29 * 28))
         (BLANK, "image/png", {"network": "../cnn-mnist.npz"}, 400, "unknown network '../cnn-mnist.npz'"),
         (BLANK, "image/png", {"noise": "nan"}, 400, "invalid noise nan: expected a number from 0 to 1"),
         (SEVEN.read_bytes(), "image/png", {"class": 10}, 400, "invalid class 10: expected a number from 0 to 9"),
-        (BLANK, "image/png", {"class": "seven"}, 400, "invalid class seven: expected the index of a class"),
+        (BLANK, "image/png", {"class": "seven"}, 400, "invalid class seven: expected a whole number from 0"),
         (BLANK, "image/png", {"turn": "left"}, 400, "invalid turn left: expected a number from -360 to 360"),
         (BLANK, "image/png", {"down": 1e9}, 400, "invalid down 1000000000.0: expected a number from -64 to 64"),
     ],
@@ -404,6 +400,37 @@ def test_foreign_hosts_are_refused(port):
     assert ask(port, "GET", "/../pyproject.toml")[0] == ask(port, "GET", "/page/play.js")[0] == 404
     status, said = ask(port, "POST", f"/warm?network={CNN}&track=tensorflow")
     assert (status, said["error"]) == (400, "track 'tensorflow' is not loaded: expected numpy, jax, torch")
+
+
+def test_test_images_units_and_trainings_by_request(port):
+    status, said = ask(port, "GET", f"/digit?network={CNN}&mistake=1&after=100")
+    assert status == 200
+    assert 100 < said["index"] < said["of"] == 10_000
+    shown = answer(port, b"", digit=said["index"], step=4)[1]
+    assert shown["seen"] == said["seen"]
+    assert shown["step"]["all"][4]["name"] == "conv 5x5 16→32"
+    status, said = ask(port, "GET", f"/unit?network={CNN}&layer=1&map=3&row=2&column=1")
+    assert (status, said["rows"], said["columns"]) == (200, [8, 23], [4, 19])
+    assert ask(port, "GET", "/training")[0] == 200
+    elsewhere = {"Sec_Fetch_Site": "cross-site"}
+    assert ask(port, "POST", f"/train?network={CNN}&track=numpy", **elsewhere)[0] == 403
+    assert ask(port, "POST", "/stop", **elsewhere)[0] == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("GET", "/digit?network=nobody", "unknown network 'nobody'"),
+        ("GET", f"/digit?network={CNN}&mistake=1&after=-1", "invalid after -1: expected a whole number from 0"),
+        ("GET", f"/unit?network={CNN}&layer=7", "invalid layer 7: expected a number from 0 to 2"),
+        ("POST", f"/train?network={CNN}&track=caffe", "track 'caffe' is not loaded: expected numpy, jax, torch"),
+        ("POST", f"/train?network={CNN}&track=jax&steps=9999", "invalid steps 9999: expected a number from 1 to 2000"),
+    ],
+)
+def test_impossible_request_gets_a_one_line_error(port, method, path, words):
+    status, said = ask(port, method, path)
+    assert status == 400
+    assert said["error"].startswith(words)
 
 
 def test_page_loads_nothing_from_elsewhere(port):
@@ -455,19 +482,132 @@ def test_serving_other_hosts_prints_a_warning(capsys):
     ]
 
 
-def test_ctrl_c_stops_the_server():
-    command = [sys.executable, "-m", "compare.play", "--tracks", "numpy", "--port", "0", "--no-browser"]
+@pytest.mark.parametrize("training", [False, True])
+def test_ctrl_c_stops_the_server(training):
+    command = [sys.executable, "-m", "compare.play", "--tracks", "torch", "--port", "0", "--no-browser"]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout
         address = re.match(r"http://127\.0\.0\.1:(\d+) ", process.stdout.readline())
         assert address
-        assert ask(int(address[1]), "GET", "/networks")[1]["tracks"][0]["name"] == "NumPy"
+        port = int(address[1])
+        assert ask(port, "GET", "/networks")[1]["tracks"][0]["name"] == "PyTorch"
+        if training:
+            assert ask(port, "POST", f"/train?network={CNN}&track=torch&steps=2000")[1]["running"]
+            while not ask(port, "GET", "/training")[1]["loss"]:
+                time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (130, "")
 
 
 # --- in the browser ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tab(port: int) -> Iterator[Any]:
+    """The page in Chromium, ready; no script may fail and no message may appear in the console."""
+    from playwright.sync_api import expect, sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        tab = chromium.new_page()
+        tab.set_default_timeout(120_000)
+        expect.set_options(timeout=120_000)
+        problems: list[str] = []
+        tab.on("console", lambda message: problems.append(message.text))
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.goto(f"http://127.0.0.1:{port}")
+        tab.wait_for_selector("html[data-ready]", state="attached")
+        yield tab
+        assert problems == []
+        chromium.close()
+
+
+def draw_seven(tab: Any) -> None:
+    board = tab.locator("#board").bounding_box()
+    assert board
+    for k, (x, y) in enumerate([(0.3, 0.25), (0.7, 0.25), (0.42, 0.8)]):
+        tab.mouse.move(board["x"] + x * board["width"], board["y"] + y * board["height"], steps=5)
+        if k == 0:
+            tab.mouse.down()
+    tab.mouse.up()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
+def test_browser_undoes_steps_finds_mistakes_and_trains(tab):
+    from playwright.sync_api import expect
+
+    said, undo = tab.locator("#answer"), tab.get_by_role("button", name="Undo")
+    expect(undo).to_be_disabled()
+    draw_seven(tab)
+    expect(said).to_contain_text("All three say 7")
+
+    tab.get_by_label("Drawing board").focus()  # a bar through the seven, by the keyboard
+    drawn = tab.evaluate("document.getElementById('board').toDataURL()")
+    for key in [*["ArrowDown"] * 8, *["ArrowLeft"] * 4, " ", *["ArrowRight"] * 8, " ", "ArrowUp"]:
+        tab.keyboard.press(key)
+    expect(tab.locator("#pen")).to_have_text("Pen up, column 18, row 14")
+    barred = tab.evaluate("document.getElementById('board').toDataURL()")
+    assert barred != drawn
+    undo.click()
+    assert tab.evaluate("document.getElementById('board').toDataURL()") == drawn
+    tab.keyboard.press("Control+z")
+    expect(said).to_have_text("Draw a digit, upload a picture, or take a test image.")
+    expect(undo).to_be_disabled()
+    tab.get_by_label("Brush").fill("40")
+    draw_seven(tab)
+    expect(said).to_contain_text("All three say")
+    assert tab.evaluate("document.getElementById('board').toDataURL()") != drawn
+
+    name = tab.locator("#step-name")
+    expect(name).to_have_text("Forward, 2 of 11: conv 5x5 1→16")
+    expect(tab.locator("#says")).to_contain_text("y[n,p,q,o] = b[o] + Σ")
+    expect(tab.locator("#code")).to_contain_text("x, conv_cache = conv2d_forward(x, **conv, padding=self.padding)")
+    expect(tab.locator("#code")).to_contain_text("1 × 28 × 28 × 1 → 1 × 24 × 24 × 16")
+    assert tab.locator("#bars span").count() == 31
+    tab.get_by_role("button", name="Next step").click()
+    expect(name).to_have_text("Forward, 3 of 11: max pool")
+    tab.get_by_role("slider", name="Step").press("End")
+    expect(name).to_have_text("Backward, 11 of 11: pixels")
+    tab.locator("#backward button").last.click()
+    expect(name).to_have_text("Backward, 1 of 11: linear 128→10")
+    expect(tab.locator("#parameters tbody tr")).to_have_count(2)
+    expect(tab.locator("#parameters .bad")).to_have_count(0)
+    expect(tab.locator("#parameters tbody td").nth(2)).to_have_text(re.compile(r"\d\.\de-\d+ \((NumPy|JAX), "))
+
+    tab.locator("#layers canvas").first.click(position={"x": 5, "y": 5})
+    expect(tab.locator(".unit:visible")).to_contain_text("Receptive field: 6 × 6 pixels, rows 1 to 6, columns 1 to 6.")
+    expect(tab.locator(".unit:visible canvas")).to_have_count(2)
+    tab.keyboard.press("ArrowRight")
+    expect(tab.locator(".unit:visible")).to_contain_text("rows 1 to 6, columns 3 to 8.")
+
+    mistake = re.compile(r"All three say (\d), .* The label says (?!\1)\d\.")
+    for _ in range(2):
+        before = said.text_content()
+        tab.get_by_role("button", name="Next mistake").click()
+        expect(said).not_to_have_text(before)
+        expect(said).to_have_text(mistake)
+    tab.get_by_role("button", name="Test image").click()
+    expect(said).to_contain_text(re.compile(r"label says (\d|so)"))
+
+    tab.get_by_role("combobox", name="Track").select_option("jax")
+    tab.locator("#train").evaluate("button => button.dataset.steps = 2000")
+    tab.locator("#train").click()
+    tab.wait_for_selector("#curve polyline")
+    tab.get_by_role("button", name="Stop").click()
+    expect(tab.locator("#training")).to_have_text(re.compile(r"Stopped after step \d+ of 2000"))
+    expect(tab.get_by_role("combobox", name="Network")).to_have_value(CNN)
+    tab.locator("#train").evaluate("button => button.dataset.steps = 20")
+    tab.locator("#train").click()
+    expect(tab.locator("#training")).to_contain_text("20 steps in JAX: ")
+    assert len(tab.locator("#curve polyline").get_attribute("points").split()) == 20
+    expect(tab.get_by_role("combobox", name="Network")).to_have_value("here/cnn-mnist-jax")
+    expect(said).to_contain_text("say")
+    tab.get_by_role("button", name=f"Back to {CNN}").click()
+    expect(tab.get_by_role("combobox", name="Network")).to_have_value(CNN)
+    for width in (390, 1280):
+        tab.set_viewport_size({"width": width, "height": 800})
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian: apt install chromium)")
@@ -486,13 +626,7 @@ def test_browser_draws_and_uploads(port, tmp_path):
         tab.wait_for_selector("html[data-ready]", state="attached")
         said = tab.locator("#answer")
 
-        board = tab.locator("#board").bounding_box()
-        assert board
-        for k, (x, y) in enumerate([(0.3, 0.25), (0.7, 0.25), (0.42, 0.8)]):
-            tab.mouse.move(board["x"] + x * board["width"], board["y"] + y * board["height"], steps=5)
-            if k == 0:
-                tab.mouse.down()
-        tab.mouse.up()
+        draw_seven(tab)
         expect(said).to_contain_text("All three say 7")
         row = tab.locator("#table tbody tr").nth(7)
         expect(row.locator("td:not(.bars)")).to_have_text([re.compile(r"9\d\.\d\d %$")] * 3)
@@ -508,8 +642,6 @@ def test_browser_draws_and_uploads(port, tmp_path):
         tab.keyboard.press("Enter")
         expect(slope).to_have_text("Click a class to see which pixels its logit depends on.")
         expect(tab.locator("#saliency")).to_be_hidden()
-        tab.locator("#layers summary").last.click()
-        expect(tab.locator("#layers dd:visible").first).to_have_text("y = x W + b.")
 
         drawn = tab.evaluate("document.getElementById('seen').toDataURL()")
         tab.get_by_label("Rotation").fill("180")
@@ -525,7 +657,7 @@ def test_browser_draws_and_uploads(port, tmp_path):
         expect(said).to_contain_text("All three say 7")
 
         tab.get_by_role("button", name="Clear").click()
-        expect(said).to_have_text("Draw a digit, or upload a picture.")
+        expect(said).to_have_text("Draw a digit, upload a picture, or take a test image.")
         tab.get_by_label("Upload a picture").set_input_files(SEVEN)
         expect(said).to_contain_text("All three say 7")
         tab.get_by_role("combobox", name="Network").select_option("shipped/mlp-mnist")
