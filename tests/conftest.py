@@ -78,6 +78,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem != "test_run_all")
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Name bytes by their argument: those of a packed file hold the time, and the two processes must agree on names."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     """Fresh and seeded: a test sees the same numbers whatever ran before it."""

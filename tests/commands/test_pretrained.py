@@ -153,7 +153,7 @@ def test_refused_pickle_names_the_object_and_the_line_that_makes_a_plain_file(
     ("content", "reason"),
     [
         (b"", "it is empty"),
-        (gzip.compress(bytes(100)), "it is packed with gzip: unpack it"),
+        (gzip.compress(bytes(100), mtime=0), "it is packed with gzip: unpack it"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS: run git lfs pull"),
         (b"<!DOCTYPE html><html>", "it is a web page: download the file that the page is about"),
     ],
