@@ -313,7 +313,9 @@ def test_an_interrupted_comparison_of_schema_1_is_resumed(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     new = read(path)
     assert typed_json.problems(json.loads(path.read_text()), Results) == []
-    assert [run["step_loss"] for run in new["runs"]] == [numpy["step_loss"], torch["step_loss"]]
+    assert new["runs"][0]["step_loss"] == numpy["step_loss"]
+    # The archive is of another processor, whose float32 sums have another order: 1e-7 was seen.
+    assert new["runs"][1]["step_loss"] == pytest.approx(torch["step_loss"], rel=1e-5)
     assert [resumed["step"] for resumed in new["runs"][1]["resumed"] or ()] == [2]
     # two steps of rounding, on another processor than before; observed: 1.0e-7, and 1.2e-7 on an AMD EPYC
     assert new["drift"][0]["max_rel"] == pytest.approx(old["parity"][0]["max_rel"], rel=0.5)
