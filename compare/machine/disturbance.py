@@ -11,8 +11,11 @@ A run is disturbed if ``others``, ``throttled``, ``step_spread`` or ``matmul_swi
 recorded and have no limit: a program with more threads than cores preempts itself.
 
 Observed on two cores: at a load of 5 to 6, six of six runs of ``mlp-mnist`` (one epoch, all tracks) were marked, their
-``others`` between 0.50 and 0.76. On a quiet machine with two cores, one of 101 cold
-trainings of ``speedrun-mnist`` was marked by ``others`` (0.23), the only limit that a record checks.
+``others`` between 0.50 and 0.76.
+
+How often an idle machine is marked: one of 101 cold trainings of ``speedrun-mnist`` (``others`` 0.23; a record checks
+the first two limits). On a shared host it is more, and rightly: while a matmul there ran at 148 to 317 GFLOP/s from
+minute to minute, 6 of 22 trials of the benchmark were marked, all by ``matmul_swing``, one by ``step_spread`` too.
 """
 
 from __future__ import annotations
