@@ -65,13 +65,17 @@ def load_folder(root: Path, *, image_size: int, channels: int) -> Data:
     if image_size < 1:
         raise DataError(f"image size {image_size} must be at least 1")
     if not root.is_dir():
-        raise DataError(f"{root}: no such folder. Name one with a sub-folder of images for each class.")
+        wrong = "is a file, not a folder: unpack it if it is an archive" if root.exists() else "no such folder"
+        raise DataError(f"{root}: {wrong}. Name a folder with a sub-folder of images for each class.")
     notes = Notes()
     levels = split_levels(root)
     parts = {part: class_images(folder, notes) for part, folder in (levels or {"train": root}).items()}
+    for part in [part for part, found in parts.items() if part != "train" and not found]:
+        notes.lines.append(f"{part} holds no folders of classes and is not used")
+        del parts[part]
     classes = sorted({name for found in parts.values() for name in found})
-    require_classes(root, levels, parts, classes)
-    files = levelled(parts, classes, notes) if levels.keys() - {"train"} else drawn(parts["train"], classes)
+    require_classes(levels.get("train", root), parts, classes)
+    files = levelled(parts, classes, notes) if len(parts) > 1 else drawn(parts["train"], classes)
     arrays = read_all(files, image_size=image_size, channels=channels)
     counts = Counter(label for _, label in files["train"])
     if max(counts.values()) >= IMBALANCED * min(counts.values()):
@@ -110,10 +114,14 @@ def folders_in(root: Path) -> list[Path]:
 
 def split_levels(root: Path) -> dict[str, Path]:
     """The folders train, val and test of `root`, if it has nothing else and a class lies in train; else {}."""
-    found = {LEVELS.get(path.name.lower(), path.name): path for path in folders_in(root) if any(path.iterdir())}
-    if found.keys() <= set(LEVELS.values()) and "train" in found and folders_in(found["train"]):
-        return found
-    return {}
+    folders = [path for path in folders_in(root) if any(path.iterdir())]
+    found = {LEVELS.get(path.name.lower(), path.name): path for path in folders}
+    if not (found.keys() <= set(LEVELS.values()) and "train" in found and folders_in(found["train"])):
+        return {}
+    if len(found) < len(folders):
+        names = listed(path.name for path in folders)
+        raise DataError(f"{root}: has several folders for one part of the data ({names}): merge them")
+    return found
 
 
 def class_images(root: Path, notes: Notes) -> dict[str, list[Path]]:
@@ -145,22 +153,32 @@ def order(path: Path) -> bytes:
     return hashlib.md5(name_of(path).encode("utf-8", "surrogateescape"), usedforsecurity=False).digest()
 
 
-def require_classes(
-    root: Path, levels: dict[str, Path], parts: dict[str, dict[str, list[Path]]], classes: list[str]
-) -> None:
-    """Raise DataError unless there are two classes with enough images."""
-    known = "a sub-folder of images for each of two or more classes"
+def require_classes(root: Path, parts: dict[str, dict[str, list[Path]]], classes: list[str]) -> None:
+    """Raise DataError unless there are two classes with enough images; ``root`` has those of the training images."""
     if len(classes) < 2:
         found = f"only the class {readable(classes[0])}" if classes else "no class at all"
-        raise DataError(f"{root}: holds {found}. It needs {known}. HEIC photos do not count: save them as JPEG.")
+        needed = "It needs a sub-folder of images for each of two or more classes"
+        raise DataError(f"{root}: holds {found}. {needed}{misplaced(root)}.")
     if missing := [name for name in classes if name not in parts["train"]]:
-        raise DataError(f"{levels.get('train', root)}: has no images of the classes {listed(missing)}")
+        raise DataError(f"{root}: has no images of the classes {listed(missing)}")
     for name, paths in parts["train"].items():
-        if not levels.keys() - {"train"} and len(paths) < 2:
+        if len(parts) == 1 and len(paths) < 2:
             raise DataError(
                 f"{paths[0].parent}: holds {len(paths)} image of class {readable(name)}, but a class needs two, one of "
                 "them for testing"
             )
+
+
+def misplaced(root: Path) -> str:
+    """Where images lie that do not count, as the end of a sentence; "" if there are none."""
+    files = sorted(path.relative_to(root) for pattern in ("*", "*/*", "*/*/*") for path in root.glob(pattern))
+    for path in files:
+        if path.suffix.lower() in (".heic", ".heif"):
+            return f"; HEIC photos such as {readable(str(path))} do not count: save them as JPEG"
+        if path.suffix.lower() in suffixes() and len(path.parts) != 2:
+            where = "directly in it" if len(path.parts) == 1 else "one folder deeper"
+            return f", but images lie {where}, such as {readable(str(path))}"
+    return ""
 
 
 def drawn(train: dict[str, list[Path]], classes: list[str]) -> dict[str, Labelled]:

@@ -24,7 +24,7 @@ from compare.errors import UserError
 def write_images(root: Path, classes: dict[str, int], suffix: str = ".png", size: tuple[int, int] = (8, 8)) -> Path:
     rng = np.random.default_rng(0)
     for name, count in classes.items():
-        (root / name).mkdir(parents=True)
+        (root / name).mkdir(parents=True, exist_ok=True)
         for i in range(count):
             Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / name / f"{i}{suffix}")
     return root
@@ -101,7 +101,10 @@ def test_deep_greys_are_scaled_by_the_bits_they_use(value: int, read: int, tmp_p
 
 def test_unusable_image_folder_is_named(tmp_path: Path) -> None:
     cases: list[tuple[dict[str, int], str]] = [
-        ({}, "holds no class at all"),
+        ({}, r"holds no class at all.*more classes\.$"),
+        ({"": 4}, "no class at all.*, but images lie directly in it, such as 0.png"),
+        ({"cat/1": 4, "dog/1": 4}, "no class at all.*, but images lie one folder deeper, such as cat/1/0.png"),
+        ({"train/cat": 2, "train/dog": 2, "training/cat": 2}, r"several folders for one part .*\(train, training\)"),
         ({"cat": 4}, "holds only the class cat"),
         ({"cat": 4, "dog": 0}, "holds only the class cat"),
         ({"cat": 4, "dog": 1}, "dog: holds 1 image"),
@@ -114,6 +117,13 @@ def test_unusable_image_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: no such folder"):
         load(f"folder:{tmp_path / 'nowhere'}")
     good = write_images(tmp_path / "good", {"cat": 4, "dog": 4})
+    with pytest.raises(DataError, match=r"0\.png: is a file, not a folder: unpack it if it is an archive"):
+        load(f"folder:{good / 'cat' / '0.png'}")
+    shutil.rmtree(good / "dog")
+    (good / "IMG_1.heic").write_bytes(b"")
+    with pytest.raises(DataError, match=r"only the class cat.*; HEIC photos such as IMG_1\.heic do not count"):
+        load(f"folder:{good}")
+    good = write_images(tmp_path / "better", {"cat": 4, "dog": 4})
     for options, problem in [({"channels": 2}, "channels must be 1"), ({"image_size": 0}, "image size 0")]:
         with pytest.raises(UserError, match=problem):
             load(f"folder:{good}", **options)
@@ -195,6 +205,15 @@ def test_what_is_left_out_is_counted_by_suffix_and_dangling_links_are_named(tmp_
 def test_every_format_of_pillow_is_read(suffix: str, tmp_path: Path) -> None:
     data = load(f"folder:{write_images(tmp_path, {'cat': 3, 'dog': 3}, suffix, (32, 32))}", image_size=8, val_size=0)
     assert (len(data.train_x), data.note) == (4, "")
+
+
+@pytest.mark.parametrize(("more", "tested"), [({}, 2), ({"val/cat": 3, "val/dog": 3}, 6)])
+def test_a_test_folder_without_classes_is_not_used(more: dict[str, int], tested: int, tmp_path: Path) -> None:
+    """As in competitions, whose test images have no labels."""
+    root = write_images(tmp_path, {"train/cat": 6, "train/dog": 6, "test": 5, **more})
+    data = load(f"folder:{root}", image_size=8, val_size=0)
+    assert (len(data.test_x), data.classes) == (tested, ("cat", "dog"))
+    assert data.note.startswith("test holds no folders of classes and is not used")
 
 
 def test_levels_of_training_validation_and_test_are_used(tmp_path: Path) -> None:
