@@ -72,7 +72,7 @@ def dataset(text: str) -> str:
     """A dataset by name; ``folder:PATH``, FILE.npz and FILE.py:function have a :func:`path`."""
     if text.startswith("folder:"):
         return f"folder:{path(text.removeprefix('folder:'))}"
-    return str(path(text)) if text.endswith(".npz") or ".py:" in text else text
+    return str(path(text)) if text.lower().endswith(".npz") or ".py:" in text else text
 
 
 def pretrained(text: str) -> str:

@@ -34,12 +34,12 @@ CHANNELS = (1, 3, 4)  # of a picture: what comes first and is so small is no hei
 
 def is_arrays(name: str) -> bool:
     """Whether a dataset's name is that of a file of arrays."""
-    return name.endswith(".npz") or ".py:" in name
+    return name.lower().endswith(".npz") or ".py:" in name
 
 
 def load_arrays(source: str) -> Data:
     """The arrays of ``FILE.npz`` or ``FILE.py:function``; DataError names what is wrong with them, and the remedy."""
-    arrays = read_npz(Path(source)) if source.endswith(".npz") else call(source)
+    arrays = read_npz(Path(source)) if source.lower().endswith(".npz") else call(source)
     try:
         return dataset(source, arrays)
     except DataError as error:
@@ -146,6 +146,8 @@ def images(name: str, given: Any, notes: list[str]) -> np.ndarray:
         return np.rint(255 * x.astype(np.float64)).astype(np.uint8)
     if low >= 0 and high <= 255 and (x.dtype.kind != "f" or np.array_equal(x, np.rint(x))):
         raise DataError(f"{has}: write {name}.astype(np.uint8)")
+    if x.dtype == np.uint16:
+        raise DataError(f"{has}: write ({name} >> 8).astype(np.uint8) if they use 16 bits")
     raise DataError(
         f"{has}: expected uint8, or floats from 0 to 1. Give the images as they are before they are standardised; "
         "mean and standard deviation are taken from the training images"

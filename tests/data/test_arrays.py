@@ -77,9 +77,11 @@ def test_floats_from_0_to_1_become_the_same_bytes(dtype, labels, rng, tmp_path):
     assert "rounded to the 256 values of a byte" in data.note
 
 
-def test_grey_images_without_a_channel_get_one(rng, tmp_path):
+def test_grey_images_without_a_channel_get_one_and_capitals_do_not_matter(rng, tmp_path, monkeypatch):
     found = arrays(rng)
-    assert load(saved(tmp_path, x=found["x"][..., 0], y=found["y"])).train_x.shape[1:] == (6, 5, 1)
+    Path(saved(tmp_path, x=found["x"][..., 0], y=found["y"])).rename(tmp_path / "OWN.NPZ")
+    monkeypatch.chdir(tmp_path)
+    assert load(cli.dataset("OWN.NPZ")).train_x.shape[1:] == (6, 5, 1)
 
 
 def test_a_function_gives_arrays_and_a_path_is_relative(rng, tmp_path, monkeypatch):
@@ -184,6 +186,7 @@ def same(array: np.ndarray) -> np.ndarray:
 REFUSED = [  # changes of x and y, and what is said about them
     (lambda x: x.astype(int), same, r"x has the dtype int64 and numbers from 0 to \d+: write x.astype\(np.uint8\)"),
     (lambda x: x.astype(np.float32), same, r"x has the dtype float32 and .*: write x.astype\(np.uint8\)"),
+    (lambda x: x.astype(np.uint16) * 257, same, r"x has the dtype uint16 and .*: write \(x >> 8\).astype\(np.uint8\)"),
     (lambda x: x / 127.5 - 1, same, r"numbers from -1 to .*: expected uint8, or floats from 0 to 1"),
     (lambda x: x / 255 / 255, same, "almost black: were they divided by 255 twice"),
     (lambda x: x * np.nan, same, "x holds NaN or infinity"),
