@@ -78,9 +78,9 @@ def measured(loader: str, number: int, options: argparse.Namespace) -> Trial:
         batch_size=BATCH_SIZE,
         lr=0.1,
     )
-    usual = variants.Variant(options.track, "as in run_all")
+    variant = variants.Variant(options.track, "as in run_all")
     how = {"threads": machine.cores(), "chunk": K, "evaluate": False, "breakdown": False}
-    trained = variants.measure(config, usual, folder=options.out, **how)
+    trained = variants.measure(config, variant, folder=options.out, **how)
     if "error" in trained:
         return {"loader": loader, "repeat": number, "error": trained["error"]}
     figures = {"step_ms": statistics.median(trained["step_ms"]), "input_share": trained["input_share"]}
@@ -111,6 +111,9 @@ def measure(options: argparse.Namespace, command: str) -> tuple[Loaders, int]:
     data = load(options.dataset, data_dir=options.data_dir)
     if data.train_x.ndim == 2:
         raise UserError(f"{data.name} is a text, and this command trains a network of images: choose another dataset")
+    if len(data.train_x) < BATCH_SIZE:
+        few = f"{data.name} has {len(data.train_x)} training images, fewer than a batch of {BATCH_SIZE}"
+        raise UserError(f"{few}: choose a larger dataset")
     options.out = cli.output_folder(options.out, "loaders-")
     cli.require_writable(options.out)
     print(data.describe())

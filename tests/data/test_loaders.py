@@ -115,9 +115,14 @@ def test_loader_yields_the_windows_of_a_text_and_their_labels(name: str, text: D
     assert digest(found) == digest(whole)
 
 
-def test_the_command_takes_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_takes_no_text_and_no_dataset_smaller_than_a_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert command.main(["shakespeare", "--out", str(tmp_path / "out")]) == 2
     assert "shakespeare is a text, and this command trains a network of images" in capsys.readouterr().err
+    np.savez(tmp_path / "few.npz", x=np.zeros((60, 8, 8), np.uint8), y=np.arange(60) % 2)
+    assert command.main([str(tmp_path / "few.npz"), "--loaders", "memory", "--out", str(tmp_path / "out")]) == 2
+    assert "has 45 training images, fewer than a batch of 128: choose a larger" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
