@@ -78,6 +78,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.stem != "test_run_all")
 
 
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass over the frameworks and the tests, which are loaded by now: it takes a second."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Let it take everything away at the end."""
+    gc.unfreeze()
+
+
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Name bytes by their argument: those of a packed file hold the time, and the two processes must agree on names."""
     return argname if isinstance(val, bytes) else None

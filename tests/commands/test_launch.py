@@ -270,6 +270,7 @@ def assert_equal(out: Path, track: str, whole: Tree) -> None:
         np.testing.assert_allclose(found[path], one, rtol=0, atol=1e-12, err_msg=path)
 
 
+@pytest.mark.slow
 def test_torchrun_restarts_a_killed_worker(tmp_path):
     """Process 0 is killed, the one that saves."""
     out = tmp_path / "run"

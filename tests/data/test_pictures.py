@@ -58,7 +58,7 @@ def test_one_picture_of_every_kind_is_read() -> None:
     assert not [each for each in found if each.confidently_wrong]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_less_than_one_picture_in_a_hundred_is_read_wrongly_with_confidence() -> None:
     found = read(pictures.every(2))

@@ -87,7 +87,7 @@ def test_three_tracks_converge_alike_and_what_is_planted_is_found():
     assert verdict(runs | {"torch": [trained("torch", seed=seed, lr=FASTER) for seed in range(5)]}) == "differs"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_twenty_comparisons_without_a_difference_and_ten_with_one():
     found: dict[str, list[Outcome]] = {"none": [], "accuracy": [], "lr": []}
     for first in range(0, 100, 5):

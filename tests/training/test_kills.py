@@ -32,7 +32,7 @@ pytestmark = [
 
 STEPS = 1280
 TARGETS, MOMENTS = ("worker", "parent", "tree"), ("training", "saving", "end", "resuming")
-QUICK = [("numpy", "parent", "saving"), ("numpy", "tree", "end"), ("numpy", "worker", "resuming")]
+QUICK = [("numpy", "parent", "saving"), ("numpy", "tree", "end")]
 EVERY = [
     pytest.param(*case, marks=pytest.mark.long if case in QUICK else pytest.mark.slow)
     for case in itertools.product(TRACKS, TARGETS, MOMENTS)
