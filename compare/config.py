@@ -243,6 +243,7 @@ class Config:
             raise UserError(f"invalid configuration {short(values)}: expected the names and values of its settings")
         lifted = {RENAMED.get(name, name): value for name, value in values.items() if name not in RETIRED}
         lifted |= {"augment": _tuples(lifted["augment"])} if "augment" in lifted else {}
+        lifted |= {"dataset": UNKNOWN} if lifted.get("dataset") == "elsewhere" else {}
         try:
             return cls(**lifted)
         except TypeError as error:
@@ -258,6 +259,7 @@ def _tuples(value: Any) -> Any:
 
 RETIRED = ("numpy_threads",)  # fields of earlier versions that said nothing about the result
 RENAMED = {"promise": "expected"}
+UNKNOWN = "unknown"  # the dataset of imported weights that name none; "elsewhere" in earlier versions
 
 SETTINGS: Mapping[str, Setting] = {each.name: each.metadata["setting"] for each in dataclasses.fields(Config)}
 

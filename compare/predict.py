@@ -31,7 +31,7 @@ from compare.cli import SHIPPED, command_line
 from compare.data import digits, images, pages
 from compare.errors import UserError
 from compare.eval.figures import softmax
-from compare.weights import familiarity
+from compare.weights import energy
 from compare.weights.network import Network
 from compare.weights.open import open_network
 
@@ -89,7 +89,7 @@ class Predictor:
 
     def notes(self, seen: Seen, logits: np.ndarray) -> list[str]:
         """What makes an answer doubtful: how the picture was prepared, and logits (v,) unlike any of the training."""
-        return list(filter(None, [seen.note, familiarity.note(logits, self.network.usual)]))
+        return list(filter(None, [seen.note, energy.note(logits, self.network.energy_threshold)]))
 
 
 def load(path: str | Path = DEFAULT, network: Path | None = None) -> Predictor:

@@ -22,7 +22,7 @@ import numpy as np
 
 from compare import cli, overrides
 from compare.cli import command_line
-from compare.config import Config
+from compare.config import UNKNOWN, Config
 from compare.weights.network import CLASSES, describe
 from compare.weights.npz import WeightsError
 from compare.weights.open import read as read_network
@@ -35,7 +35,7 @@ def import_file(
     out: Path,
     args: Mapping[str, Any] | None = None,
     *,
-    dataset: str = "elsewhere",
+    dataset: str = UNKNOWN,
 ) -> Path:
     """Convert a file and save it in the checkpoint folder ``out``: as step 0, or as the step that it was exported at.
 
@@ -76,7 +76,7 @@ def metadata(path: Path, architecture: str, args: Mapping[str, Any], dataset: st
     )
     overrides.require_arguments(config)
     meta: dict[str, Any] = {"config": config.to_json(), "track": "torch", "step": 0}
-    if dataset == "elsewhere" and known.args:
+    if dataset == UNKNOWN and known.args:
         meta |= {**known.scaling, "classes": class_names(config.model_args["classes"])}
     return meta
 
@@ -125,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         help='arguments of the network other than the defaults: {"classes": 100}',
     )
     command.add_argument(
-        "--dataset", type=cli.dataset, default="elsewhere", metavar="NAME",
+        "--dataset", type=cli.dataset, default=UNKNOWN, metavar="NAME",
         help="dataset of the training: sets the scaling of images and the classes",
     )  # fmt: skip
     return options

@@ -105,7 +105,7 @@ def refused() -> list[str]:
     return found
 
 
-def quiet() -> str:
+def idle() -> str:
     """Whether other programs would disturb a measurement now, watched for half a second."""
     seen = disturbance.watch()
     if seen["others"] is None:
@@ -130,9 +130,9 @@ def parser() -> argparse.ArgumentParser:
 
 @command_line
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the facts, whether the machine is quiet, and what would be refused; returns 0."""
+    """Print the facts, whether the machine is idle, and what would be refused; returns 0."""
     options = parser().parse_args(arguments)
-    found = facts() | {"quiet": quiet()}
+    found = facts() | {"idle": idle()}
     lines = refused()
     with cli.figures(options.json) as show:
         show({**found, "refused": lines}, lambda: print(text(found, lines)))

@@ -10,6 +10,7 @@ from typing import TypedDict
 import numpy as np
 
 from compare import data
+from compare.config import UNKNOWN
 from compare.data import Data
 from compare.data.stream import described, digest
 from compare.data.text import unit
@@ -62,7 +63,7 @@ def test_data(network: Network, dataset: str | None, data_dir: str | None) -> Da
     A folder of pictures is scaled to the network's images. UserError where shapes or classes are others.
     """
     name = dataset or network.dataset
-    if name == "elsewhere":
+    if name == UNKNOWN:
         raise UserError("the file does not say what the network was trained on: choose a dataset with --dataset")
     shape = network.input_shape
     images = {"image_size": shape[0], "channels": shape[2]} if len(shape) == 3 else {}

@@ -19,7 +19,7 @@ from typing import Any, TypedDict, cast
 
 from compare import machine, networks
 from compare.cli import require_writable
-from compare.config import SETTINGS, Config
+from compare.config import SETTINGS, UNKNOWN, Config
 from compare.data import load as load_data
 from compare.errors import UserError
 from compare.results.reader import read
@@ -132,7 +132,7 @@ def from_checkpoint(path: Path, wanted: Config | None, changes: Mapping[str, Any
     """
     meta = process.call("compare.checkpoint", "show", "--json", str(path.absolute()))
     then = Config.from_json(meta["config"])
-    if then.dataset == "elsewhere":
+    if then.dataset == UNKNOWN:
         raise UserError(
             f"{path} holds imported weights and no training state: fine-tune them with python -m compare.transfer"
         )

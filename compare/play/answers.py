@@ -26,7 +26,7 @@ from compare.play.training import MOST_STEPS, TrainingHere
 from compare.predict import DEFAULT, Predictor, Seen, load
 from compare.report.style import KNOWN, NAMES
 from compare.results.arrays import pack
-from compare.weights import familiarity
+from compare.weights import energy
 from compare.weights.network import Network
 from numpy_nn.tree import count
 
@@ -170,7 +170,7 @@ class Playground:
             "truth": None if question.digit is None else self.labelled(name).truth(question.digit),
             "tracks": answers,
             "gap": gap(logits),
-            "energy": {"score": float(familiarity.score(first[None])[0]), "usual": predictor.network.usual},
+            "energy": {"score": float(energy.score(first[None])[0]), "threshold": predictor.network.energy_threshold},
             "seen": pack(x),
             **self.layers(predictor.network, x, chosen),
             "step": self.step(predictor.network, x, question, int(first.argmax())),

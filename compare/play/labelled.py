@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from compare import data
+from compare.config import UNKNOWN
 from compare.data import Data
 from compare.errors import UserError
 from compare.weights.network import Network
@@ -23,7 +24,7 @@ def loaded(dataset: str, data_dir: str | None, val_size: int | None, seed: int) 
 def data_of(network: Network) -> Data:
     """The dataset that a network was trained on; UserError if it is not known, not there, or of other images."""
     config = network.meta.get("config", {})
-    if network.dataset == "elsewhere":
+    if network.dataset == UNKNOWN:
         raise UserError("this network's file does not name the dataset that it was trained on")
     found = loaded(network.dataset, config.get("data_dir"), config.get("val_size"), int(config.get("seed", 0)))
     if found.test_x.shape[1:] != tuple(network.input_shape):

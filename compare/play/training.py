@@ -96,12 +96,12 @@ class TrainingHere:
             self.state = "stopped"
             return
         snapshot = track.to_snapshot(training.state)
-        usual = training.usual()
+        threshold = training.energy_threshold()
         self.network = dataclasses.replace(
             network,
             params=snapshot.get("ema") or snapshot["params"],
             stats=snapshot.get("stats", {}),
-            usual=usual["score"] if usual else None,
+            energy_threshold=threshold["score"] if threshold else None,
         )
         self.trained(self)
         self.state = "finished"

@@ -25,7 +25,7 @@ from compare.machine.disturbance import Disturbance
 from compare.training.checks import require_finite
 from compare.training.clocks import Stopwatch, Timings
 from compare.training.steps import Plan
-from compare.weights import familiarity
+from compare.weights import energy
 from compare.workers.protocol import Emit, Event
 from numpy_nn import tree
 
@@ -37,7 +37,7 @@ class SavedState:
     snapshot: tree.Tree
     progress: Event  # what `Training.resume` needs
     metrics: Event  # of the evaluation at this step, {} if there was none
-    usual: Event | None  # energy score of images like those of the training; None if it is not known
+    energy_threshold: Event | None  # energy score of images like those of the training; None if it is not known
 
     @property
     def step(self) -> int:
@@ -170,12 +170,12 @@ class Training:
             "resumed": list(self.resumed),
         }
         metrics = {name: evaluated[name] for name in names if evaluated.get(name) is not None}
-        return SavedState(self.track.to_snapshot(self.state), progress, metrics, self.usual())
+        return SavedState(self.track.to_snapshot(self.state), progress, metrics, self.energy_threshold())
 
-    def usual(self) -> Event | None:
+    def energy_threshold(self) -> Event | None:
         """The energy score of images like those of the training; None where others would have to take part."""
         logits, batch_size = partial(self.track.logits, self.state), self.config.eval_batch_size
-        return familiarity.measured(logits, self.data, batch_size=batch_size) if self.alone else None
+        return energy.measured(logits, self.data, batch_size=batch_size) if self.alone else None
 
     def resume(self, progress: Event, *, same_run: bool) -> None:
         """Continue from the progress of a checkpoint; from its clocks and memory only if it is of the same run."""

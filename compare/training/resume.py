@@ -13,6 +13,7 @@ from compare.errors import UserError
 from compare.training.checks import require_same_data, require_steps_left
 from compare.training.loop import SavedState, Training
 from compare.training.steps import plan
+from compare.weights import energy
 from compare.workers.protocol import Job
 from numpy_nn import optim
 
@@ -91,4 +92,4 @@ def best_state(step: int, found: Checkpoint) -> SavedState | None:
         best = found if step == found.step else store.read(found.path.parent, step)
     except CheckpointError:
         return None
-    return SavedState(best.snapshot, best.progress, best.meta["metrics"], best.meta.get("usual"))
+    return SavedState(best.snapshot, best.progress, best.meta["metrics"], energy.stored(best.meta))

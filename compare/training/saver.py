@@ -17,6 +17,7 @@ from compare.checkpoint.store import Writer
 from compare.data import Data
 from compare.errors import UserError
 from compare.training.loop import SavedState, Training
+from compare.weights import energy
 from compare.workers.protocol import Job
 
 
@@ -93,7 +94,7 @@ class Saver:
             "config": self.job.config.to_json(),
             "track": self.job.track,
             **facts(data),
-            "usual": state.usual,
+            energy.KEY: state.energy_threshold,
             **self.job.origin,
             "metrics": state.metrics,
         }

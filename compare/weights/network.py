@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from compare import data, networks, tracks
+from compare.config import UNKNOWN
 from compare.data import cifar, idx, preparation
 from compare.data.preparation import Preparation
 from compare.data.stream import numbered
 from compare.errors import UserError, short
-from compare.weights import familiarity
+from compare.weights import energy
 from compare.weights.npz import WeightsError
 from numpy_nn.models import MODELS
 from numpy_nn.tree import Tree, count, leaves
@@ -23,7 +24,8 @@ from numpy_nn.tree import Tree, count, leaves
 CLASSES = {"mnist": tuple("0123456789"), "fashion-mnist": idx.FASHION_CLASSES, "cifar10": cifar.CLASSES}
 DEPTHS = {"stages", "blocks", "depth"}  # arguments that count layers
 HARMLESS = 100_000  # numbers that any network may have
-KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics", "usual")  # of a checkpoint's metadata
+# What is kept of a checkpoint's metadata.
+KEPT = ("format", "track", "step", "versions", "git_commit", "data", "metrics", energy.KEY)
 COUNT_LIMIT, SIZE_LIMIT = 1000, 4096  # layers and sizes that any network may have
 
 
@@ -38,10 +40,10 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...] = ()
-    dataset: str = "elsewhere"
+    dataset: str = UNKNOWN
     meta: dict[str, Any] = field(default_factory=dict)  # of the checkpoint
     preparation: Preparation = field(default_factory=Preparation)  # of the pictures that it sees
-    usual: float | None = None  # energy score that images like those of its training exceed
+    energy_threshold: float | None = None  # energy score that images like those of its training exceed
     states: dict[str, Any] = field(default_factory=dict, init=False, repr=False)  # by track, made on first use
 
     @property
@@ -89,9 +91,10 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path
     ``network`` is the file of a network of the user: no file is run only because a checkpoint names it.
     """
     config = model_of(meta.get("config"), network)
-    model, stored, dataset = config["model"], config.get("model_args") or {}, config.get("dataset", "elsewhere")
+    model, stored, dataset = config["model"], config.get("model_args") or {}, config.get("dataset", UNKNOWN)
     if not isinstance(stored, Mapping) or not isinstance(dataset, str):
         raise WeightsError("has a config whose model_args are not an object, or whose dataset is not a name")
+    dataset = UNKNOWN if dataset == "elsewhere" else dataset
     args = networks.tuples(stored)
     params, stats = snapshot.get("ema") or snapshot.get("params", {}), snapshot.get("stats", {})
     arrays = leaves({"params": params, "stats": stats})
@@ -115,8 +118,9 @@ def describe(snapshot: Mapping[str, Any], meta: Mapping[str, Any], network: Path
         raise WeightsError("has classes that are not a list of names")
     classes = tuple(map(str, names)) if len(names) == v else numbered(v)
     prepared = preparation.read(meta.get("prepared"), dataset, classes, shape)
-    usual = familiarity.read(meta.get("usual"))
-    return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, dict(meta), prepared, usual)
+    known = {**meta, energy.KEY: energy.stored(meta)} if "usual" in meta else dict(meta)
+    threshold = energy.read(meta)
+    return Network(model, args, dict(params), dict(stats), mean, std, classes, dataset, known, prepared, threshold)
 
 
 class BoundedZeros(np.random.Generator):
@@ -161,7 +165,7 @@ def unnamed(classes: Sequence[str]) -> bool:
 def scaling(meta: Mapping[str, Any], dataset: str, data_dir: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel, from the metadata or else from the dataset."""
     if "mean" not in meta or "std" not in meta:
-        if dataset == "elsewhere":
+        if dataset == UNKNOWN:
             raise WeightsError("does not say how its images were scaled: import it again with --dataset")
         try:
             source = data.load(dataset, data_dir=data_dir)

@@ -17,7 +17,7 @@ def test_it_says_what_the_machine_has(capsys: pytest.CaptureFixture[str]) -> Non
     known = {name: value.strip() for name, value in said.items()}
     assert known["cores"].startswith(f"{machine.cores()} usable of ")
     assert known["numpy"] == machine.facts(threads=1)["versions"]["numpy"]
-    assert known["quiet"].partition(":")[0] in ("yes", "no", "unknown")
+    assert known["idle"].partition(":")[0] in ("yes", "no", "unknown")
     assert known["free disk here"].endswith(" GB")
 
 
@@ -33,7 +33,7 @@ def test_vector_instructions_are_read_from_cpuinfo(tmp_path: Path) -> None:
 def test_a_busy_machine_is_not_quiet(others: float | None, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = disturbance.between(None, None) | {"others": others}
     monkeypatch.setattr(disturbance, "watch", lambda: seen)
-    assert doctor.quiet().startswith(answer)
+    assert doctor.idle().startswith(answer)
 
 
 def test_what_it_says_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,7 +148,7 @@ def small(path: Path, classes: list[str]) -> Path:
     """A network of random numbers for colour images of 6 x 6."""
     args: dict[str, Any] = {"input_shape": (6, 6, 3), "hidden": (4,), "classes": len(classes) or 3}
     snapshot = MODELS["mlp"](**args).init(np.random.default_rng(0))
-    meta = {"config": {"model": "mlp", "model_args": args, "dataset": "elsewhere"}, "classes": classes}
+    meta = {"config": {"model": "mlp", "model_args": args, "dataset": "unknown"}, "classes": classes}
     write_npz(path, snapshot, meta | {"mean": [0.5] * 3, "std": [0.2] * 3})
     return path
 

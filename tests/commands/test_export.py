@@ -42,7 +42,7 @@ def snapshot_of(model: str, args: dict[str, Any]) -> Tree:
 
 def meta_of(model: str, args: dict[str, Any]) -> dict[str, Any]:
     channels = args.get("input_shape", (28, 28, 1))[-1]
-    config = {"preset": f"small-{model}", "model": model, "model_args": args, "dataset": "elsewhere"}
+    config = {"preset": f"small-{model}", "model": model, "model_args": args, "dataset": "unknown"}
     return {"config": config, "step": 3, "mean": (0.4,) * channels, "std": (0.2,) * channels}
 
 
@@ -118,7 +118,8 @@ def test_onnx_metadata_hold_the_facts_of_the_network(tmp_path: Path) -> None:
     network, meta = open_network(tmp_path / "network.npz"), json.loads(stored)
     again = describe(network.snapshot, meta)
     assert again.classes == ("cat", "dog", "cow")
-    assert (again.preparation, again.usual, meta["data"]) == (Preparation("square", "dark"), 2.5, facts["data"])
+    assert (again.preparation, again.energy_threshold) == (Preparation("square", "dark"), 2.5)
+    assert (meta["data"], meta["energy_threshold"]) == (facts["data"], facts["usual"])  # the key of earlier versions
     assert (again.mean, again.std, again.args) == (network.mean, network.std, network.args)
 
 

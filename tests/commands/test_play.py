@@ -36,7 +36,7 @@ from compare.play.server import BODY_LIMIT, FILES, server
 from compare.predict import load, load_image
 from compare.results.arrays import unpack
 from compare.training.error_analysis import softmax
-from compare.weights.familiarity import NOTE
+from compare.weights.energy import NOTE
 from compare.weights.network import Network
 from compare.weights.npz import write_npz
 from numpy_nn.conv import conv2d_forward
@@ -127,7 +127,7 @@ def test_answer_has_the_notes_of_predict(port):
     assert "was taken for the background" in notes[1][0]
     assert notes[2][-1] == NOTE
     energy = said["energy"]
-    assert energy["score"] < energy["usual"]
+    assert energy["score"] < energy["threshold"]
 
 
 def test_time_of_an_answer_excludes_compilation(monkeypatch):
@@ -195,7 +195,7 @@ def test_trained_network_is_found(tmp_path, monkeypatch):
 
 def test_colour_network_answers(tmp_path):
     snapshot = MODELS["mlp"](input_shape=(6, 6, 3), hidden=(4,)).init(np.random.default_rng(0))
-    config = {"model": "mlp", "model_args": {"input_shape": [6, 6, 3], "hidden": [4]}, "dataset": "elsewhere"}
+    config = {"model": "mlp", "model_args": {"input_shape": [6, 6, 3], "hidden": [4]}, "dataset": "unknown"}
     write_npz(tmp_path / "small.npz", snapshot, {"config": config, "mean": [0.5] * 3, "std": [0.2] * 3})
     playground = Playground(["numpy", "torch"], tmp_path / "small.npz")
     assert playground.chosen == "given/small.npz"

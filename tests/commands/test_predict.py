@@ -31,7 +31,7 @@ from compare.export import export
 from compare.predict import DEFAULT, Predictor, load, load_image, main
 from compare.shipped import __main__ as shipped
 from compare.tracks import TRACKS
-from compare.weights import familiarity
+from compare.weights import energy
 from compare.weights.network import Network
 from compare.weights.npz import WeightsError, read_npz, write_npz
 from compare.weights.open import open_network
@@ -303,7 +303,7 @@ def test_missing_metadata_is_named(tmp_path: Path) -> None:
 
 
 def test_arrays_of_another_shape_are_named(tmp_path: Path) -> None:
-    other = {"model": "mlp", "model_args": {"input_shape": [6, 6, 3], "hidden": [5]}, "dataset": "elsewhere"}
+    other = {"model": "mlp", "model_args": {"input_shape": [6, 6, 3], "hidden": [5]}, "dataset": "unknown"}
     with pytest.raises(WeightsError, match=r"misshapen hidden/0/kernel: \(108, 4\), expected \(108, 5\)"):
         load(small(tmp_path, config=other))(Image.new("RGB", (6, 6)))
 
@@ -370,14 +370,14 @@ def test_picture_like_nothing_seen_gets_a_note(tmp_path: Path, capsys: pytest.Ca
     pictures.strange(2).save(tmp_path / "several.png")  # a number of several digits
     assert main([str(tmp_path / "several.png"), str(SEVEN)]) == 0
     odd, seven = capsys.readouterr().out.split("seven.png")
-    assert familiarity.NOTE in odd
-    assert familiarity.NOTE not in seven
+    assert energy.NOTE in odd
+    assert energy.NOTE not in seven
 
 
-def test_network_without_a_usual_score_answers_without_a_note(tmp_path: Path) -> None:
+def test_network_without_an_energy_threshold_answers_without_a_note(tmp_path: Path) -> None:
     predictor = load(small(tmp_path))
-    assert predictor.network.usual is None
-    assert familiarity.note(np.zeros(10), None) == ""
+    assert predictor.network.energy_threshold is None
+    assert energy.note(np.zeros(10), None) == ""
 
 
 def test_deeply_nested_metadata_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from support import pictures
 from compare.data import images, load
 from compare.predict import load as load_network
 from compare.predict import softmax
-from compare.weights import familiarity
+from compare.weights import energy
 
 
 class Read(NamedTuple):
@@ -45,7 +45,7 @@ def read(drawn: Iterable[tuple[str, int, Image.Image]]) -> list[Read]:
             continue
         logits = predictor.network.logits(seen.pixels[None])[0]
         p = softmax(logits)
-        strange = familiarity.NOTE in predictor.notes(seen, logits)
+        strange = energy.NOTE in predictor.notes(seen, logits)
         found.append(Read(kind, digit, int(p.argmax()), float(p.max()), strange))
     return found
 
@@ -74,7 +74,7 @@ def test_what_is_no_digit_gets_a_note_and_what_is_one_does_not() -> None:
     """The note of one in a hundred images like those of the training is what it is calibrated to."""
     network = load_network().network
     logits = np.concatenate([network.logits(load("mnist").test_x[at : at + 500]) for at in range(0, 2000, 500)])
-    noted = np.mean([bool(familiarity.note(each, network.usual)) for each in logits])
+    noted = np.mean([bool(energy.note(each, network.energy_threshold)) for each in logits])
     assert 0.005 < noted < 0.02
     found = read(("strange", -1, pictures.strange(sample)) for sample in range(40))
     assert np.mean([each.strange for each in found]) > 0.6

@@ -19,7 +19,7 @@ export const show = (answer) => {
   if ($("answer").textContent !== words) $("answer").textContent = words; // so that a screen reader reads changes only
   $("notes").textContent = answer.notes.map((note) => `Note: ${note}.`).join(" ");
   const { gap, energy } = answer;
-  $("energy").textContent = energy.usual === null ? "" : `Energy score (log Σ exp of the logits): ${energy.score.toFixed(1)}. Of the validation images, 99 % are above ${energy.usual.toFixed(1)}.`;
+  $("energy").textContent = energy.threshold === null ? "" : `Energy score (log Σ exp of the logits): ${energy.score.toFixed(1)}. Of the validation images, 99 % are above ${energy.threshold.toFixed(1)}.`;
   $("gap").textContent = gap ? `Largest difference of a logit: ${gap.largest.toExponential(1)} (${pair(gap)}); the largest logit is ${gap.of.toFixed(1)}.` : "";
   table(answer);
   image($("seen"), answer.seen);

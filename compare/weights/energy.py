@@ -1,7 +1,7 @@
 """Whether a network has seen anything like a picture: its energy score (Liu et al. 2020, arXiv:2010.03759).
 
-The score is log Σ exp(logits): images like those that a network was trained on get large logits. What is usual is
-stored with a network: the score that 99 of 100 images of its validation set exceed. A picture below it gets a note.
+The score is log Σ exp(logits): images like those that a network was trained on get large logits. A network is stored
+with a threshold, the score that 99 of 100 images of its validation set exceed. A picture below it gets a note.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy_nn.losses import log_softmax
 
 SHARE = 0.01  # of the validation images have a lower score
 IMAGES = 1000  # that it is measured on
+KEY = "energy_threshold"  # in the metadata of a network
 NOTE = "the picture looks like nothing that this network has seen: the answer is a guess"
 
 
@@ -26,7 +27,7 @@ def score(logits: np.ndarray) -> np.ndarray:
 
 
 def measured(logits: Callable[[np.ndarray], Any], data: Data, *, batch_size: int) -> dict[str, float] | None:
-    """What is usual for a network of images, as it is stored; of the test images where none are for validation."""
+    """The threshold of a network of images, as it is stored; from the test images where none are for validation."""
     if data.train_x.ndim != 4:
         return None
     x, y = (data.val_x, data.val_y) if len(data.val_y) else (data.test_x, data.test_y)
@@ -35,13 +36,19 @@ def measured(logits: Callable[[np.ndarray], Any], data: Data, *, batch_size: int
     return {"score": float(np.quantile(scores, SHARE)), "share": SHARE, "images": len(scores)}
 
 
-def read(stored: Any) -> float | None:
-    """The usual score that a file stores; None where it stores none."""
-    value = stored.get("score") if isinstance(stored, Mapping) else None
+def stored(meta: Mapping[str, Any]) -> Any:
+    """What metadata say of the threshold, earlier versions under another key; None if nothing."""
+    return meta.get(KEY, meta.get("usual"))
+
+
+def read(meta: Mapping[str, Any]) -> float | None:
+    """The threshold in metadata; None where there is none."""
+    found = stored(meta)
+    value = found.get("score") if isinstance(found, Mapping) else None
     usable = isinstance(value, int | float) and not isinstance(value, bool) and np.isfinite(value)
     return float(value) if value is not None and usable else None
 
 
-def note(logits: np.ndarray, usual: float | None) -> str:
-    """NOTE where the logits (v,) of a picture are below what is usual, else ""."""
-    return NOTE if usual is not None and score(logits[None])[0] < usual else ""
+def note(logits: np.ndarray, threshold: float | None) -> str:
+    """NOTE where the logits (v,) of a picture are below the threshold, else ""."""
+    return NOTE if threshold is not None and score(logits[None])[0] < threshold else ""
