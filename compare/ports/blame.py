@@ -47,6 +47,7 @@ class Parting:
     b: Value | None
     layout: Layout | None = None  # of a in b's order, where the two are versions of one value
     note: str = ""
+    before: Value | None = None  # what an operation that only one side has should act on, of the side without it
 
 
 def untwinned(recording: Recording, ok: Collection[int], sinks: Iterable[int]) -> list[int]:
@@ -85,9 +86,13 @@ def forward(a: Recording, b: Recording, of_a: Twins, of_b: Twins, wrong: Mapping
         return Parting("forward", drawn[0] or a.values[first_a[0]], drawn[1] or b.values[first_b[0]])
     for i, j in firsts:
         if (k := passed_over(a, b, i, j, of_a)) is not None:
-            return Parting("forward", a.values[i], b.values[k], note="b goes on without it")
+            return without("b", a, b, i, j, k)
         if (k := passed_over(b, a, j, i, of_b)) is not None:
-            return Parting("forward", a.values[k], b.values[j], note="a goes on without it")
+            return without("a", b, a, j, i, k)
+        if (k := skipped(a, b, i, j, of_a)) is not None:
+            return without("b", a, b, i, j, k)
+        if (k := skipped(b, a, j, i, of_b)) is not None:
+            return without("a", b, a, j, i, k)
         if (inputs := disordered(a, b, i, j)) is not None:
             return Parting(
                 "forward", a.values[inputs[0]], b.values[inputs[1]], note="the same numbers in another order"
@@ -96,13 +101,29 @@ def forward(a: Recording, b: Recording, of_a: Twins, of_b: Twins, wrong: Mapping
         if (found := version(a.values[i], b.values[j])) is not None and found[1]:
             return Parting("forward", a.values[i], b.values[j], found[0])
     if (extra := extra_operation(b, a, region_b, first_b, first_a, of_b)) is not None:
-        return Parting("forward", a.values[extra[1]], b.values[extra[0]], note="a goes on without it")
+        return without("a", b, a, *extra)
     if (extra := extra_operation(a, b, region_a, first_a, first_b, of_a)) is not None:
-        return Parting("forward", a.values[extra[0]], b.values[extra[1]], note="b goes on without it")
+        return without("b", a, b, *extra)
     for i, j in firsts:
         if (layout := near(a.values[i].stored, b.values[j].stored)) is not None:
             return Parting("forward", a.values[i], b.values[j], layout)
     return Parting("forward", a.values[first_a[0]], b.values[first_b[0]])
+
+
+def without(name: str, one: Recording, other: Recording, extra: int, consumer: int, before: int) -> Parting:
+    """An operation of one side, and the line on which the other side, called ``name``, goes on without it.
+
+    That is the consumer's line. It is the line before where a parameter is not added, or where an operation stands that
+    changes nothing.
+    """
+    values = other.values
+    given = values[before]
+    sources = [values[i].stored for i in given.inputs]
+    idle = any((each.shape, each.summary) == (given.stored.shape, given.stored.summary) for each in sources)
+    stays = has_weights(one, extra) or (idle and given.op not in VIEWS)
+    place = given if stays else values[consumer]
+    left, right = (place, one.values[extra]) if name == "a" else (one.values[extra], place)
+    return Parting("forward", left, right, note=f"{name} goes on without it", before=given)
 
 
 def version(a: Value, b: Value) -> tuple[Layout, str] | None:
@@ -126,14 +147,41 @@ def passed_over(one: Recording, other: Recording, left: int, right: int, twins: 
         return None
     size = other.values[right].stored.summary.size
     consumers = users(one, left)
-    lines = {one.values[c].frames for c in consumers}
-    if not any(v.stored.summary.size == size and v.frames in lines for v in one.values[left:]):
+    lines = {one.values[c].line for c in consumers}
+    if not any(v.stored.summary.size == size and v.line in lines for v in one.values[left:]):
         return None
     rest = {j for j in taken - shared if other.values[j].op != "constant"}
     allowed: set[int] = set()
     for consumer in consumers:
         allowed |= {j for i in one.values[consumer].inputs if i != left for j in twins.get(i, [])}
     return max(shared) if rest <= allowed else None
+
+
+def skipped(one: Recording, other: Recording, left: int, right: int, twins: Twins) -> int | None:
+    """The input of ``left`` if the other side uses it where this side uses ``left``; None if it does not.
+
+    It does if ``right`` takes that input and the parameters of a consumer of ``left``: f(x, w) for f(relu(x), w).
+    """
+    taken = set(other.values[right].inputs)
+    inputs = [i for i in one.values[left].inputs if one.values[i].op != "constant" and not one.values[i].inner]
+    if len(inputs) != 1 or is_root(one, inputs[0]) or has_weights(one, left):
+        return None
+    shared = taken.intersection(twins.get(inputs[0], []))
+    if not shared or all(is_root(other, j) for j in shared):
+        return None
+    consumers, same, open_ = one.consumers(), {left}, [left]
+    while open_:
+        for consumer in consumers[open_.pop()]:
+            value = one.values[consumer]
+            if value.op in VIEWS or value.stored.summary == one.values[left].stored.summary:
+                same.add(consumer)
+                open_.append(consumer)
+                continue
+            rest = [i for i in value.inputs if i not in same and one.values[i].op != "constant"]
+            same_size = value.stored.summary.size == other.values[right].stored.summary.size
+            if same_size and has_weights(one, consumer) and all(taken.intersection(twins.get(i, [])) for i in rest):
+                return max(shared)
+    return None
 
 
 def has_weights(recording: Recording, number: int) -> bool:
@@ -188,8 +236,8 @@ def sources_of(recording: Recording, number: int) -> list[int]:
 
 def extra_operation(
     one: Recording, other: Recording, region: list[int], firsts: list[int], others: list[int], twins: Twins
-) -> tuple[int, int] | None:
-    """An operation that only one side has, and the value with which the other side goes on without it.
+) -> tuple[int, int, int] | None:
+    """An operation that only one side has, the value that the other side makes without it, and of which.
 
     The first values differ by a pattern from what comes later on this side: other = f(x), here f(c x).
     """
@@ -205,7 +253,8 @@ def extra_operation(
             for number in others:
                 found = version(one.values[later], other.values[number])
                 if found is not None and found[1].startswith(WHOLE):
-                    return first, max(twins[inputs[0]])
+                    taken = set(other.values[number].inputs).intersection(twins[inputs[0]])
+                    return first, number, max(taken or twins[inputs[0]])
     return None
 
 

@@ -116,7 +116,8 @@ def matched(
         return [], [f"gradients of parameters are not compared: {error}"]
     if request.weights == "copy":
         b.assign(matching.moved(leaves_a, leaves_b, links))
-    return links, [f"a's {name} has no counterpart in b" for name in matching.uncovered(leaves_a, links)]
+    notes = [f"a's {name} has no counterpart in b" for name in matching.uncovered(leaves_a, links)]
+    return links, notes + [f"b's {name} has no counterpart in a" for name in matching.uncovered(leaves_b, links, "b")]
 
 
 def order_of_use(side: Side, inputs: list[np.ndarray]) -> list[str]:
@@ -148,8 +149,8 @@ def compare(
 
     def of_a(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs.update(made)
-        if all(np.asarray(x).dtype.kind == "f" for x in made.values()):
-            cotangents.update({name: rng.standard_normal(np.shape(x)) for name, x in made.items()})
+        floats = [(name, x) for name, x in made.items() if np.asarray(x).dtype.kind == "f"]
+        cotangents.update({name: rng.standard_normal(np.shape(x)) for name, x in floats})
         return cotangents
 
     def of_b(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -158,7 +159,7 @@ def compare(
             layout = match_shape(outputs[x], made[y], comparison.request.outputs)
             if layout is not None and x in cotangents:
                 moved[y] = layout.apply(cotangents[x])
-        return moved if len(moved) == len(names) else {}
+        return moved if len(moved) == len(cotangents) else {}
 
     release()  # what weights were copied through
     record_a = comparison.a.record(inputs_a, comparison.store, of_a if differentiable else None)
@@ -168,7 +169,7 @@ def compare(
     names = names or pair_names(record_a.outputs, record_b.outputs)
     if comparison.request.weights == "copy" and reorder(comparison, record_a, record_b):
         return compare(comparison, inputs_a, inputs_b, start)
-    differentiable = differentiable and 0 < len(moved) == len(names)
+    differentiable = differentiable and 0 < len(moved) == len(cotangents)
     rows = [comparison.output_row(record_a, record_b, x, y) for x, y in names.items()]
     if differentiable:
         rows.append(comparison.loss_row(record_a, record_b, cotangents, moved, names))
@@ -205,7 +206,7 @@ def with_updates(
     gradients = {name: g for name, g in a.gradients.items() if g is not None and np.abs(g).max(initial=0) > floor}
     links = [link for link in comparison.links if link.a in gradients]
     rows = updates.update_rows(of_a, of_b, links, UPDATE_SLACK * comparison.request.gradients)
-    quiet = [name for name, g in a.gradients.items() if name not in gradients and g is not None]
+    quiet = [name for name in a.gradients if name not in gradients]
     notes = [f"updates of {name} are not compared: its gradient is 0" for name in quiet]
     report = dataclasses.replace(report, rows=[*report.rows, *rows], notes=[*report.notes, *notes])
     failed = next((row for row in rows if not row.passed), None)

@@ -61,6 +61,13 @@ def decide(
             apart = any(row.what == "output" for row in failed)
             verdict = "different" if apart else "undecided"
             return verdict, f"{side} has NaN or infinite values, first made at {bad.where}"
+    strange = [row for row in rows if row.what == "gradient" and row.note == "not finite"]
+    if strange and not any(row.what == "output" for row in failed):
+        made = [(name, r.first_gradient_not_finite()) for name, r in (("a", a), ("b", b))]
+        where = " and ".join(f"in {name} at {value.where}" for name, value in made if value is not None)
+        verdict = "different" if failed else "undecided"
+        name = strange[0].a or strange[0].b
+        return verdict, f"the gradient of {name} is NaN or infinite, first made {where or 'in the backward pass'}"
     if failed:
         if all(random):
             where = " and ".join(value.where for value in random if value)
@@ -125,9 +132,14 @@ def find(
     wrong = {row.a: row.b for row in failed if row.what == "output"}
     if wrong:
         return first_not_finite(a, b, of_a, of_b, wrong, blame.forward(a, b, of_a, of_b, wrong))
-    gradients = [row for row in failed if row.what == "gradient" and row.b]
+    gradients = [row for row in failed if row.what == "gradient" and row.a and row.b]
     if gradients:
         return backward(comparison, a, b, of_a, of_b, gradients)
+    alone = next((row for row in failed if row.what == "gradient"), None)
+    if alone is not None:
+        left = updater(a, whole(alone.a)) if alone.a else None
+        right = updater(b, whole(alone.b)) if alone.b else None
+        return Parting("backward", left, right, note=f"{alone.note}: {alone.a or alone.b}")
     statistics = [row for row in failed if row.what == "statistic"]
     if statistics:
         return Parting("statistics", updater(a, statistics[0].a), updater(b, statistics[0].b), note=statistics[0].b)
@@ -152,8 +164,13 @@ def first_not_finite(
     return Parting("forward", left, right, note="the first NaN or infinity")
 
 
+def whole(label: str) -> str:
+    """The leaf of ``leaf[0:8]``."""
+    return label.partition("[")[0]
+
+
 def updater(recording: Recording, name: str) -> Value:
-    """The last value that is made of a running statistic."""
+    """The last value that is made of a parameter or a running statistic."""
     number = recording.parameters[name]
     users = [value for value in recording.values if number in value.inputs]
     return users[-1] if users else recording.values[number]
@@ -169,13 +186,22 @@ def backward(comparison: Comparison, a: Recording, b: Recording, of_a: Twins, of
         ends = [(a.made_gradients[row.a], b.parameters[row.b]) for row in rows if row.a in a.made_gradients]
         if ends:
             left, right = blame_backward.by_hand(a, b, ends, tolerance, floor)
-            if right is None:
-                back = [(b.made_gradients[row.b], 0) for row in rows if row.b in b.made_gradients]
+            back = [(b.made_gradients[row.b], 0) for row in rows if row.b in b.made_gradients]
+            if right is None and back:
                 right, _ = blame_backward.by_hand(b, a, back, tolerance, floor)
             return Parting("backward", left, right)
     ends = [(b.made_gradients[row.b], a.parameters[row.a]) for row in rows if row.b in b.made_gradients]
-    by_b, by_a = blame_backward.by_hand(b, a, ends, tolerance, floor)
-    return Parting("backward", by_a, by_b)
+    if ends:
+        by_b, by_a = blame_backward.by_hand(b, a, ends, tolerance, floor)
+        return Parting("backward", by_a, by_b)
+    absent = f"the backward of {'a' if a.made_gradients else 'b'} returns no gradient of {rows[0].b}"
+    return Parting("backward", last_line(a, rows[0].a), last_line(b, rows[0].b), note=absent)
+
+
+def last_line(recording: Recording, name: str) -> Value:
+    """The last line of a backward pass written by hand; on another side the last value that is made of a parameter."""
+    made = [value for value in recording.values if value.backward and value.frames]
+    return made[-1] if made else updater(recording, name)
 
 
 def first_of(

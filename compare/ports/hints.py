@@ -69,7 +69,7 @@ def describe(
 def shot(recording: Recording, value: Value, twins: Twins) -> Shot:
     """Gather what one line takes in and makes."""
     near = recording.values[max(0, value.id - TRIED) : value.id + TRIED]
-    line = [v for v in near if v.frames == value.frames and (v.frames or v.id == value.id)]
+    line = [v for v in near if v.line == value.line]
     numbers = {v.id for v in line}
     sources = [recording.values[i] for i in dict.fromkeys(i for v in line for i in v.inputs)]
     inputs = [s for s in sources if s.op != "constant" and (s.id in twins or s.op in ("parameter", "input"))]
@@ -85,14 +85,13 @@ def shot(recording: Recording, value: Value, twins: Twins) -> Shot:
 
 def fitted(a: Shot, b: Shot, parting: Parting) -> tuple[np.ndarray, np.ndarray, str]:
     """The two values in one layout, and the pattern: of these, else of what the two lines make in the end."""
-    x, y = a.value.stored.load(), b.value.stored.load()
+    goes_on = parting.note[:1] if parting.before is not None else ""  # the side that lacks an operation
+    x = (parting.before if parting.before is not None and goes_on == "a" else a.value).stored.load()
+    y = (parting.before if parting.before is not None and goes_on == "b" else b.value).stored.load()
     given = [a.recording.array(i) for i in a.value.inputs if a.recording.values[i].op != "constant"]
     pairs = [(x, y)]
-    if not parting.note.endswith("without it"):
+    if not goes_on:  # otherwise the pattern is what the extra operation does to what came in
         pairs += [(x_, y_) for x_ in a.made[:3] for y_ in b.made[:3]]
-    elif a.made and b.made:  # what the extra operation does to what came in
-        extra, before = (x, y) if parting.note.startswith("b") else (y, x)
-        pairs = [(extra, before)] if parting.note.startswith("b") else [(before, extra)]
     for one, other in pairs:
         layout = nearest_layout(one, other)
         if layout is not None:
@@ -153,7 +152,11 @@ def epsilon(scene: Scene) -> str:
 
 
 def activation(scene: Scene) -> str:
-    """Two different activation functions of the same input."""
+    """Two different activation functions of the same input, or one that one side lacks."""
+    if scene.note.endswith("without it"):
+        extra, before = (scene.x, scene.y) if scene.note.startswith("b") else (scene.y, scene.x)
+        name = formulas.activation_of(before.ravel(), extra.ravel())
+        return f"{name} is missing in {scene.note[0]}" if name else ""
     found = []
     for each in scene.shots:
         pairs = ((x, y) for y in each.made for x in each.inputs if x.size == y.size)
@@ -175,30 +178,37 @@ def variance(scene: Scene) -> str:
 
 def padding(scene: Scene) -> str:
     """The two convolutions pad differently."""
-    found = [convolution(each) for each in scene.shots]
-    if found[0] is not None and found[1] is not None and found[0] != found[1]:
-        return f"padding differs: a pads {found[0]}, b {found[1]} (SAME at stride 2 pads (0, 1), padding=1 pads (1, 1))"
-    if scene.pattern == "only at the borders":
+    of_a, of_b = (convolution(each) for each in scene.shots)
+    if of_a is not None and of_b is not None and of_a[0] == of_b[0] and of_a[1] != of_b[1]:
+        return f"padding differs: a pads {of_a[1]}, b {of_b[1]} (SAME at stride 2 pads (0, 1), padding=1 pads (1, 1))"
+    if scene.pattern == "only at the borders" and all(map(has_windows, scene.shots)):
         return "padding: SAME against an integer, or zeros against another filling"
     return ""
 
 
-def convolution(each: Shot) -> tuple[int, int] | None:
-    """The padding of the convolution on a line, if there is one of zeros."""
+def has_windows(each: Shot) -> bool:
+    """Whether a line has a kernel larger than 1, or pools or pads."""
+    words = ("pool", "pad", "reduce_window", "conv", "col", "window")
+    kernels = [p.shape for p in each.parameters.values() if p.ndim == 4]
+    return any(word in each.value.op for word in words) or any(shape.count(1) < 2 for shape in kernels)
+
+
+def convolution(each: Shot) -> tuple[tuple[int, ...], tuple[int, int]] | None:
+    """The shape of the kernel, larger than 1, and the padding of the convolution on a line, if it is one of zeros."""
     kernels = [p for p in each.parameters.values() if p.ndim == 4]
     for x, kernel, y in itertools.product([i for i in each.inputs if i.ndim == 4], kernels, each.made):
         if y.ndim != 4 or x is kernel or x.shape[0] != y.shape[0]:
             continue
         if y.shape[1] == kernel.shape[0] and x.shape[1] % kernel.shape[1] == 0:
-            pads = formulas.convolution_padding(x, kernel, y)
+            order = (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)
         elif y.shape[3] == kernel.shape[3] and x.shape[3] % kernel.shape[2] == 0:
-            pads = formulas.convolution_padding(
-                *(t.transpose(axes) for t, axes in zip((x, kernel, y), NCHW, strict=True))
-            )
+            order = NCHW
         else:
             continue
+        x, kernel, y = (t.transpose(axes) for t, axes in zip((x, kernel, y), order, strict=True))
+        pads = formulas.convolution_padding(x, kernel, y) if max(kernel.shape[2:]) > 1 else None
         if pads is not None:
-            return pads
+            return kernel.shape, pads
     return None
 
 

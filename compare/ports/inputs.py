@@ -59,6 +59,8 @@ def run(side: Side, given: Arranged, name: str) -> Mapping[str, np.ndarray]:
     except Exception as error:
         shapes = ", ".join(str(np.shape(x)) for x in given.inputs)
         reason = f"{type(error).__name__}: {error}"
+        if "dtype" in reason:
+            reason += "; if the model converts to a dtype itself, use precision='float32' or 'as-is' with tolerances"
         raise PortError(f"{name} ({side.kind}) does not run on inputs of shape {shapes}: {reason}") from error
 
 

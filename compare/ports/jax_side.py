@@ -52,7 +52,7 @@ class JaxSide:
             for name, leaf in named(tree).items():
                 last = name.rpartition("/")[2]
                 if trained or last in STATISTICS:
-                    learnt = trained and last not in STATISTICS
+                    learnt = trained and (self.kind != "JAX" or last not in STATISTICS)  # there only names tell
                     found[name] = Leaf(as_numpy(leaf), axes_of(last, np.ndim(leaf)), len(found), learnt)
         return found
 
@@ -124,10 +124,9 @@ class JaxSide:
         if given:
             floating = [k for k, name in enumerate(names) if name in given]
             totals = evaluator.backward([outputs[k] for k in floating], [given[names[k]] for k in floating])
-            for name, leaf in self.leaves().items():
-                if leaf.trained:
-                    total = totals.pop(recording.parameters[name], None)
-                    recording.gradients[name] = None if total is None else as_numpy(total)
+            for name in named(self.params):
+                total = totals.pop(recording.parameters[name], None)
+                recording.gradients[name] = None if total is None else as_numpy(total)
         return recording
 
     def train_steps(

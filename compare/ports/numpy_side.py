@@ -128,8 +128,9 @@ class NumpySide:
                 f"the NumPy backward must return a dict of gradients like params: it returned {type(grads).__name__}"
             )
         found = leaves(grads)
-        trained = {name for name, leaf in self.leaves().items() if leaf.trained}
-        if unknown := sorted(found.keys() - trained):
+        known = self.leaves()
+        trained = {name for name, leaf in known.items() if leaf.trained or name in found}
+        if unknown := sorted(found.keys() - known.keys()):
             raise PortError(f"the NumPy backward returned gradients of no parameter: {', '.join(unknown)}")
         for name in trained:
             recording.gradients[name] = None if name not in found else np.asarray(found[name])

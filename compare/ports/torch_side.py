@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,9 @@ class TorchSide:
     def call(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name."""
         outputs = {}
-        for name, output in flatten_outputs(as_plain(self.module(*inputs))).items():
+        with default_dtype(self.dtype):
+            made = as_plain(self.module(*inputs))
+        for name, output in flatten_outputs(made).items():
             if not isinstance(output, Tensor):
                 raise PortError(f"output {name!r} of the PyTorch module is {type(output).__name__}, not a tensor")
             outputs[name] = output
@@ -110,7 +113,8 @@ class TorchSide:
         recorder.recording.outputs = {name: recorder.id_of(output) for name, output in outputs.items()}
         given = cotangents({name: to_numpy(output) for name, output in outputs.items()}) if cotangents else {}
         if given:
-            recorder.backward(outputs, given)
+            with default_dtype(self.dtype):
+                recorder.backward(outputs, given)
             for name, leaf in self.leaves().items():
                 if leaf.trained:
                     grad = parameters[name].grad
@@ -142,6 +146,17 @@ class TorchSide:
     def snapshot(self) -> dict[str, np.ndarray]:
         """Copies of the parameters in float64."""
         return {name: to_numpy(each).astype(np.float64) for name, each in self.module.named_parameters()}
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors that the model makes, as with ``torch.zeros``, in the precision of the check."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def axes_of(module: nn.Module, name: str, tensor: Tensor) -> str | None:
