@@ -55,7 +55,7 @@ def check(
     request = Request.of(
         weights=weights, train=train, steps=steps, optimizer=optimizer, precision=precision, tolerances=tolerances
     )
-    given = [np.asarray(x) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    given = [as_array(x) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
     require_numbers(given)
     left = open_side(a, "a", train=train, precision=precision)
     right = open_side(b, "b", train=train, precision=precision)
@@ -84,6 +84,11 @@ def with_circumstances(report: Report, again: Callable[..., Report], inputs: lis
         if fewer is not None and re.match(rf"constant factor \S+ = (1/)?{n - 1}\b", fewer.pattern):
             said.append("grows with the batch size")
     return dataclasses.replace(report, first=dataclasses.replace(report.first, pattern=", ".join(said)))
+
+
+def as_array(x: Any) -> np.ndarray:
+    """An input as a NumPy array; a tensor without its graph, from whatever device it is on."""
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
 
 
 def require_numbers(inputs: Sequence[np.ndarray]) -> None:

@@ -14,7 +14,7 @@ from compare.ports.hints import describe
 from compare.ports.recording import Recording, Value
 from compare.ports.report import First, Report, Row
 
-ROUNDING = 1e-6  # relative difference that float32 makes
+ROUNDING = {"float32": 1e-6, "float16": 1e-2, "bfloat16": 1e-1}  # relative difference that a precision makes
 
 
 def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row], names: Mapping[str, str]) -> Report:
@@ -25,12 +25,12 @@ def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row],
     if any(not row.passed for row in rows):
         parting = find(comparison, a, b, of_a, of_b, rows, names)
     worst = max((row.rel for row in rows if not row.passed), default=0.0)
-    if verdict == "different" and comparison.request.precision == "float64" and worst < ROUNDING:
-        rounded = float32_value(a), float32_value(b)
-        found = rounded[0] or rounded[1]
-        if found is not None:
+    if verdict == "different" and comparison.request.precision == "float64":
+        rounded = narrow_value(a), narrow_value(b)
+        found = max(filter(None, rounded), key=lambda value: ROUNDING[value.dtype], default=None)
+        if found is not None and worst < ROUNDING[found.dtype]:
             verdict = "undecided"
-            reason = f"{found.where} computes in float32, and the difference is of its rounding"
+            reason = f"{found.where} computes in {found.dtype}, and the difference is of its rounding"
             parting = Parting("forward", *rounded)
     first = None if parting is None else first_of(comparison, a, b, (of_a, of_b), parting, rows)
     return Report(
@@ -100,11 +100,11 @@ def random_value(recording: Recording) -> Value | None:
     return next((value for value in needed(recording) if value.random), None)
 
 
-def float32_value(recording: Recording) -> Value | None:
-    """The first value rounded from float64 to float32 that reaches an output."""
+def narrow_value(recording: Recording) -> Value | None:
+    """The first value rounded from float64 to a narrower precision that reaches an output."""
     values = recording.values
     for value in needed(recording):
-        if value.dtype == "float32" and any(values[i].dtype == "float64" for i in value.inputs):
+        if value.dtype in ROUNDING and any(values[i].dtype == "float64" for i in value.inputs):
             return value
     return None
 

@@ -72,7 +72,14 @@ class NumpySide:
     def run(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, not recorded."""
         outputs, *_ = self.call([self.cast(np.asarray(each)) for each in inputs])
-        return {name: np.asarray(each) for name, each in flatten_outputs(outputs).items()}
+        flat = flatten_outputs(outputs)
+        for name, each in flat.items():
+            if not isinstance(each, (np.ndarray, np.generic, float, int)):
+                raise PortError(
+                    f"output {name!r} of the NumPy function is {type(each).__module__}.{type(each).__name__}, not a NumPy "
+                    "array: for a JAX function pass its parameters as JAX arrays"
+                )
+        return {name: np.asarray(each) for name, each in flat.items()}
 
     def record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None) -> Recording:
         """Run forward and, given cotangents and a backward, backward; keep what every line makes."""

@@ -24,6 +24,8 @@ class TorchSide:
     kind, has_gradients = "PyTorch", True
 
     def __init__(self, module: nn.Module, *, train: bool, precision: str):
+        if any(nn.parameter.is_lazy(each) for each in (*module.parameters(), *module.buffers())):
+            raise PortError("the PyTorch module has lazy parameters without a shape: call it once on an input before")
         self.module = copy.deepcopy(module).cpu().train(train)
         self.train = train
         if precision != "as-is":
