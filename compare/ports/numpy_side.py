@@ -76,8 +76,8 @@ class NumpySide:
         for name, each in flat.items():
             if not isinstance(each, (np.ndarray, np.generic, float, int)):
                 raise PortError(
-                    f"output {name!r} of the NumPy function is {type(each).__module__}.{type(each).__name__}, not a NumPy "
-                    "array: for a JAX function pass its parameters as JAX arrays"
+                    f"output {name!r} of the NumPy function is of type {type(each).__name__}, not a NumPy array: "
+                    "for a JAX function pass its parameters as JAX arrays"
                 )
         return {name: np.asarray(each) for name, each in flat.items()}
 
