@@ -8,9 +8,9 @@ import numpy as np
 
 from compare.ports import blame, blame_backward
 from compare.ports.align import Twins, distance
-from compare.ports.blame import Parting
 from compare.ports.comparison import Comparison
 from compare.ports.hints import describe
+from compare.ports.parting import Parting
 from compare.ports.recording import Recording, Value
 from compare.ports.report import First, Report, Row
 

@@ -10,9 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from compare.ports import formulas
-from compare.ports.align import Layout, Twins, layouts
-from compare.ports.blame import Parting, unlike
+from compare.ports.align import Layout, Twins, layouts, unlike
 from compare.ports.comparison import Comparison
+from compare.ports.hints_backward import backward_hint, gradient_pattern, statistics, tied
+from compare.ports.parting import Parting
 from compare.ports.patterns import fits, pattern
 from compare.ports.recording import Recording, Value
 from compare.ports.report import Row
@@ -57,7 +58,8 @@ def describe(
     if parting.a is None or parting.b is None:
         return "", ""
     if parting.direction == "backward":
-        return gradient_pattern(comparison, a, b, rows), backward_hint(parting.a, parting.b)
+        hint = tied(comparison, a, b) or backward_hint(parting.a, parting.b)
+        return gradient_pattern(comparison, a, b, rows), hint
     if parting.direction == "statistics":
         return statistics(comparison, a, b, rows)
     shots = shot(a, parting.a, twins[0]), shot(b, parting.b, twins[1])
@@ -300,46 +302,3 @@ HINTS: tuple[Callable[[Scene], str], ...] = (
     dropout, epsilon, variance, missing_bias, padding, resize, ordering, label_smoothing, activation, softmax, mask,
     factor,
 )  # fmt: skip
-
-
-# --- backward and running statistics ----------------------------------------------------------------------------------
-
-
-def gradient_pattern(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) -> str:
-    """The pattern of the first gradient that differs."""
-    for row in rows:
-        link = next((each for each in comparison.links if (each.a, each.b) == (row.a, row.b)), None)
-        if row.what == "gradient" and not row.passed and link is not None:
-            x, y = a.gradients.get(row.a), b.gradients.get(row.b)
-            if x is not None and y is not None:
-                return pattern(link.move(np.asarray(x, np.float64)), link.of_b(np.asarray(y, np.float64)), [])
-    return ""
-
-
-def backward_hint(left: Value, right: Value) -> str:
-    """What cuts or replaces a gradient."""
-    for name, value in (("a", left), ("b", right)):
-        if value.op in ("detach", "stop_gradient"):
-            return f"{name} has a {value.op} here"
-    for name, value in (("a", left), ("b", right)):
-        if value.rule is not None:
-            return f"{name} defines its own gradient at {value.rule}"
-    return ""
-
-
-def statistics(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) -> tuple[str, str]:
-    """Momentum and bias of running statistics: new = m · old + (1 - m) · that of the batch."""
-    row = next(row for row in rows if row.what == "statistic" and not row.passed)
-    link = next(each for each in comparison.links if (each.a, each.b) == (row.a, row.b))
-    old = link.move(np.asarray(a.array(a.parameters[row.a]), np.float64))
-    x, y = link.move(a.statistics[row.a]), link.of_b(b.statistics[row.b])
-    found = pattern(x - old, y - old, [])
-    if found.startswith("constant factor"):
-        c = float(np.vdot(x - old, y - old) / np.vdot(x - old, x - old))
-        if abs(c - 1) > 0.5:
-            return found, "momentum convention: the weight of the old value on one side is that of the new on the other"
-    variance = next((r for r in rows if r.what == "statistic" and not r.passed and "var" in r.b), None)
-    mean = next((r for r in rows if r.what == "statistic" and not r.passed and "mean" in r.b), None)
-    if variance is not None and mean is None:
-        return found, "the running variance: biased (divided by n) against unbiased (by n - 1)"
-    return found, ""

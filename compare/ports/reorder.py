@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from compare.ports.align import distance
-from compare.ports.blame import VIEWS, is_root
 from compare.ports.links import Link
+from compare.ports.parting import VIEWS, is_root
 from compare.ports.recording import Recording
 from compare.ports.side import Leaf
 

@@ -16,6 +16,7 @@ from compare.ports.side import Cotangents, Leaf, PortError, flatten_outputs
 from compare.ports.torch_recorder import Recorder, to_numpy
 
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
+TRANSPOSED = nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
 
 
 class TorchSide:
@@ -43,6 +44,8 @@ class TorchSide:
             prefix = f"{module_path}." if module_path else ""
             for name, tensor in module.named_parameters(recurse=False):
                 found[prefix + name] = Leaf(as_view(tensor), axes_of(module, name, tensor))
+                if isinstance(module, TRANSPOSED):
+                    found[prefix + name].mirrored = True
             for name, tensor in module.named_buffers(recurse=False):
                 if name in STATISTICS:
                     found[prefix + name] = Leaf(as_view(tensor), "c", trained=False)
@@ -167,8 +170,8 @@ def axes_of(module: nn.Module, name: str, tensor: Tensor) -> str | None:
         return "c"
     if isinstance(module, nn.Embedding):
         return "vd"
-    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
-        return "iohw"[: tensor.ndim]
+    if isinstance(module, TRANSPOSED):
+        return {3: "iow", 4: "iohw", 5: "iodhw"}[tensor.ndim]
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return {3: "oiw", 4: "oihw", 5: "oidhw"}[tensor.ndim]
     if isinstance(module, (nn.Linear, nn.RNNBase, nn.MultiheadAttention)) and tensor.ndim == 2:

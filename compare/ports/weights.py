@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -46,7 +47,14 @@ def link(
     unused = {name: leaf for name, leaf in open_a.items() if np.any(leaf.array)}  # what is 0 adds nothing
     if unused or open_b:
         raise PortError(describe(unused, open_b, a, b))
-    return links
+    return [mirrored(each, a[each.a], b[each.b]) for each in links]
+
+
+def mirrored(link: Link, one: Leaf, other: Leaf) -> Link:
+    """The link; of transposed convolutions of which only one mirrors its kernel, with height and width reversed."""
+    if one.mirrored == other.mirrored or None in (one.mirrored, other.mirrored):
+        return link
+    return dataclasses.replace(link, flip=tuple(k for k, axis in enumerate(str(other.axes)) if axis in "dhw"))
 
 
 def settle_axes(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> None:
