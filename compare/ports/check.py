@@ -22,6 +22,7 @@ from compare.ports.reorder import reordered
 from compare.ports.report import First, Report
 from compare.ports.side import PortError, Side
 from compare.ports.sides import open_side
+from compare.ports.square import transposed_squares
 
 UPDATE_SLACK = 1000  # Adam divides small gradients by themselves, and their rounding with them
 
@@ -62,8 +63,12 @@ def check(
     moves = accepted(left, given, "a", layouts), accepted(right, given, "b", layouts)
     links, notes = matched(left, right, request, mapping, [moves[0][0], moves[1][0]])
     inputs_a, inputs_b, note = arrange(left, right, *moves)
+    notes += filter(None, [note])
+    if weights == "copy":
+        links, more = transposed_squares(left, right, links, (inputs_a, inputs_b), request.outputs)
+        notes += more
     with Store() as store:
-        comparison = Comparison(left, right, links, [*notes, *filter(None, [note])], request, store)
+        comparison = Comparison(left, right, links, notes, request, store)
         report = compare(comparison, inputs_a, inputs_b, np.random.default_rng(cotangent_seed))
     again = functools.partial(
         check, a, b, weights=weights, mapping=mapping, layouts=layouts, precision=precision, tolerances=tolerances

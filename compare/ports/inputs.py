@@ -61,6 +61,8 @@ def run(side: Side, given: Arranged, name: str) -> Mapping[str, np.ndarray]:
         reason = f"{type(error).__name__}: {error}"
         if "dtype" in reason:
             reason += "; if the model converts to a dtype itself, use precision='float32' or 'as-is' with tolerances"
+        elif "device" in reason or "CUDA" in reason:
+            reason += "; the check runs on the CPU: take the device of what the model makes from its inputs"
         raise PortError(f"{name} ({side.kind}) does not run on inputs of shape {shapes}: {reason}") from error
 
 

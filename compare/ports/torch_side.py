@@ -25,8 +25,11 @@ class TorchSide:
     kind, has_gradients = "PyTorch", True
 
     def __init__(self, module: nn.Module, *, train: bool, precision: str):
-        if any(nn.parameter.is_lazy(each) for each in (*module.parameters(), *module.buffers())):
+        tensors = [*module.parameters(), *module.buffers()]
+        if any(nn.parameter.is_lazy(each) for each in tensors):
             raise PortError("the PyTorch module has lazy parameters without a shape: call it once on an input before")
+        if any(each.is_meta for each in tensors):
+            raise PortError("the PyTorch module has parameters on the meta device, without values: load weights before")
         self.module = copy.deepcopy(module).cpu().train(train)
         self.train = train
         if precision != "as-is":
