@@ -79,7 +79,7 @@ def decide(
     missing = [name for name, side in (("a", comparison.a), ("b", comparison.b)) if not side.has_gradients]
     if missing:
         kinds = " and ".join(f"{name} ({getattr(comparison, name).kind})" for name in missing)
-        return "undecided", f"the outputs agree, but {kinds} has no gradients to compare"
+        return "undecided", f"the outputs agree, but gradients are not compared: {kinds} has none"
     if not any(a.values[number].stored.summary.norm for number in a.outputs.values()):
         return "undecided", "all outputs are 0, which hides differences: give the model other weights than zeros"
     if not any(row.what == "gradient" for row in rows):
