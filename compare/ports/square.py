@@ -20,9 +20,10 @@ def transposed_squares(
 ) -> tuple[list[Link], list[str]]:
     """The links, with square weights the other way round if only so the outputs agree; and a note about it."""
     leaves = a.leaves(), b.leaves()
-    open_ = [each for each in links if is_open(each, a, b, leaves[0][each.a], leaves[1][each.b])]
-    if not open_ or gap(a.run(inputs[0]), b.run(inputs[1])) <= limit:
-        return links, []
+    unknown = [each for each in links if is_unknown(each, a, b, leaves[0][each.a], leaves[1][each.b])]
+    open_ = [each for each in unknown if len(set(leaves[0][each.a].array.shape)) == 1]
+    if not open_ or open_ != unknown or gap(a.run(inputs[0]), b.run(inputs[1])) <= limit:
+        return links, []  # shapes tell, or nothing is wrong
     turned = [dataclasses.replace(each, axes=each.axes[::-1]) if each in open_ else each for each in links]
     b.assign(matching.moved(*leaves, turned))
     if gap(a.run(inputs[0]), b.run(inputs[1])) <= limit:
@@ -32,9 +33,8 @@ def transposed_squares(
     return links, []
 
 
-def is_open(link: Link, a: Side, b: Side, one: Leaf, other: Leaf) -> bool:
-    """Whether a link is about a square matrix whose axes only names tell, or nothing."""
-    shapes = one.array.shape, other.array.shape
+def is_unknown(link: Link, a: Side, b: Side, one: Leaf, other: Leaf) -> bool:
+    """Whether a link is about matrices whose axes only names tell, or nothing."""
     unknown = None in (one.axes, other.axes) or not {a.kind, b.kind}.isdisjoint(BY_CONVENTION)
-    square = shapes[0] == shapes[1] and len(shapes[0]) == 2 and shapes[0][0] == shapes[0][1]
-    return square and unknown and link.how != "as stated"
+    matrices = one.array.ndim == other.array.ndim == 2 and "vd" not in (one.axes, other.axes)
+    return unknown and matrices and link.how != "as stated"

@@ -211,12 +211,12 @@ def test_a_model_without_values_or_of_another_kind_is_refused(x, a, message):
         check(a(), nn.Linear(4, 3), x)
 
 
-def test_a_cast_in_a_module_is_refused_with_the_remedy(x):
+def test_a_cast_in_a_module_is_refused_with_its_line_and_the_remedy(x):
     class Single(Network):
         def forward(self, x):
-            return super().forward(x.float())
+            return self.output(x.float())  # cast
 
-    with pytest.raises(PortError, match=r"precision='float32'"):
+    with pytest.raises(PortError, match=rf"b \(PyTorch\) .*{line_of('cast')}: .*precision='float32'"):
         check(Network(), Single(), x)
 
 
