@@ -214,7 +214,7 @@ def test_a_model_without_values_or_of_another_kind_is_refused(x, a, message):
 def test_a_cast_in_a_module_is_refused_with_its_line_and_the_remedy(x):
     class Single(Network):
         def forward(self, x):
-            return self.output(x.float())  # cast
+            return self.output(self.hidden(x.float()))  # cast
 
     with pytest.raises(PortError, match=rf"b \(PyTorch\) .*{line_of('cast')}: .*precision='float32'"):
         check(Network(), Single(), x)
