@@ -9,6 +9,7 @@ import numpy as np
 from compare.ports import blame, blame_backward
 from compare.ports.align import Twins, distance
 from compare.ports.comparison import Comparison
+from compare.ports.frames import Frame
 from compare.ports.hints import describe
 from compare.ports.parting import Parting
 from compare.ports.recording import Recording, Value
@@ -220,10 +221,11 @@ def first_of(
     if parting.direction == "forward" and left and right and parting.layout is not None:
         rel = distance(parting.layout.apply(left.stored.load()), right.stored.load())
     before = inputs_apart(a, b, twins[0], parting) if parting.direction == "forward" else 0.0
+    frames_a, frames_b = frames(left, parting, "a"), frames(right, parting, "b")
     return First(
         direction=parting.direction,
-        a=place(left, parting.direction),
-        b=place(right, parting.direction),
+        a=place(left, frames_a),
+        b=place(right, frames_b),
         path_a=left.path if left else "",
         path_b=right.path if right else "",
         op_a=left.op if left else "",
@@ -233,21 +235,22 @@ def first_of(
         pattern=pattern,
         hint=hint,
         note=parting.note,
-        frames_a=frames(left, parting.direction),
-        frames_b=frames(right, parting.direction),
+        frames_a=frames_a,
+        frames_b=frames_b,
     )
 
 
-def frames(value: Value | None, direction: str) -> tuple:
+def frames(value: Value | None, parting: Parting, side: str) -> tuple[Frame, ...]:
     """The lines of a value; of a gradient that the user defined, the line of that definition first."""
     if value is None:
         return ()
-    return (value.rule, *value.frames) if direction == "backward" and value.rule else value.frames
+    if parting.goes_on and parting.note.startswith(f"{side} goes on"):
+        return parting.goes_on
+    return (value.rule, *value.frames) if parting.direction == "backward" and value.rule else value.frames
 
 
-def place(value: Value | None, direction: str) -> str:
+def place(value: Value | None, lines: tuple[Frame, ...]) -> str:
     """``file.py:41``."""
-    lines = frames(value, direction)
     return str(lines[0]) if lines else value.op if value else ""
 
 

@@ -20,8 +20,8 @@ WHOLE = (
 def without(name: str, one: Recording, other: Recording, extra: int, consumer: int, before: int) -> Parting:
     """An operation of one side, and the line on which the other side, called ``name``, goes on without it.
 
-    That is the consumer's line. It is the line before where a parameter is not added, or where an operation stands that
-    changes nothing.
+    That is the consumer's line in the function that made the value before. It is the line before where a parameter is not
+    added, or where an operation stands that changes nothing.
     """
     values = other.values
     given = values[before]
@@ -30,7 +30,10 @@ def without(name: str, one: Recording, other: Recording, extra: int, consumer: i
     stays = has_weights(one, extra) or (idle and given.op not in VIEWS)
     place = given if stays else values[consumer]
     left, right = (place, one.values[extra]) if name == "a" else (one.values[extra], place)
-    return Parting("forward", left, right, note=f"{name} goes on without it", before=given)
+    functions = [(frame.file, frame.function) for frame in given.frames[:1]]
+    inside = next((k for k, f in enumerate(place.frames) if (f.file, f.function) in functions), 0)
+    note = f"{name} goes on without it"
+    return Parting("forward", left, right, note=note, before=given, goes_on=place.frames[inside:])
 
 
 def version(a: Value, b: Value) -> tuple[Layout, str] | None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Iterable
 
 from compare.ports.align import Layout
+from compare.ports.frames import Frame
 from compare.ports.recording import Recording, Value
 
 TRIED = 40  # values of a region that are compared with those of the other side
@@ -36,6 +37,7 @@ class Parting:
     layout: Layout | None = None  # of a in b's order, where the two are versions of one value
     note: str = ""
     before: Value | None = None  # what an operation that only one side has should act on, of the side without it
+    goes_on: tuple[Frame, ...] = ()  # where that side goes on
 
 
 def untwinned(recording: Recording, ok: Collection[int], sinks: Iterable[int]) -> list[int]:
