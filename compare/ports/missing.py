@@ -20,8 +20,8 @@ WHOLE = (
 def without(name: str, one: Recording, other: Recording, extra: int, consumer: int, before: int) -> Parting:
     """An operation of one side, and the line on which the other side, called ``name``, goes on without it.
 
-    That is the consumer's line in the function that made the value before; the line before where a parameter is not added,
-    or where an operation changes nothing.
+    That is the consumer's line, in the function that made the value before. Where a parameter is not added, or where an
+    operation changes nothing, it is the line before.
     """
     values = other.values
     given = values[before]
