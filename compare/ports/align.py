@@ -12,6 +12,7 @@ import numpy as np
 from compare.ports.recording import Recording, Stored
 
 MOST = 16  # twins of one value that are looked at: zeros and ones have many
+NEAR = 0.3  # relative distance below which two values are taken for two versions of one
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,6 +87,34 @@ def match(a: np.ndarray, b: np.ndarray, tolerance: float, floor: float = 0.0) ->
         if difference(moved, b) <= slack:
             return layout
     return None
+
+
+def near(a: Stored, b: Stored, most: float = NEAR) -> Layout | None:
+    """The layout in which b is most like a, up to a factor and a shift; None if it is not like it in any."""
+    if a.summary.size != b.summary.size or not (a.finite and b.finite):
+        return None
+    x, y = a.load(), b.load()
+    best: tuple[float, Layout] | None = None
+    for layout in layouts(a.shape, b.shape):
+        try:
+            far = unlike(layout.apply(x), y)
+        except ValueError:
+            continue
+        if best is None or far < best[0]:
+            best = far, layout
+    return best[1] if best and best[0] < most else None
+
+
+def unlike(x: np.ndarray, y: np.ndarray) -> float:
+    """The smaller of the relative distance and that which a factor and a shift leave."""
+    direct = distance(x, y)
+    if x.size < 4:
+        return direct
+    centred, other = x - x.mean(), y - y.mean()
+    norms = float(np.linalg.norm(centred) * np.linalg.norm(other))
+    if norms == 0:
+        return direct
+    return min(direct, float(np.sqrt(max(0.0, 1 - (np.vdot(centred, other) / norms) ** 2))))
 
 
 class Index:

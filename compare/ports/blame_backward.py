@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from compare.ports.align import Index, Twins, match
-from compare.ports.blame import Parting, frontier, is_root, untwinned
+from compare.ports.parting import Parting, frontier, is_root, untwinned
 from compare.ports.recording import Recording, Stored, Value
 
 BLOCKING = ("detach", "stop_gradient")

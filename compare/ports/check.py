@@ -22,6 +22,7 @@ from compare.ports.reorder import reordered
 from compare.ports.report import First, Report
 from compare.ports.side import PortError, Side
 from compare.ports.sides import open_side
+from compare.ports.square import transposed_squares
 
 UPDATE_SLACK = 1000  # Adam divides small gradients by themselves, and their rounding with them
 
@@ -55,15 +56,19 @@ def check(
     request = Request.of(
         weights=weights, train=train, steps=steps, optimizer=optimizer, precision=precision, tolerances=tolerances
     )
-    given = [np.asarray(x) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
+    given = [as_array(x) for x in (inputs if isinstance(inputs, (list, tuple)) else [inputs])]
     require_numbers(given)
     left = open_side(a, "a", train=train, precision=precision)
     right = open_side(b, "b", train=train, precision=precision)
     moves = accepted(left, given, "a", layouts), accepted(right, given, "b", layouts)
     links, notes = matched(left, right, request, mapping, [moves[0][0], moves[1][0]])
     inputs_a, inputs_b, note = arrange(left, right, *moves)
+    notes += filter(None, [note])
+    if weights == "copy":
+        links, more = transposed_squares(left, right, links, (inputs_a, inputs_b), request.outputs)
+        notes += more
     with Store() as store:
-        comparison = Comparison(left, right, links, [*notes, *filter(None, [note])], request, store)
+        comparison = Comparison(left, right, links, notes, request, store)
         report = compare(comparison, inputs_a, inputs_b, np.random.default_rng(cotangent_seed))
     again = functools.partial(
         check, a, b, weights=weights, mapping=mapping, layouts=layouts, precision=precision, tolerances=tolerances
@@ -84,6 +89,11 @@ def with_circumstances(report: Report, again: Callable[..., Report], inputs: lis
         if fewer is not None and re.match(rf"constant factor \S+ = (1/)?{n - 1}\b", fewer.pattern):
             said.append("grows with the batch size")
     return dataclasses.replace(report, first=dataclasses.replace(report.first, pattern=", ".join(said)))
+
+
+def as_array(x: Any) -> np.ndarray:
+    """An input as a NumPy array; a tensor without its graph, from whatever device it is on."""
+    return np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
 
 
 def require_numbers(inputs: Sequence[np.ndarray]) -> None:
@@ -116,7 +126,8 @@ def matched(
         return [], [f"gradients of parameters are not compared: {error}"]
     if request.weights == "copy":
         b.assign(matching.moved(leaves_a, leaves_b, links))
-    return links, [f"a's {name} has no counterpart in b" for name in matching.uncovered(leaves_a, links)]
+    notes = [f"a's {name} has no counterpart in b" for name in matching.uncovered(leaves_a, links)]
+    return links, notes + [f"b's {name} has no counterpart in a" for name in matching.uncovered(leaves_b, links, "b")]
 
 
 def order_of_use(side: Side, inputs: list[np.ndarray]) -> list[str]:
@@ -148,8 +159,8 @@ def compare(
 
     def of_a(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         outputs.update(made)
-        if all(np.asarray(x).dtype.kind == "f" for x in made.values()):
-            cotangents.update({name: rng.standard_normal(np.shape(x)) for name, x in made.items()})
+        floats = [(name, x) for name, x in made.items() if np.asarray(x).dtype.kind == "f"]
+        cotangents.update({name: rng.standard_normal(np.shape(x)) for name, x in floats})
         return cotangents
 
     def of_b(made: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -158,7 +169,7 @@ def compare(
             layout = match_shape(outputs[x], made[y], comparison.request.outputs)
             if layout is not None and x in cotangents:
                 moved[y] = layout.apply(cotangents[x])
-        return moved if len(moved) == len(names) else {}
+        return moved if len(moved) == len(cotangents) else {}
 
     release()  # what weights were copied through
     record_a = comparison.a.record(inputs_a, comparison.store, of_a if differentiable else None)
@@ -168,7 +179,7 @@ def compare(
     names = names or pair_names(record_a.outputs, record_b.outputs)
     if comparison.request.weights == "copy" and reorder(comparison, record_a, record_b):
         return compare(comparison, inputs_a, inputs_b, start)
-    differentiable = differentiable and 0 < len(moved) == len(names)
+    differentiable = differentiable and 0 < len(moved) == len(cotangents)
     rows = [comparison.output_row(record_a, record_b, x, y) for x, y in names.items()]
     if differentiable:
         rows.append(comparison.loss_row(record_a, record_b, cotangents, moved, names))
@@ -205,7 +216,7 @@ def with_updates(
     gradients = {name: g for name, g in a.gradients.items() if g is not None and np.abs(g).max(initial=0) > floor}
     links = [link for link in comparison.links if link.a in gradients]
     rows = updates.update_rows(of_a, of_b, links, UPDATE_SLACK * comparison.request.gradients)
-    quiet = [name for name, g in a.gradients.items() if name not in gradients and g is not None]
+    quiet = [name for name in a.gradients if name not in gradients]
     notes = [f"updates of {name} are not compared: its gradient is 0" for name in quiet]
     report = dataclasses.replace(report, rows=[*report.rows, *rows], notes=[*report.notes, *notes])
     failed = next((row for row in rows if not row.passed), None)

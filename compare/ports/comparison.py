@@ -73,7 +73,8 @@ class Comparison:
         layout = match_shape(one, other, self.request.outputs)
         rel = distance(one if layout is None else layout.apply(one), other) if layout else float("inf")
         finite = np.isfinite(one).all() and np.isfinite(other).all()
-        return Row("output", x, y, rel, self.request.outputs, "" if finite else "not finite")
+        shapes = "" if one.shape == other.shape else f"shapes {one.shape} and {other.shape}"
+        return Row("output", x, y, rel, self.request.outputs, shapes if finite else "not finite")
 
     def loss_row(self, a: Recording, b: Recording, of_a: Any, of_b: Any, names: Mapping[str, str]) -> Row:
         """The scalar that is differentiated: the sum of outputs times random cotangents."""
@@ -91,11 +92,12 @@ class Comparison:
 
     def gradient_rows(self, a: Recording, b: Recording) -> list[Row]:
         """How far the gradient of every linked parameter is apart."""
-        rows, floor, trained = [], self.floor(a, b), self.a.leaves()
+        rows, floor, leaves = [], self.floor(a, b), (self.a.leaves(), self.b.leaves())
         for link in self.links:
-            if not trained[link.a].trained:
-                continue
             x, y = a.gradients.get(link.a), b.gradients.get(link.b)
+            statistic = not (leaves[0][link.a].trained or leaves[1][link.b].trained)
+            if statistic and (x is None or y is None):
+                continue
             if x is None and y is None:
                 rows.append(Row("gradient", link.a, link.b, 0.0, self.request.gradients, "no gradient on either side"))
                 continue
@@ -105,13 +107,17 @@ class Comparison:
             if np.linalg.norm(one - other) <= floor * one.size**0.5:
                 rel = min(rel, 0.0)
             said = "a has no gradient" if x is None else "b has no gradient" if y is None else ""
+            said = said if np.isfinite(one).all() and np.isfinite(other).all() else "not finite"
             rows.append(Row("gradient", link.a, link.b, rel, self.request.gradients, said))
-        for label, (name, part) in matching.uncovered(trained, self.links).items():
-            if trained[name].trained:  # it acts on nothing if its gradient is 0
-                x = a.gradients.get(name)
-                size = 0.0 if x is None else float(np.abs(cut(np.asarray(x), part)).max(initial=0.0))
-                rel = 0.0 if size <= floor else float("inf")
-                rows.append(Row("gradient", label, "", rel, self.request.gradients, "only a has it"))
+        for side, recording in (("a", a), ("b", b)):
+            of_side = leaves[side == "b"]
+            for label, (name, part) in matching.uncovered(of_side, self.links, side).items():
+                if of_side[name].trained:  # it acts on nothing if its gradient is 0
+                    g = recording.gradients.get(name)
+                    size = 0.0 if g is None else float(np.abs(cut(np.asarray(g), part)).max(initial=0.0))
+                    rel = 0.0 if size <= floor else float("inf")
+                    names = (label, "") if side == "a" else ("", label)
+                    rows.append(Row("gradient", *names, rel, self.request.gradients, f"only {side} has it"))
         return rows
 
     def statistic_rows(self, a: Recording, b: Recording) -> list[Row]:

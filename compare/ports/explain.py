@@ -8,13 +8,14 @@ import numpy as np
 
 from compare.ports import blame, blame_backward
 from compare.ports.align import Twins, distance
-from compare.ports.blame import Parting
 from compare.ports.comparison import Comparison
+from compare.ports.frames import Frame
 from compare.ports.hints import describe
+from compare.ports.parting import Parting
 from compare.ports.recording import Recording, Value
 from compare.ports.report import First, Report, Row
 
-ROUNDING = 1e-6  # relative difference that float32 makes
+ROUNDING = {"float32": 1e-6, "float16": 1e-2, "bfloat16": 1e-1}  # relative difference that a precision makes
 
 
 def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row], names: Mapping[str, str]) -> Report:
@@ -25,12 +26,12 @@ def explain(comparison: Comparison, a: Recording, b: Recording, rows: list[Row],
     if any(not row.passed for row in rows):
         parting = find(comparison, a, b, of_a, of_b, rows, names)
     worst = max((row.rel for row in rows if not row.passed), default=0.0)
-    if verdict == "different" and comparison.request.precision == "float64" and worst < ROUNDING:
-        rounded = float32_value(a), float32_value(b)
-        found = rounded[0] or rounded[1]
-        if found is not None:
+    if verdict == "different" and comparison.request.precision == "float64":
+        rounded = narrow_value(a), narrow_value(b)
+        found = max(filter(None, rounded), key=lambda value: ROUNDING[value.dtype], default=None)
+        if found is not None and worst < ROUNDING[found.dtype]:
             verdict = "undecided"
-            reason = f"{found.where} computes in float32, and the difference is of its rounding"
+            reason = f"{found.where} computes in {found.dtype}, and the difference is of its rounding"
             parting = Parting("forward", *rounded)
     first = None if parting is None else first_of(comparison, a, b, (of_a, of_b), parting, rows)
     return Report(
@@ -61,6 +62,13 @@ def decide(
             apart = any(row.what == "output" for row in failed)
             verdict = "different" if apart else "undecided"
             return verdict, f"{side} has NaN or infinite values, first made at {bad.where}"
+    strange = [row for row in rows if row.what == "gradient" and row.note == "not finite"]
+    if strange and not any(row.what == "output" for row in failed):
+        made = [(name, r.first_gradient_not_finite()) for name, r in (("a", a), ("b", b))]
+        where = " and ".join(f"in {name} at {value.where}" for name, value in made if value is not None)
+        verdict = "different" if failed else "undecided"
+        name = strange[0].a or strange[0].b
+        return verdict, f"the gradient of {name} is NaN or infinite, first made {where or 'in the backward pass'}"
     if failed:
         if all(random):
             where = " and ".join(value.where for value in random if value)
@@ -72,7 +80,7 @@ def decide(
     missing = [name for name, side in (("a", comparison.a), ("b", comparison.b)) if not side.has_gradients]
     if missing:
         kinds = " and ".join(f"{name} ({getattr(comparison, name).kind})" for name in missing)
-        return "undecided", f"the outputs agree, but {kinds} has no gradients to compare"
+        return "undecided", f"the outputs agree, but gradients are not compared: {kinds} has none"
     if not any(a.values[number].stored.summary.norm for number in a.outputs.values()):
         return "undecided", "all outputs are 0, which hides differences: give the model other weights than zeros"
     if not any(row.what == "gradient" for row in rows):
@@ -93,11 +101,11 @@ def random_value(recording: Recording) -> Value | None:
     return next((value for value in needed(recording) if value.random), None)
 
 
-def float32_value(recording: Recording) -> Value | None:
-    """The first value rounded from float64 to float32 that reaches an output."""
+def narrow_value(recording: Recording) -> Value | None:
+    """The first value rounded from float64 to a narrower precision that reaches an output."""
     values = recording.values
     for value in needed(recording):
-        if value.dtype == "float32" and any(values[i].dtype == "float64" for i in value.inputs):
+        if value.dtype in ROUNDING and any(values[i].dtype == "float64" for i in value.inputs):
             return value
     return None
 
@@ -125,9 +133,14 @@ def find(
     wrong = {row.a: row.b for row in failed if row.what == "output"}
     if wrong:
         return first_not_finite(a, b, of_a, of_b, wrong, blame.forward(a, b, of_a, of_b, wrong))
-    gradients = [row for row in failed if row.what == "gradient" and row.b]
+    gradients = [row for row in failed if row.what == "gradient" and row.a and row.b]
     if gradients:
         return backward(comparison, a, b, of_a, of_b, gradients)
+    alone = next((row for row in failed if row.what == "gradient"), None)
+    if alone is not None:
+        left = updater(a, whole(alone.a)) if alone.a else None
+        right = updater(b, whole(alone.b)) if alone.b else None
+        return Parting("backward", left, right, note=f"{alone.note}: {alone.a or alone.b}")
     statistics = [row for row in failed if row.what == "statistic"]
     if statistics:
         return Parting("statistics", updater(a, statistics[0].a), updater(b, statistics[0].b), note=statistics[0].b)
@@ -152,8 +165,13 @@ def first_not_finite(
     return Parting("forward", left, right, note="the first NaN or infinity")
 
 
+def whole(label: str) -> str:
+    """The leaf of ``leaf[0:8]``."""
+    return label.partition("[")[0]
+
+
 def updater(recording: Recording, name: str) -> Value:
-    """The last value that is made of a running statistic."""
+    """The last value that is made of a parameter or a running statistic."""
     number = recording.parameters[name]
     users = [value for value in recording.values if number in value.inputs]
     return users[-1] if users else recording.values[number]
@@ -169,13 +187,22 @@ def backward(comparison: Comparison, a: Recording, b: Recording, of_a: Twins, of
         ends = [(a.made_gradients[row.a], b.parameters[row.b]) for row in rows if row.a in a.made_gradients]
         if ends:
             left, right = blame_backward.by_hand(a, b, ends, tolerance, floor)
-            if right is None:
-                back = [(b.made_gradients[row.b], 0) for row in rows if row.b in b.made_gradients]
+            back = [(b.made_gradients[row.b], 0) for row in rows if row.b in b.made_gradients]
+            if right is None and back:
                 right, _ = blame_backward.by_hand(b, a, back, tolerance, floor)
             return Parting("backward", left, right)
     ends = [(b.made_gradients[row.b], a.parameters[row.a]) for row in rows if row.b in b.made_gradients]
-    by_b, by_a = blame_backward.by_hand(b, a, ends, tolerance, floor)
-    return Parting("backward", by_a, by_b)
+    if ends:
+        by_b, by_a = blame_backward.by_hand(b, a, ends, tolerance, floor)
+        return Parting("backward", by_a, by_b)
+    absent = f"the backward of {'a' if a.made_gradients else 'b'} returns no gradient of {rows[0].b}"
+    return Parting("backward", last_line(a, rows[0].a), last_line(b, rows[0].b), note=absent)
+
+
+def last_line(recording: Recording, name: str) -> Value:
+    """The last line of a backward pass written by hand; on another side the last value that is made of a parameter."""
+    made = [value for value in recording.values if value.backward and value.frames]
+    return made[-1] if made else updater(recording, name)
 
 
 def first_of(
@@ -194,10 +221,11 @@ def first_of(
     if parting.direction == "forward" and left and right and parting.layout is not None:
         rel = distance(parting.layout.apply(left.stored.load()), right.stored.load())
     before = inputs_apart(a, b, twins[0], parting) if parting.direction == "forward" else 0.0
+    frames_a, frames_b = frames(left, parting, "a"), frames(right, parting, "b")
     return First(
         direction=parting.direction,
-        a=place(left, parting.direction),
-        b=place(right, parting.direction),
+        a=place(left, frames_a),
+        b=place(right, frames_b),
         path_a=left.path if left else "",
         path_b=right.path if right else "",
         op_a=left.op if left else "",
@@ -207,21 +235,22 @@ def first_of(
         pattern=pattern,
         hint=hint,
         note=parting.note,
-        frames_a=frames(left, parting.direction),
-        frames_b=frames(right, parting.direction),
+        frames_a=frames_a,
+        frames_b=frames_b,
     )
 
 
-def frames(value: Value | None, direction: str) -> tuple:
+def frames(value: Value | None, parting: Parting, side: str) -> tuple[Frame, ...]:
     """The lines of a value; of a gradient that the user defined, the line of that definition first."""
     if value is None:
         return ()
-    return (value.rule, *value.frames) if direction == "backward" and value.rule else value.frames
+    if parting.goes_on and parting.note.startswith(f"{side} goes on"):
+        return parting.goes_on
+    return (value.rule, *value.frames) if parting.direction == "backward" and value.rule else value.frames
 
 
-def place(value: Value | None, direction: str) -> str:
+def place(value: Value | None, lines: tuple[Frame, ...]) -> str:
     """``file.py:41``."""
-    lines = frames(value, direction)
     return str(lines[0]) if lines else value.op if value else ""
 
 

@@ -57,7 +57,7 @@ def stack(frame: FrameType | None) -> tuple[Frame, ...]:
     while frame is not None:
         if is_own(frame.f_code.co_filename):
             found.append(Frame(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name))
-        elif frame.f_code.co_filename.startswith(PACKAGE) and found:
+        elif frame.f_code.co_filename.startswith(PACKAGE):
             break  # what called check() is not part of the model
         frame = frame.f_back
     return tuple(found)

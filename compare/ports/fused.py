@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from compare.ports.links import ATTENTION, Link, permutation, role, tokens
+from compare.ports.recurrent import recurrent_links, two_biases
 from compare.ports.side import Leaf
 
 
 def fused_links(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> list[Link]:
-    """Fused query, key and value; the two biases of PyTorch's recurrent layers."""
-    return [*two_biases(a, b), *split_projections(a, b), *joined_projections(a, b)]
+    """Recurrent layers with their gates and biases; fused query, key and value."""
+    found = recurrent_links(a, b)
+    rest_a = {name: leaf for name, leaf in a.items() if name not in {each.a for each in found}}
+    rest_b = {name: leaf for name, leaf in b.items() if name not in {each.b for each in found}}
+    return [*found, *two_biases(rest_a, rest_b), *split_projections(a, b), *joined_projections(a, b)]
 
 
 def fused_names(leaves: Mapping[str, Leaf]) -> list[str]:
@@ -77,32 +81,3 @@ def third(whole: Leaf, single: Leaf, place: int) -> tuple[tuple[int, int, int], 
     size = whole.array.shape[axis] // 3
     part = axis, place * size, (place + 1) * size
     return part, permutation(whole, single, part_shape(whole, part), single.array.shape)
-
-
-def two_biases(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> list[Link]:
-    """PyTorch's recurrent layers add two biases where others have one: the one is their sum."""
-
-    def pairs(leaves: Mapping[str, Leaf]) -> list[tuple[str, str]]:
-        firsts = [name for name in leaves if "bias_ih" in name]
-        return [
-            (name, name.replace("bias_ih", "bias_hh"))
-            for name in firsts
-            if name.replace("bias_ih", "bias_hh") in leaves
-        ]
-
-    def single(leaves: Mapping[str, Leaf], size: int) -> list[str]:
-        return [name for name, leaf in leaves.items() if tokens(name)[-1] == "bias" and leaf.array.shape == (size,)]
-
-    found: list[Link] = []
-    if pairs(a) and not pairs(b):
-        for first, second in pairs(a):
-            targets = [name for name in single(b, a[first].array.size) if name not in {x.b for x in found}]
-            if targets:
-                found += [Link(name, targets[0], (0,), how="two biases, added") for name in (first, second)]
-    if pairs(b) and not pairs(a):
-        for first, second in pairs(b):
-            sources = [name for name in single(a, b[first].array.size) if name not in {x.a for x in found}]
-            if sources:
-                found.append(Link(sources[0], second, (0,), how="two biases, one of them 0"))
-                found.append(Link(sources[0], first, (0,), factor=0.0, how="two biases, one of them 0"))
-    return found

@@ -10,9 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from compare.ports import formulas
-from compare.ports.align import Layout, Twins, layouts
-from compare.ports.blame import Parting, unlike
+from compare.ports.align import Layout, Twins, layouts, unlike
 from compare.ports.comparison import Comparison
+from compare.ports.hints_backward import backward_hint, gradient_pattern, statistics, tied
+from compare.ports.parting import Parting
 from compare.ports.patterns import fits, pattern
 from compare.ports.recording import Recording, Value
 from compare.ports.report import Row
@@ -57,7 +58,8 @@ def describe(
     if parting.a is None or parting.b is None:
         return "", ""
     if parting.direction == "backward":
-        return gradient_pattern(comparison, a, b, rows), backward_hint(parting.a, parting.b)
+        hint = tied(comparison, a, b) or backward_hint(parting.a, parting.b)
+        return gradient_pattern(comparison, a, b, rows), hint
     if parting.direction == "statistics":
         return statistics(comparison, a, b, rows)
     shots = shot(a, parting.a, twins[0]), shot(b, parting.b, twins[1])
@@ -69,7 +71,7 @@ def describe(
 def shot(recording: Recording, value: Value, twins: Twins) -> Shot:
     """Gather what one line takes in and makes."""
     near = recording.values[max(0, value.id - TRIED) : value.id + TRIED]
-    line = [v for v in near if v.frames == value.frames and (v.frames or v.id == value.id)]
+    line = [v for v in near if v.line == value.line]
     numbers = {v.id for v in line}
     sources = [recording.values[i] for i in dict.fromkeys(i for v in line for i in v.inputs)]
     inputs = [s for s in sources if s.op != "constant" and (s.id in twins or s.op in ("parameter", "input"))]
@@ -85,14 +87,13 @@ def shot(recording: Recording, value: Value, twins: Twins) -> Shot:
 
 def fitted(a: Shot, b: Shot, parting: Parting) -> tuple[np.ndarray, np.ndarray, str]:
     """The two values in one layout, and the pattern: of these, else of what the two lines make in the end."""
-    x, y = a.value.stored.load(), b.value.stored.load()
+    goes_on = parting.note[:1] if parting.before is not None else ""  # the side that lacks an operation
+    x = (parting.before if parting.before is not None and goes_on == "a" else a.value).stored.load()
+    y = (parting.before if parting.before is not None and goes_on == "b" else b.value).stored.load()
     given = [a.recording.array(i) for i in a.value.inputs if a.recording.values[i].op != "constant"]
     pairs = [(x, y)]
-    if not parting.note.endswith("without it"):
+    if not goes_on:  # otherwise the pattern is what the extra operation does to what came in
         pairs += [(x_, y_) for x_ in a.made[:3] for y_ in b.made[:3]]
-    elif a.made and b.made:  # what the extra operation does to what came in
-        extra, before = (x, y) if parting.note.startswith("b") else (y, x)
-        pairs = [(extra, before)] if parting.note.startswith("b") else [(before, extra)]
     for one, other in pairs:
         layout = nearest_layout(one, other)
         if layout is not None:
@@ -153,7 +154,11 @@ def epsilon(scene: Scene) -> str:
 
 
 def activation(scene: Scene) -> str:
-    """Two different activation functions of the same input."""
+    """Two different activation functions of the same input, or one that one side lacks."""
+    if scene.note.endswith("without it"):
+        extra, before = (scene.x, scene.y) if scene.note.startswith("b") else (scene.y, scene.x)
+        name = formulas.activation_of(before.ravel(), extra.ravel())
+        return f"{name} is missing in {scene.note[0]}" if name else ""
     found = []
     for each in scene.shots:
         pairs = ((x, y) for y in each.made for x in each.inputs if x.size == y.size)
@@ -175,30 +180,37 @@ def variance(scene: Scene) -> str:
 
 def padding(scene: Scene) -> str:
     """The two convolutions pad differently."""
-    found = [convolution(each) for each in scene.shots]
-    if found[0] is not None and found[1] is not None and found[0] != found[1]:
-        return f"padding differs: a pads {found[0]}, b {found[1]} (SAME at stride 2 pads (0, 1), padding=1 pads (1, 1))"
-    if scene.pattern == "only at the borders":
+    of_a, of_b = (convolution(each) for each in scene.shots)
+    if of_a is not None and of_b is not None and of_a[0] == of_b[0] and of_a[1] != of_b[1]:
+        return f"padding differs: a pads {of_a[1]}, b {of_b[1]} (SAME at stride 2 pads (0, 1), padding=1 pads (1, 1))"
+    if scene.pattern == "only at the borders" and all(map(has_windows, scene.shots)):
         return "padding: SAME against an integer, or zeros against another filling"
     return ""
 
 
-def convolution(each: Shot) -> tuple[int, int] | None:
-    """The padding of the convolution on a line, if there is one of zeros."""
+def has_windows(each: Shot) -> bool:
+    """Whether a line has a kernel larger than 1, or pools or pads."""
+    words = ("pool", "pad", "reduce_window", "conv", "col", "window")
+    kernels = [p.shape for p in each.parameters.values() if p.ndim == 4]
+    return any(word in each.value.op for word in words) or any(shape.count(1) < 2 for shape in kernels)
+
+
+def convolution(each: Shot) -> tuple[tuple[int, ...], tuple[int, int]] | None:
+    """The shape of the kernel, larger than 1, and the padding of the convolution on a line, if it is one of zeros."""
     kernels = [p for p in each.parameters.values() if p.ndim == 4]
     for x, kernel, y in itertools.product([i for i in each.inputs if i.ndim == 4], kernels, each.made):
         if y.ndim != 4 or x is kernel or x.shape[0] != y.shape[0]:
             continue
         if y.shape[1] == kernel.shape[0] and x.shape[1] % kernel.shape[1] == 0:
-            pads = formulas.convolution_padding(x, kernel, y)
+            order = (0, 1, 2, 3), (0, 1, 2, 3), (0, 1, 2, 3)
         elif y.shape[3] == kernel.shape[3] and x.shape[3] % kernel.shape[2] == 0:
-            pads = formulas.convolution_padding(
-                *(t.transpose(axes) for t, axes in zip((x, kernel, y), NCHW, strict=True))
-            )
+            order = NCHW
         else:
             continue
+        x, kernel, y = (t.transpose(axes) for t, axes in zip((x, kernel, y), order, strict=True))
+        pads = formulas.convolution_padding(x, kernel, y) if max(kernel.shape[2:]) > 1 else None
         if pads is not None:
-            return pads
+            return kernel.shape, pads
     return None
 
 
@@ -290,46 +302,3 @@ HINTS: tuple[Callable[[Scene], str], ...] = (
     dropout, epsilon, variance, missing_bias, padding, resize, ordering, label_smoothing, activation, softmax, mask,
     factor,
 )  # fmt: skip
-
-
-# --- backward and running statistics ----------------------------------------------------------------------------------
-
-
-def gradient_pattern(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) -> str:
-    """The pattern of the first gradient that differs."""
-    for row in rows:
-        link = next((each for each in comparison.links if (each.a, each.b) == (row.a, row.b)), None)
-        if row.what == "gradient" and not row.passed and link is not None:
-            x, y = a.gradients.get(row.a), b.gradients.get(row.b)
-            if x is not None and y is not None:
-                return pattern(link.move(np.asarray(x, np.float64)), link.of_b(np.asarray(y, np.float64)), [])
-    return ""
-
-
-def backward_hint(left: Value, right: Value) -> str:
-    """What cuts or replaces a gradient."""
-    for name, value in (("a", left), ("b", right)):
-        if value.op in ("detach", "stop_gradient"):
-            return f"{name} has a {value.op} here"
-    for name, value in (("a", left), ("b", right)):
-        if value.rule is not None:
-            return f"{name} defines its own gradient at {value.rule}"
-    return ""
-
-
-def statistics(comparison: Comparison, a: Recording, b: Recording, rows: list[Row]) -> tuple[str, str]:
-    """Momentum and bias of running statistics: new = m · old + (1 - m) · that of the batch."""
-    row = next(row for row in rows if row.what == "statistic" and not row.passed)
-    link = next(each for each in comparison.links if (each.a, each.b) == (row.a, row.b))
-    old = link.move(np.asarray(a.array(a.parameters[row.a]), np.float64))
-    x, y = link.move(a.statistics[row.a]), link.of_b(b.statistics[row.b])
-    found = pattern(x - old, y - old, [])
-    if found.startswith("constant factor"):
-        c = float(np.vdot(x - old, y - old) / np.vdot(x - old, x - old))
-        if abs(c - 1) > 0.5:
-            return found, "momentum convention: the weight of the old value on one side is that of the new on the other"
-    variance = next((r for r in rows if r.what == "statistic" and not r.passed and "var" in r.b), None)
-    mean = next((r for r in rows if r.what == "statistic" and not r.passed and "mean" in r.b), None)
-    if variance is not None and mean is None:
-        return found, "the running variance: biased (divided by n) against unbiased (by n - 1)"
-    return found, ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from compare.ports.align import distance, match
+from compare.ports.frames import is_own
 from compare.ports.side import PortError, Side
 
 MOVES = {"as given": (0, 1, 2, 3), "NHWC": (0, 2, 3, 1), "NCHW": (0, 3, 1, 2)}  # to NHWC from NCHW, and back
@@ -59,7 +62,13 @@ def run(side: Side, given: Arranged, name: str) -> Mapping[str, np.ndarray]:
     except Exception as error:
         shapes = ", ".join(str(np.shape(x)) for x in given.inputs)
         reason = f"{type(error).__name__}: {error}"
-        raise PortError(f"{name} ({side.kind}) does not run on inputs of shape {shapes}: {reason}") from error
+        if "dtype" in reason:
+            reason += "; if the model converts to a dtype itself, use precision='float32' or 'as-is' with tolerances"
+        elif "device" in reason or "CUDA" in reason:
+            reason += "; the check runs on the CPU: take the device of what the model makes from its inputs"
+        lines = [f for f in traceback.extract_tb(error.__traceback__) if is_own(f.filename)]
+        where = f" at {Path(lines[-1].filename).name}:{lines[-1].lineno}" if lines else ""
+        raise PortError(f"{name} ({side.kind}) does not run on inputs of shape {shapes}{where}: {reason}") from error
 
 
 def arrange(

@@ -26,8 +26,17 @@ class JaxSide:
 
     has_gradients = True
 
-    def __init__(self, kind: str, pure: Pure, params: Any, rest: Any, *, precision: str):
-        self.kind, self.pure, self.precision = kind, pure, precision
+    def __init__(
+        self,
+        kind: str,
+        pure: Pure,
+        params: Any,
+        rest: Any,
+        *,
+        precision: str,
+        mirrored: Mapping[str, bool] | None = None,
+    ):
+        self.kind, self.pure, self.precision, self.mirrored = kind, pure, precision, dict(mirrored or {})
         self.params, self.rest = self.cast(params), self.cast(rest)
         self._leaves: dict[str, Leaf] | None = None
 
@@ -52,8 +61,11 @@ class JaxSide:
             for name, leaf in named(tree).items():
                 last = name.rpartition("/")[2]
                 if trained or last in STATISTICS:
-                    learnt = trained and last not in STATISTICS
-                    found[name] = Leaf(as_numpy(leaf), axes_of(last, np.ndim(leaf)), len(found), learnt)
+                    learnt = trained and (self.kind != "JAX" or last not in STATISTICS)  # there only names tell
+                    mirrored = self.mirrored.get(name)
+                    axes = axes_of(last, np.ndim(leaf))
+                    axes = axes.replace("io", "oi") if axes and mirrored else axes
+                    found[name] = Leaf(as_numpy(leaf), axes, len(found), learnt, mirrored)
         return found
 
     def assign(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -124,10 +136,9 @@ class JaxSide:
         if given:
             floating = [k for k, name in enumerate(names) if name in given]
             totals = evaluator.backward([outputs[k] for k in floating], [given[names[k]] for k in floating])
-            for name, leaf in self.leaves().items():
-                if leaf.trained:
-                    total = totals.pop(recording.parameters[name], None)
-                    recording.gradients[name] = None if total is None else as_numpy(total)
+            for name in named(self.params):
+                total = totals.pop(recording.parameters[name], None)
+                recording.gradients[name] = None if total is None else as_numpy(total)
         return recording
 
     def train_steps(
@@ -218,13 +229,16 @@ def nnx_module(module: Any, *, train: bool, precision: str) -> JaxSide:
     copied = nnx.clone(module)
     copied.train() if train else copied.eval()
     graphdef, params, rest = nnx.split(copied, nnx.Param, ...)
+    transposed = ((path, each) for path, each in nnx.iter_modules(copied) if isinstance(each, nnx.ConvTranspose))
+    mirrored = {"/".join(map(str, (*path, "kernel"))): each.transpose_kernel for path, each in transposed}
 
     def pure(params: Any, rest: Any, *xs: Any) -> tuple[Any, Any]:
         made = nnx.merge(graphdef, nnx.restore_int_paths(params), nnx.restore_int_paths(rest), copy=True)
         outputs = made(*xs)
         return outputs, nnx.to_pure_dict(nnx.split(made, nnx.Param, ...)[2])
 
-    return JaxSide("Flax NNX", pure, nnx.to_pure_dict(params), nnx.to_pure_dict(rest), precision=precision)
+    states = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+    return JaxSide("Flax NNX", pure, *states, precision=precision, mirrored=mirrored)
 
 
 def linen_module(module: Any, variables: Mapping[str, Any], *, train: bool, precision: str) -> JaxSide:

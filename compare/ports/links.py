@@ -49,10 +49,11 @@ class Link:
     how: str = "by name"
     order: tuple[int, ...] | None = None  # for each element along b's ``order_axis`` its place in a
     order_axis: int = 0
+    flip: tuple[int, ...] = ()  # axes of b along which the elements are reversed
 
     def move(self, array: np.ndarray) -> np.ndarray:
         """The array of a, or its gradient, as b has it."""
-        moved = cut(array, self.part_a).transpose(self.axes)
+        moved = np.flip(cut(array, self.part_a).transpose(self.axes), self.flip)
         return moved if self.order is None else moved.take(self.order, self.order_axis)
 
     def of_b(self, array: np.ndarray) -> np.ndarray:

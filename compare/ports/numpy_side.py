@@ -72,7 +72,14 @@ class NumpySide:
     def run(self, inputs: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, not recorded."""
         outputs, *_ = self.call([self.cast(np.asarray(each)) for each in inputs])
-        return {name: np.asarray(each) for name, each in flatten_outputs(outputs).items()}
+        flat = flatten_outputs(outputs)
+        for name, each in flat.items():
+            if not isinstance(each, (np.ndarray, np.generic, float, int)):
+                raise PortError(
+                    f"output {name!r} of the NumPy function is of type {type(each).__name__}, not a NumPy array: "
+                    "for a JAX function pass its parameters as JAX arrays"
+                )
+        return {name: np.asarray(each) for name, each in flat.items()}
 
     def record(self, inputs: Sequence[np.ndarray], store: Store, cotangents: Cotangents | None = None) -> Recording:
         """Run forward and, given cotangents and a backward, backward; keep what every line makes."""
@@ -128,8 +135,9 @@ class NumpySide:
                 f"the NumPy backward must return a dict of gradients like params: it returned {type(grads).__name__}"
             )
         found = leaves(grads)
-        trained = {name for name, leaf in self.leaves().items() if leaf.trained}
-        if unknown := sorted(found.keys() - trained):
+        known = self.leaves()
+        trained = {name for name, leaf in known.items() if leaf.trained or name in found}
+        if unknown := sorted(found.keys() - known.keys()):
             raise PortError(f"the NumPy backward returned gradients of no parameter: {', '.join(unknown)}")
         for name in trained:
             recording.gradients[name] = None if name not in found else np.asarray(found[name])

@@ -173,6 +173,11 @@ class Value:
     rule: Frame | None = None  # where the gradient of this operation is defined, if the user defined it
 
     @property
+    def line(self) -> tuple[object, ...]:
+        """What tells its line from others: the frames; the module where no line of the user's made it."""
+        return self.frames or (self.path or self.id,)
+
+    @property
     def where(self) -> str:
         """``file.py:41``, or the operation where no line of the user's made it."""
         return str(self.frames[0]) if self.frames else self.op
@@ -223,6 +228,16 @@ class Recording:
             for source in value.inputs:
                 found[source].append(value.id)
         return found
+
+    def first_gradient_not_finite(self) -> Value | None:
+        """The operation that made the first NaN or infinity of the backward pass out of finite gradients."""
+        bad = {number for number, total in self.totals.items() if not total.finite}
+        by_hand = {value.id for value in self.values if value.backward and not value.stored.finite}
+        made = (e.consumer for e in self.edges if not e.stored.finite and e.consumer not in bad)
+        number = max(made, default=None)
+        if number is None:
+            number = min((i for i in by_hand if by_hand.isdisjoint(self.values[i].inputs)), default=None)
+        return None if number is None else self.values[number]
 
     def first_not_finite(self, twins: Collection[int] = ()) -> Value | None:
         """The value that made the first NaN or infinity; one that has a twin, such as a mask's -inf, is no fault."""

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from compare.ports.align import distance
-from compare.ports.blame import VIEWS, is_root
 from compare.ports.links import Link
+from compare.ports.parting import VIEWS, is_root
 from compare.ports.recording import Recording
 from compare.ports.side import Leaf
 
@@ -29,7 +29,8 @@ def reordered(
     for link in links:
         axes = leaves[0][link.a].axes, leaves[1][link.b].axes
         unset = link.order is None and link.how != "as stated"
-        if unset and all(set(each or "") == {"i", "o"} for each in axes):
+        as_named = all(set(each or "") == {"i", "o"} for each in axes)
+        if unset and as_named and "".join(str(axes[0])[k] for k in link.axes) == axes[1]:
             axis = str(axes[1]).index("i")
             change = order_of(a, b, link, leaves[1][link.b].array.shape[axis], limit)
             if change is not None:

@@ -22,12 +22,15 @@ class Leaf:
 
     ``axes`` names the axes as far as they are known: "oi" a linear map as PyTorch has it, "io" as JAX has it, "oihw"
     and "hwio" for convolutions; None where nothing is known. ``order`` is when the forward pass first uses it.
+    ``mirrored`` is known of transposed convolutions only: PyTorch's reverse the kernel along height and width, and
+    Flax's do not, unless with ``transpose_kernel``.
     """
 
     array: np.ndarray
     axes: str | None = None
     order: int = 0
     trained: bool = True
+    mirrored: bool | None = None
 
 
 Cotangents = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]  # of the outputs; none at all: no backward

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from compare.ports.side import Cotangents, Leaf, PortError, flatten_outputs
 from compare.ports.torch_recorder import Recorder, to_numpy
 
 STATISTICS = {"running_mean": "mean", "running_var": "var"}
+TRANSPOSED = nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
 
 
 class TorchSide:
@@ -23,6 +25,11 @@ class TorchSide:
     kind, has_gradients = "PyTorch", True
 
     def __init__(self, module: nn.Module, *, train: bool, precision: str):
+        tensors = [*module.parameters(), *module.buffers()]
+        if any(nn.parameter.is_lazy(each) for each in tensors):
+            raise PortError("the PyTorch module has lazy parameters without a shape: call it once on an input before")
+        if any(each.is_meta for each in tensors):
+            raise PortError("the PyTorch module has parameters on the meta device, without values: load weights before")
         self.module = copy.deepcopy(module).cpu().train(train)
         self.train = train
         if precision != "as-is":
@@ -40,6 +47,8 @@ class TorchSide:
             prefix = f"{module_path}." if module_path else ""
             for name, tensor in module.named_parameters(recurse=False):
                 found[prefix + name] = Leaf(as_view(tensor), axes_of(module, name, tensor))
+                if isinstance(module, TRANSPOSED):
+                    found[prefix + name].mirrored = True
             for name, tensor in module.named_buffers(recurse=False):
                 if name in STATISTICS:
                     found[prefix + name] = Leaf(as_view(tensor), "c", trained=False)
@@ -74,7 +83,9 @@ class TorchSide:
     def call(self, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
         """Outputs by name."""
         outputs = {}
-        for name, output in flatten_outputs(as_plain(self.module(*inputs))).items():
+        with default_dtype(self.dtype):
+            made = as_plain(self.module(*inputs))
+        for name, output in flatten_outputs(made).items():
             if not isinstance(output, Tensor):
                 raise PortError(f"output {name!r} of the PyTorch module is {type(output).__name__}, not a tensor")
             outputs[name] = output
@@ -110,7 +121,8 @@ class TorchSide:
         recorder.recording.outputs = {name: recorder.id_of(output) for name, output in outputs.items()}
         given = cotangents({name: to_numpy(output) for name, output in outputs.items()}) if cotangents else {}
         if given:
-            recorder.backward(outputs, given)
+            with default_dtype(self.dtype):
+                recorder.backward(outputs, given)
             for name, leaf in self.leaves().items():
                 if leaf.trained:
                     grad = parameters[name].grad
@@ -144,14 +156,25 @@ class TorchSide:
         return {name: to_numpy(each).astype(np.float64) for name, each in self.module.named_parameters()}
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Tensors that the model makes, as with ``torch.zeros``, in the precision of the check."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def axes_of(module: nn.Module, name: str, tensor: Tensor) -> str | None:
     """The axes of a parameter, as far as the type of its module tells."""
     if tensor.ndim == 1:
         return "c"
     if isinstance(module, nn.Embedding):
         return "vd"
-    if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d)):
-        return "iohw"[: tensor.ndim]
+    if isinstance(module, TRANSPOSED):
+        return {3: "iow", 4: "iohw", 5: "iodhw"}[tensor.ndim]
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
         return {3: "oiw", 4: "oihw", 5: "oidhw"}[tensor.ndim]
     if isinstance(module, (nn.Linear, nn.RNNBase, nn.MultiheadAttention)) and tensor.ndim == 2:

@@ -50,6 +50,11 @@ def _layer_norm(args: Any, outputs: Any) -> list[Step]:
     return _normalise(x, list(range(x.ndim - len(shape), x.ndim)), scale, eps, (0, 2))
 
 
+def _group_norm(args: Any, outputs: Any) -> list[Step]:
+    x, _, _, n, _, _, groups, eps = args
+    return _normalise(x.reshape(n, groups, -1), [2], None, eps, (0, 0))
+
+
 def _batch_norm(args: Any, outputs: Any) -> list[Step]:
     x, scale, _, mean, var, training, _, eps = args
     dims = [0, *range(2, x.ndim)]
@@ -85,6 +90,7 @@ def _convolution(args: Any, outputs: Any) -> list[Step]:
 
 INSIDE: dict[str, Callable[[Any, Any], list[Step]]] = {
     "native_layer_norm": _layer_norm,
+    "native_group_norm": _group_norm,
     "native_batch_norm": _batch_norm,
     "_softmax": _softmax,
     "_safe_softmax": _softmax,

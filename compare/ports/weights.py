@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,7 +12,7 @@ from compare.ports.fused import fused_links
 from compare.ports.links import Link, cut, label, permutation, role, tokens
 from compare.ports.side import Leaf, PortError
 
-PART = re.compile(r"(?P<name>[^\[]+)(\[(?P<start>\d*):(?P<end>\d*)\])?(?P<transposed>\.T)?")
+PART = re.compile(r"(?P<name>[^\[]+?)(\[(?P<start>\d*):(?P<end>\d*)\])?(?P<transposed>\.T)?")
 
 
 def link(
@@ -26,6 +27,7 @@ def link(
     biases of PyTorch's recurrent layers; then, among leaves of one role and shape, the order in which they are used,
     which ``find_order`` writes into the leaves.
     """
+    settle_axes(a, b)
     links = stated(a, b, mapping or {})
     dropped = {name for name, source in (mapping or {}).items() if source is None}
     open_a = {name: leaf for name, leaf in a.items() if name not in dropped and name not in {x.a for x in links}}
@@ -45,7 +47,37 @@ def link(
     unused = {name: leaf for name, leaf in open_a.items() if np.any(leaf.array)}  # what is 0 adds nothing
     if unused or open_b:
         raise PortError(describe(unused, open_b, a, b))
-    return links
+    return [mirrored(each, a[each.a], b[each.b]) for each in links]
+
+
+def mirrored(link: Link, one: Leaf, other: Leaf) -> Link:
+    """The link; of transposed convolutions of which only one mirrors its kernel, with height and width reversed."""
+    if one.mirrored == other.mirrored or None in (one.mirrored, other.mirrored):
+        return link
+    return dataclasses.replace(link, flip=tuple(k for k, axis in enumerate(str(other.axes)) if axis in "dhw"))
+
+
+def settle_axes(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> None:
+    """Give a side the other's order of axes if leaves of one name have one shape that only so fits.
+
+    A JAX or NumPy function may keep PyTorch's (out, in); then a square matrix, too, is copied as it is.
+    """
+    names = {tokens(name): leaf for name, leaf in a.items()}
+    pairs = [(names[tokens(name)], leaf) for name, leaf in b.items() if tokens(name) in names]
+    for kind in ("io", "wio", "hwio"):
+        for leaves, mine, theirs in ((a, 0, 1), (b, 1, 0)):
+            known = [pair for pair in pairs if pair[mine].axes == kind != pair[theirs].axes]
+            known = [pair for pair in known if sorted(kind) == sorted(pair[theirs].axes or "")]
+            alike = all(one.array.shape == other.array.shape for one, other in known)
+            if alike and not all(fits_by_axes(*pair) for pair in known):
+                for leaf in leaves.values():
+                    leaf.axes = known[0][theirs].axes if leaf.axes == kind else leaf.axes
+
+
+def fits_by_axes(a: Leaf, b: Leaf) -> bool:
+    """Whether the names of the axes bring one shape into the other."""
+    axes = str(a.axes)
+    return tuple(a.array.shape[axes.index(name)] for name in str(b.axes)) == b.array.shape
 
 
 def by_name(a: Mapping[str, Leaf], b: Mapping[str, Leaf]) -> list[Link]:
@@ -87,11 +119,14 @@ def by_order(
     return found
 
 
-def uncovered(a: Mapping[str, Leaf], links: Sequence[Link]) -> dict[str, tuple[str, tuple[int, int, int] | None]]:
-    """What no link takes from a, by label: a leaf, or the part of a fused leaf that b has no use for."""
+def uncovered(
+    leaves: Mapping[str, Leaf], links: Sequence[Link], side: str = "a"
+) -> dict[str, tuple[str, tuple[int, int, int] | None]]:
+    """What of a side no link is about, by label: a leaf, or the part of a fused leaf that the other has no use for."""
     found: dict[str, tuple[str, tuple[int, int, int] | None]] = {}
-    for name, leaf in a.items():
-        parts = [each.part_a for each in links if each.a == name]
+    ends = [(each.a, each.part_a) if side == "a" else (each.b, each.part_b) for each in links]
+    for name, leaf in leaves.items():
+        parts = [part for end, part in ends if end == name]
         if not parts:
             found[name] = name, None
         elif None not in parts:
@@ -105,35 +140,44 @@ def uncovered(a: Mapping[str, Leaf], links: Sequence[Link]) -> dict[str, tuple[s
 
 
 def stated(a: Mapping[str, Leaf], b: Mapping[str, Leaf], mapping: Mapping[str, str | None]) -> list[Link]:
-    """What the caller has said: ``{"b/leaf": "a.leaf"}``, ``"a.leaf.T"``, ``"a.leaf[0:8]"``, or None to leave out."""
+    """What the caller has said: ``{"b/leaf": "a.leaf"}``, ``"a.leaf.T"``, ``"a.leaf[0:8]"``, ``"a.one + a.other"``.
+
+    None leaves a leaf out.
+    """
     found = []
     for target, source in mapping.items():
         if source is None:
             if target not in a and target not in b:
                 raise PortError(f"mapping: {target!r} is a leaf of neither side")
             continue
-        parts = PART.fullmatch(source)
-        name = parts["name"] if parts else source
-        name, transposed = (name, bool(parts and parts["transposed"])) if name in a else (source, False)
-        if name.endswith(".T") and name not in a:
-            name, transposed = name.removesuffix(".T"), True
-        for wanted, leaves, side in ((name, a, "a"), (target, b, "b")):
-            if wanted not in leaves:
-                raise PortError(f"mapping: {wanted!r} is not a leaf of {side}; known: {', '.join(leaves)}")
-        one, other, part = a[name], b[target], None
-        if parts and parts["end"] is not None and parts["name"] == name:
-            axis = one.axes.index("o") if one.axes and "o" in one.axes else 0
-            part = axis, int(parts["start"] or 0), int(parts["end"] or one.array.shape[axis])
-        shape = cut(one.array, part).shape
-        axes = permutation(one, other, shape, other.array.shape)
-        if transposed:
-            axes = tuple(range(one.array.ndim))[::-1]
-        if axes is None or tuple(shape[axis] for axis in axes) != other.array.shape:
-            raise PortError(
-                f"mapping: {source!r} of shape {shape} does not fit {target!r} of shape {other.array.shape}"
-            )
-        found.append(Link(name, target, axes, part, how="as stated"))
+        other, part_b, _ = parsed(target, b, "b")
+        for each in source.split(" + "):
+            one, part_a, transposed = parsed(each, a, "a")
+            shapes = cut(a[one].array, part_a).shape, cut(b[other].array, part_b).shape
+            axes = permutation(a[one], b[other], *shapes)
+            if transposed:
+                axes = tuple(range(len(shapes[0])))[::-1]
+            if axes is None or tuple(shapes[0][axis] for axis in axes) != shapes[1]:
+                raise PortError(f"mapping: {each!r} of shape {shapes[0]} does not fit {target!r} of shape {shapes[1]}")
+            found.append(Link(one, other, axes, part_a, part_b, how="as stated"))
     return found
+
+
+def parsed(text: str, leaves: Mapping[str, Leaf], side: str) -> tuple[str, tuple[int, int, int] | None, bool]:
+    """The leaf, the part of it and whether it is transposed, of ``leaf``, ``leaf.T`` or ``leaf[0:8]``."""
+    if text in leaves:
+        return text, None, False
+    match = PART.fullmatch(text)
+    name = match["name"] if match else text
+    if name not in leaves:
+        raise PortError(f"mapping: {name!r} is not a leaf of {side}; known: {', '.join(leaves)}")
+    assert match is not None
+    part = None
+    if match["end"] is not None:
+        leaf = leaves[name]
+        axis = leaf.axes.index("o") if leaf.axes and "o" in leaf.axes else 0
+        part = axis, int(match["start"] or 0), int(match["end"] or leaf.array.shape[axis])
+    return name, part, bool(match["transposed"])
 
 
 def describe(

@@ -83,7 +83,7 @@ FORWARD = [
     torch("align-corners", "align_corners=False", "align_corners=True", hint="align_corners is True in a, False in b"),
     torch("softmax-axis", "softmax(-1)", "softmax(-2)", hint="softmax is over axis -2 in a, over axis -1 in b"),
     torch("transposed", "tokens = x.unflatten(1, (4, 4))", "tokens = x.unflatten(1, (4, 4)).transpose(1, 2)", hint=""),
-    torch("no-shortcut", "        x = x + shortcut", "        pass  # wrong", line="x = F.leaky_relu(x, 0.1)", hint=""),
+    torch("no-shortcut", "        x = x + shortcut", "        pass  # wrong", line="x = F.interpolate(", hint=""),
     torch(
         "one-channel",
         "        x = F.relu(x)",
