@@ -96,7 +96,8 @@ class Comparison:
         for link in self.links:
             x, y = a.gradients.get(link.a), b.gradients.get(link.b)
             statistic = not (leaves[0][link.a].trained or leaves[1][link.b].trained)
-            if statistic and (x is None or y is None):
+            by_name = self.a.kind == self.b.kind == "JAX"  # where only a name tells a statistic from a parameter
+            if statistic and not by_name and (x is None or y is None):
                 continue
             if x is None and y is None:
                 rows.append(Row("gradient", link.a, link.b, 0.0, self.request.gradients, "no gradient on either side"))

@@ -125,14 +125,14 @@ def test_a_gradient_that_a_backward_does_not_return_is_a_difference(rng):
         return x @ p["w"] + p["b"], x
 
     def backward(dy, x):
-        dw = x.T @ dy
-        return {"w": dw}  # without b
+        dw = x.T @ dy  # the last value
+        return {"w": dw}
 
     network = nn.Linear(4, 3)
     mapping = {"w": "weight", "b": "bias"}
     report = check(network, (forward, backward, params), rng.standard_normal((5, 4)), mapping=mapping)
     assert report.verdict == "different"
-    assert report.first.b == line_of("without b")
+    assert report.first.b == line_of("the last value")
     assert report.first.note == "the backward of b returns no gradient of b"
 
 
@@ -155,7 +155,8 @@ def test_gradients_of_nan_are_never_the_same(x):
 
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_gradient_of_nan_on_one_side_is_a_difference(x, turned):
-    report = check(*((RootOfZero(), Network()) if turned else (Network(), RootOfZero())), x)
+    a, b = (RootOfZero(), Network()) if turned else (Network(), RootOfZero())
+    report = check(a, b, x)
     assert report.verdict == "different"
     assert line_of("infinite derivative") in report.reason
     assert line_of("infinite derivative") == (report.first.a if turned else report.first.b)

@@ -31,7 +31,7 @@ def torch_rnn(gates: int) -> dict[str, tuple[tuple[int, ...], str]]:
 
 def flax_cell(gates: str, biases: tuple[str, ...], suffix: str = "") -> dict[str, tuple[tuple[int, ...], str]]:
     """The leaves of a cell of Flax with a kernel for each gate."""
-    found = {}
+    found: dict[str, tuple[tuple[int, ...], str]] = {}
     for of, size in (("i", FEATURES), ("h", H)):
         for gate in gates:
             name = f"rnn/cell/{of}{gate}{suffix if of + gate == 'if' else ''}"
