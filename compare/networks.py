@@ -70,7 +70,7 @@ def require_unchanged(model: str, then: str) -> None:
     if not is_file(model):
         return
     if not Path(model).is_file():
-        raise UserError(f"{model}, the file of the network, is not there: put it back, or start again with --network")
+        raise UserError(f"{model}, the file of the network, is missing: restore it, or start again with --network")
     if (now := digest(model)) != then:
         raise UserError(
             f"{model} has changed: its SHA-256 was {then[:12]}… and is {now[:12]}…; restore the file that the "

@@ -154,9 +154,9 @@ def tell(predictor: Predictor, path: Path, track_names: Sequence[str], top: int,
         gap = max(float(np.abs(a - b).max()) for a, b in itertools.combinations(answers.values(), 2))
         lines.append(f"  largest difference of a probability between the tracks: {gap:.1e}")
     if notes := predictor.notes(seen, logits[track_names[0]]):
-        lines.append(f"  note: {'; '.join(notes)}" + ("" if show else " (--show writes what the network saw)"))
+        lines.append(f"  note: {'; '.join(notes)}" + ("" if show else " (--show writes the network's input)"))
     if show:
-        lines.append(f"  what the network saw: {write_seen(seen.pixels, path)}")
+        lines.append(f"  the network's input: {write_seen(seen.pixels, path)}")
     return "\n".join(lines)
 
 
@@ -204,7 +204,7 @@ def parser() -> argparse.ArgumentParser:
     cli.add_network(options, where="pictures", what="the network of your own that the checkpoint holds")
     cli.add_tracks(options, where="pictures", default=["numpy"], extra=["all"])
     pictures.add_argument("--top", type=cli.number(int), default=3, metavar="N", help="classes to print (default: 3)")
-    pictures.add_argument("--show", action="store_true", help="write what the network saw as NAME.seen.png")
+    pictures.add_argument("--show", action="store_true", help="write the network's input as NAME.seen.png")
     cli.add_json(options, "the probability of every class", where="pictures")
     return options
 

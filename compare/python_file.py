@@ -16,7 +16,7 @@ def load(file: Path) -> ModuleType:
     from numpy_nn import network_file
 
     if not file.is_file():
-        raise UserError(f"{file}: no such file")
+        raise UserError(f"{file}: no such file; give the path of a Python file")
     if file.suffix != ".py":
         raise UserError(f"{file} is not a Python file: expected a name that ends with .py")
     try:

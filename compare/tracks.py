@@ -139,10 +139,10 @@ def require_devices(config: Config, names: Sequence[str]) -> None:
     if set(names) == {"numpy"} and config.device not in ("auto", "cpu"):
         raise UserError(f"--device {config.device}: NumPy computes on the CPU only; add --tracks jax or torch")
     if (config.device == "cpu" or "numpy" in names) and config.devices > max(machine.cores(), 1):
-        numpy_too = "" if config.device == "cpu" else ", NumPy's always; --tracks jax torch leaves it out"
+        without = "" if config.device == "cpu" else ", or leave NumPy out with --tracks jax torch"
         raise UserError(
-            f"--devices {config.devices}: on a CPU they share its cores{numpy_too}, and this process may use "
-            f"{machine.cores()}"
+            f"--devices {config.devices}: on a CPU each device needs a core, and this process may use "
+            f"{machine.cores()}; choose at most that many{without}"
         )
 
 

@@ -83,8 +83,8 @@ def swap(bug: Bug, root: Path, there: str) -> None:
     old, new = (bug.right, bug.wrong) if there == RIGHT else (bug.wrong, bug.right)
     if which(bug, text) != there:
         raise UserError(
-            f"{bug.file} has been changed at the lines of {bug.name!r}, and was not modified; "
-            f"expected exactly once:\n{old}"
+            f"the bug {bug.name!r} cannot be placed or removed: its lines in {bug.file} have been changed. "
+            f"Restore them and try again; expected exactly once:\n{old}"
         )
     write(root, bug, text.replace(old, new))
 

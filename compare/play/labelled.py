@@ -25,7 +25,7 @@ def data_of(network: Network) -> Data:
     """The dataset that a network was trained on; UserError if it is not known, not there, or of other images."""
     config = network.meta.get("config", {})
     if network.dataset == UNKNOWN:
-        raise UserError("this network's file does not name the dataset that it was trained on")
+        raise UserError("this network's file does not name the dataset that it was trained on: choose another network")
     found = loaded(network.dataset, config.get("data_dir"), config.get("val_size"), int(config.get("seed", 0)))
     if found.test_x.shape[1:] != tuple(network.input_shape):
         raise UserError(f"the images of {network.dataset} are {found.test_x.shape[1:]}, not {network.input_shape}")

@@ -1,4 +1,4 @@
-"""Compare any two implementations of a network, and name the line where they part. See docs/ports.md."""
+"""Compare any two implementations of a network, and name the line at which they first differ. See docs/ports.md."""
 
 from __future__ import annotations
 

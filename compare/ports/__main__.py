@@ -1,4 +1,4 @@
-"""Compare two implementations of a network, and name the line where they part.
+"""Compare two implementations of a network, and name the line at which they first differ.
 
     python -m compare.ports FILE.py
     python -m compare.ports FILE.py:function --html report.html

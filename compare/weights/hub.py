@@ -96,5 +96,5 @@ def published(name: str) -> str:
 def _prefix(path: Path) -> str:
     found = re.search(r"-([0-9a-f]{8,})\.", path.name)
     if found is None:
-        raise UserError(f"{path.name}: the name has no checksum in it")
+        raise UserError(f"{path.name}: its name contains no checksum, so the download cannot be verified")
     return found.group(1)

@@ -219,9 +219,12 @@ def test_command_line_accepts_device_and_count():
     ("arguments", "message"),
     [
         (["--devices", "3"], "mlp-mnist: a batch of 512 does not divide by 3 devices: choose another --batch-size"),
-        (["--devices", "64"], "--devices 64: on a CPU they share its cores, and this process may use 2"),
+        (["--devices", "64"], "--devices 64: on a CPU each device needs a core, and this process may use 2; choose"),
         (["--device", "gpu", "--tracks", "numpy"], "--device gpu: NumPy computes on the CPU only; add --tracks jax"),
-        (["--devices", "64", "--device", "gpu"], "NumPy's always; --tracks jax torch leaves it out"),
+        (
+            ["--devices", "64", "--device", "gpu"],
+            "at most that many, or leave NumPy out with --tracks jax torch",
+        ),
     ],
 )
 def test_command_line_refuses_invalid_devices(arguments, message, capsys, monkeypatch):

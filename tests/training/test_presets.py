@@ -1,4 +1,4 @@
-"""Every preset runs in every track: two steps, from the data to the checkpoint. So does the documented example."""
+"""Every preset runs in every track: two steps, from the data to the checkpoint. And the example of index.md does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from compare.training.steps import Evaluations, short_chunks
 from compare.training.steps import plan as step_plan
 from compare.workers.protocol import Job
 
-PAGE = ROOT / "docs" / "index.md"
+GETTING_STARTED = ROOT / "docs" / "index.md"
 
 
 def test_presets_keep_their_names_and_say_what_to_expect():
@@ -74,8 +74,8 @@ def test_preset_trains_two_steps(preset, track, tmp_path, monkeypatch, request):
 
 
 @pytest.mark.parametrize("track", TRACKS)
-def test_example_of_one_package_runs(track, capsys):
-    examples = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+def test_getting_started_example_runs(track, capsys):
+    examples = re.findall(r"```python\n(.*?)```", GETTING_STARTED.read_text(encoding="utf-8"), flags=re.DOTALL)
     (example,) = (each for each in examples if "train_steps" in each)
     exec(example.replace("from numpy_nn import train", f"from {track}_nn import train"), {})
     assert float(re.search(r"\d\.\d+", capsys.readouterr().out)[0]) == pytest.approx(np.log(10), rel=1e-4)
