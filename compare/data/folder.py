@@ -2,7 +2,7 @@
 
 Classes   the sub-folders in alphabetical order; hidden, empty and system folders are passed over.
 Levels    where all sub-folders are called train, val (valid, validation) or test, the classes lie inside them, and the
-          images keep to those parts. Without test/, val/ is the test set.
+          images keep to those parts. Without test/, val/ is the test set. A part without classes is not used.
 Images    every file with a known suffix directly in a class folder. What else lies there is counted in a note.
 Size      the largest centred square is cut out and scaled to `image_size` (bilinear, antialiased).
 Channels  3: colour (grey images get three equal channels); 1: grey (ITU-R 601 luma of colour
@@ -15,6 +15,7 @@ Test set  without levels, a sixth of each class, at least one image: those whose
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -64,11 +65,14 @@ def load_folder(root: Path, *, image_size: int, channels: int) -> Data:
         raise DataError(f"channels must be 1 (grey) or 3 (colour), not {channels}")
     if image_size < 1:
         raise DataError(f"image size {image_size} must be at least 1")
-    if not root.is_dir():
+    if not os.path.isdir(root):  # False also for a name that is too long
         raise DataError(f"{root}: no such folder. Name one with a sub-folder of images for each class.")
     notes = Notes()
     levels = split_levels(root)
     parts = {part: class_images(folder, notes) for part, folder in (levels or {"train": root}).items()}
+    for part in [part for part in parts if part != "train" and not parts[part]]:
+        notes.lines.append(f"{levels[part].name} has no class with images, so it is not used")
+        del parts[part], levels[part]
     classes = sorted({name for found in parts.values() for name in found})
     require_classes(root, levels, parts, classes)
     files = levelled(parts, classes, notes) if levels.keys() - {"train"} else drawn(parts["train"], classes)
@@ -109,16 +113,27 @@ def folders_in(root: Path) -> list[Path]:
 
 
 def split_levels(root: Path) -> dict[str, Path]:
-    """The folders train, val and test of `root`, if it has nothing else and a class lies in train; else {}."""
-    found = {LEVELS.get(path.name.lower(), path.name): path for path in folders_in(root) if any(path.iterdir())}
-    if found.keys() <= set(LEVELS.values()) and "train" in found and folders_in(found["train"]):
-        return found
-    return {}
+    """The folders train, val and test of `root`, if it has nothing else and a class lies in train; else {}.
+
+    DataError if two of them are the same part, as val and valid are.
+    """
+    folders = [path for path in folders_in(root) if any(path.iterdir())]
+    found = {LEVELS.get(path.name.lower(), path.name): path for path in folders}
+    if not (found.keys() <= set(LEVELS.values()) and "train" in found and folders_in(found["train"])):
+        return {}
+    for path in folders:
+        if (other := found[LEVELS[path.name.lower()]]) != path:
+            raise DataError(f"{root}: holds {path.name} and {other.name}, which are the same part: merge them")
+    return found
 
 
 def class_images(root: Path, notes: Notes) -> dict[str, list[Path]]:
     """Class -> its images, by the md5 of their names; classes without images are passed over with a note."""
-    notes.dangling += [path for path in root.iterdir() if path.is_symlink() and not path.exists()]
+    for path in root.iterdir():
+        if path.is_symlink() and not path.exists():
+            notes.dangling.append(path)
+        elif path.suffix.lower() in suffixes() and path.is_file() and not path.name.startswith("."):
+            notes.suffixes[f"{path.suffix.lower()} outside the class folders"] += 1
     classes: dict[str, list[Path]] = {}
     for folder in folders_in(root):
         images = []
@@ -152,7 +167,9 @@ def require_classes(
     known = "a sub-folder of images for each of two or more classes"
     if len(classes) < 2:
         found = f"only the class {readable(classes[0])}" if classes else "no class at all"
-        raise DataError(f"{root}: holds {found}. It needs {known}. HEIC photos do not count: save them as JPEG.")
+        deeper = [] if levels else [readable(str(path)) for path in folders_in(root) if folders_in(path)]
+        hint = f" Sub-folders lie in {listed(deeper)}: name the folder that holds the classes." if deeper else ""
+        raise DataError(f"{root}: holds {found}. It needs {known}. HEIC photos do not count: save them as JPEG.{hint}")
     if missing := [name for name in classes if name not in parts["train"]]:
         raise DataError(f"{levels.get('train', root)}: has no images of the classes {listed(missing)}")
     for name, paths in parts["train"].items():

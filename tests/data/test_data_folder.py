@@ -213,6 +213,38 @@ def test_levels_of_training_validation_and_test_are_used(tmp_path: Path) -> None
         load(f"folder:{tmp_path}", image_size=8)
 
 
+@pytest.mark.parametrize("part", ["test", "val"])
+@pytest.mark.parametrize("content", ["1.png", ".DS_Store"])
+def test_part_without_classes_is_not_used(part: str, content: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "train", {"cat": 8, "dog": 8})
+    (tmp_path / part).mkdir()
+    shutil.copy(tmp_path / "train" / "cat" / "0.png", tmp_path / part / content)
+    data = load(f"folder:{tmp_path}", image_size=8, val_size=0)
+    assert (len(data.train_x), len(data.test_x)) == (14, 2)
+    left_out = "; left out: 1 .png outside the class folders" if content == "1.png" else ""
+    assert data.note == f"{part} has no class with images, so it is not used{left_out}"
+
+
+@pytest.mark.parametrize(("first", "second"), [("val", "valid"), ("Test", "testing"), ("train", "training")])
+def test_two_folders_for_one_part_are_refused(first: str, second: str, tmp_path: Path) -> None:
+    for name in {"train", first, second}:
+        write_images(tmp_path / name, {"cat": 2, "dog": 2})
+    with pytest.raises(DataError, match=f"holds {first} and {second}, which are the same part: merge them"):
+        load(f"folder:{tmp_path}", image_size=8)
+
+
+@pytest.mark.parametrize("name", ["folder:" + 300 * "a", 300 * "a" + ".npz"])
+def test_name_that_is_too_long_is_a_missing_one(name: str) -> None:
+    with pytest.raises(DataError, match="no such f"):
+        load(name, image_size=8)
+
+
+def test_folder_above_the_classes_says_where_they_lie(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", {"cat": 2, "dog": 2})
+    with pytest.raises(DataError, match=r"Sub-folders lie in .*photos: name the folder that holds the classes"):
+        load(f"folder:{tmp_path}", image_size=8)
+
+
 def test_every_broken_file_is_named_in_one_message(tmp_path: Path) -> None:
     root = write_images(tmp_path, {"cat": 12, "dog": 12})
     bad = [root / "cat" / f"{number}.png" for number in range(0, 12, 3)]
