@@ -185,7 +185,8 @@ def pictures(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         inside = [path]
         if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in images.suffixes())
+            seen = (each for each in path.iterdir() if not each.name.startswith("."))  # macOS writes ._NAME beside NAME
+            inside = sorted(each for each in seen if each.suffix.lower() in images.suffixes())
         if not inside:
             raise UserError(f"{path}: this folder holds no pictures")
         found += inside

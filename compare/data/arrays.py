@@ -14,6 +14,7 @@ Everything else is refused, with what to write instead: nothing is guessed.
 
 from __future__ import annotations
 
+import os
 import zipfile
 from collections.abc import Mapping
 from functools import partial
@@ -48,10 +49,13 @@ def load_arrays(source: str) -> Data:
 
 def read_npz(file: Path) -> dict[str, np.ndarray]:
     """All arrays of an .npz file; nothing in it is executed."""
-    if not file.is_file():
+    if not os.path.isfile(file):  # False also for a name that is too long
         raise DataError(f"{file}: no such file")
     try:
-        with np.load(file, allow_pickle=False) as found:
+        found = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise ValueError("it is a single array, as np.save writes it")
+        with found:
             return dict(found)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
@@ -180,10 +184,14 @@ def class_names(given: Any, found: Mapping[str, np.ndarray]) -> tuple[str, ...]:
     count = 1 + max(int(array.max(initial=0)) for array in numbers)
     if given is None:
         return numbered(count, "token" if text else "class")
-    names = tuple(map(str, np.asarray(given).ravel().tolist()))
+    values = np.asarray(given).ravel().tolist()
+    names = tuple(each.decode("utf-8", "replace") if isinstance(each, bytes) else str(each) for each in values)
     if len(names) < count:
         things = "tokens" if text else "labels"
         raise DataError(f"names {len(names)} classes, and the {things} go up to {count - 1}: name {count}")
+    if not text and len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"has two classes called {twice!r} in classes: give each class a name of its own")
     return names
 
 

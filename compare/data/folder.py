@@ -2,7 +2,7 @@
 
 Classes   the sub-folders in alphabetical order; hidden, empty and system folders are passed over.
 Levels    where all sub-folders are called train, val (valid, validation) or test, the classes lie inside them, and the
-          images keep to those parts. Without test/, val/ is the test set.
+          images keep to those parts. Without test/, val/ is the test set. A part without classes is not used.
 Images    every file with a known suffix directly in a class folder. What else lies there is counted in a note.
 Size      the largest centred square is cut out and scaled to `image_size` (bilinear, antialiased).
 Channels  3: colour (grey images get three equal channels); 1: grey (ITU-R 601 luma of colour
@@ -15,6 +15,7 @@ Test set  without levels, a sixth of each class, at least one image: those whose
 from __future__ import annotations
 
 import hashlib
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -64,14 +65,14 @@ def load_folder(root: Path, *, image_size: int, channels: int) -> Data:
         raise DataError(f"channels must be 1 (grey) or 3 (colour), not {channels}")
     if image_size < 1:
         raise DataError(f"image size {image_size} must be at least 1")
-    if not root.is_dir():
-        wrong = "is a file, not a folder: unpack it if it is an archive" if root.exists() else "no such folder"
+    if not os.path.isdir(root):  # False also for a name that is too long
+        wrong = "is a file, not a folder: unpack it if it is an archive" if os.path.exists(root) else "no such folder"
         raise DataError(f"{root}: {wrong}. Name a folder with a sub-folder of images for each class.")
     notes = Notes()
     levels = split_levels(root)
     parts = {part: class_images(folder, notes) for part, folder in (levels or {"train": root}).items()}
     for part in [part for part, found in parts.items() if part != "train" and not found]:
-        notes.lines.append(f"{part} holds no folders of classes and is not used")
+        notes.lines.append(f"{part} has no class with images, so it is not used")
         del parts[part]
     classes = sorted({name for found in parts.values() for name in found})
     require_classes(levels.get("train", root), parts, classes)
@@ -113,20 +114,27 @@ def folders_in(root: Path) -> list[Path]:
 
 
 def split_levels(root: Path) -> dict[str, Path]:
-    """The folders train, val and test of `root`, if it has nothing else and a class lies in train; else {}."""
+    """The folders train, val and test of `root`, if it has nothing else and a class lies in train; else {}.
+
+    DataError if two of them are the same part, as val and valid are.
+    """
     folders = [path for path in folders_in(root) if any(path.iterdir())]
     found = {LEVELS.get(path.name.lower(), path.name): path for path in folders}
     if not (found.keys() <= set(LEVELS.values()) and "train" in found and folders_in(found["train"])):
         return {}
-    if len(found) < len(folders):
-        names = listed(path.name for path in folders)
-        raise DataError(f"{root}: has several folders for one part of the data ({names}): merge them")
+    for path in folders:
+        if (other := found[LEVELS[path.name.lower()]]) != path:
+            raise DataError(f"{root}: holds {path.name} and {other.name}, which are the same part: merge them")
     return found
 
 
 def class_images(root: Path, notes: Notes) -> dict[str, list[Path]]:
     """Class -> its images, by the md5 of their names; classes without images are passed over with a note."""
-    notes.dangling += [path for path in root.iterdir() if path.is_symlink() and not path.exists()]
+    for path in root.iterdir():
+        if path.is_symlink() and not path.exists():
+            notes.dangling.append(path)
+        elif path.suffix.lower() in suffixes() and path.is_file() and not path.name.startswith("."):
+            notes.suffixes[f"{path.suffix.lower()} outside the class folders"] += 1
     classes: dict[str, list[Path]] = {}
     for folder in folders_in(root):
         images = []

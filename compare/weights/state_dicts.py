@@ -70,7 +70,9 @@ def is_state(value: Any) -> bool:
 
 def is_plain(value: Any) -> bool:
     """A tensor with one real number after the other."""
-    return isinstance(value, Tensor) and value.layout == torch.strided and not value.is_complex() and not value.is_meta
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_complex() or value.is_meta or value.is_quantized)
 
 
 def states_in(found: Mapping[Any, Any], depth: int = DEPTH) -> list[tuple[str, Mapping[str, Tensor]]]:

@@ -131,6 +131,8 @@ def convert(state: Mapping[str, Tensor], architecture: str, args: Mapping[str, A
     except ValueError as error:
         problem = in_the_way(list(given), list(wanted)) or error
         raise WeightsError(f"{architecture}: {problem}") from None
+    if whole := [name for name, value in given.items() if not value.is_floating_point()]:
+        raise WeightsError(f"{architecture}: {whole[0]} holds {given[whole[0]].dtype}: save the weights as floats")
     ours = {wanted[name]: value if value.dtype == torch.float64 else value.float() for name, value in given.items()}
     network.load_state_dict(ours, strict=False, assign=True)
     return {"params": interop.params_to_tree(network), "stats": interop.stats_to_tree(network)}

@@ -22,7 +22,7 @@ from PIL import Image, ImageOps
 from support import pictures
 from support.paths import ROOT
 
-from compare import cli, data, pretrained
+from compare import cli, data, predict, pretrained
 from compare.checkpoint import store
 from compare.cli import SHIPPED
 from compare.data.preparation import Preparation, of_dataset
@@ -255,6 +255,12 @@ def test_all_tracks_answer(capsys: pytest.CaptureFixture[str]) -> None:
     assert name == cli.shown(SEVEN)
     assert [re.fullmatch(r" +(\w+) +7 +\d+\.\d+% +\d +\d+\.\d+%", line)[1] for line in answers] == list(TRACKS)
     assert float(difference.split()[-1]) < 1e-5
+
+
+def test_hidden_files_of_a_folder_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("7.png", "._7.png", ".hidden.jpg", "notes.txt"):
+        (tmp_path / name).touch()
+    assert predict.pictures([tmp_path]) == [tmp_path / "7.png"]
 
 
 def test_bad_picture_does_not_stop_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,13 @@ def test_layer_of_a_network_with_one_layer_is_no_prefix(tmp_path: Path) -> None:
     assert read(save(tmp_path / "weights", "zip", state)).keys() == state.keys()
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])
+def test_weights_that_are_no_floats_are_refused(dtype: torch.dtype) -> None:
+    state = {name: value.to(dtype) for name, value in small_state().items()}
+    with pytest.raises(WeightsError, match=f"holds {dtype}: save the weights as floats"):
+        convert(state, "resnet", SMALL)
+
+
 def test_entries_that_stand_in_the_way_are_named_in_one_line() -> None:
     state = prefixed("model.") | {"criterion.weight": torch.ones(2)}
     with pytest.raises(WeightsError, match=r"begin with 'model\.'; remove the others: criterion\.weight") as caught:

@@ -213,6 +213,14 @@ def test_arrays_that_cannot_be_told_to_be_right_are_refused(of_x, of_y, message,
         load(name)
 
 
+def test_names_of_classes_are_text_and_differ(rng, tmp_path):
+    names = np.array(["cat", "dög", "owl"])
+    encoded = np.array([each.encode() for each in names])
+    assert load(saved(tmp_path, **arrays(rng), classes=encoded)).classes == tuple(names)
+    with pytest.raises(UserError, match="has two classes called 'cat'"):
+        load(saved(tmp_path, **arrays(rng), classes=np.array(["cat", "dog", "cat"])))
+
+
 TOKENS_REFUSED = [  # changes of x and y, and what is said about them
     (lambda x: x + 300, same, "x has tokens from 30[0-4] to 304: expected 0 to 255"),
     (lambda x: x - 1, same, "x has tokens from -1 to 3"),
@@ -252,10 +260,13 @@ def test_files_that_hold_no_arrays_are_named(tmp_path):
     (tmp_path / "bad.npz").write_bytes(b"PK nothing")
     (tmp_path / "make.py").write_text("def none():\n    return 3\ndef fails():\n    return {}['x']\n")
     np.savez(tmp_path / "objects.npz", x=np.array([{}]), y=np.zeros(1))
+    with (tmp_path / "single.npz").open("wb") as file:
+        np.save(file, np.zeros(3))
     for name, message in {
         "absent.npz": "no such file",
         "bad.npz": r"cannot be read as arrays \(.*\): write it with np.savez",
         "objects.npz": "cannot be read as arrays .*allow_pickle",
+        "single.npz": "cannot be read as arrays .*a single array, as np.save writes it",
         "make.py:none": "returns int: return a dictionary with x and y",
         "make.py:fails": r"fails\(\) of .* raises:\n  File \".*make.py\", line 4, in fails\n",
         "make.py:absent": "has no function 'absent'; it has: none, fails",
