@@ -280,6 +280,8 @@ def test_class_imbalance_is_shown_and_a_fraction_is_of_each_class(tmp_path: Path
     assert np.bincount(share(data, 0.2, seed=0).train_y).tolist() == [10, 1]
     assert np.bincount(share(data, 0.01, seed=0).train_y).tolist() == [1, 1]
     assert len(share(data, 1.0, seed=0).train_y) == 55
+    draws = [share(data, 0.2, seed=seed).train_x.tobytes() for seed in (0, 0, 1)]
+    assert draws[0] == draws[1] != draws[2]
     for fraction in (0.0, -1.0, 1.01, float("nan")):
         with pytest.raises(DataError, match="choose one above 0 and at most 1"):
             share(data, fraction, seed=0)

@@ -16,6 +16,7 @@ import pytest
 
 from compare.checkpoint import __main__ as checkpoint
 from compare.checkpoint import store
+from compare.checkpoint.digests import array_digests
 from compare.checkpoint.reader import verified
 from compare.checkpoint.store import CheckpointError, Writer
 from compare.workers.process import ROOT
@@ -359,3 +360,10 @@ def test_ls_show_and_verify_commands(run, capsys):
     assert checkpoint.main(["show", str(run)]) == 2
     assert "snapshot/_METADATA is empty; the newest good checkpoint beside it is" in capsys.readouterr().err
     assert checkpoint.main(["ls", str(run / "nowhere")]) == 2
+
+
+def test_digest_of_an_array_covers_dtype_and_shape() -> None:
+    x = np.zeros((2, 3), np.float32)
+    digests = [array_digests({"x": each})["x"] for each in (x, x.copy(), x.T.copy(), x.view(np.int32))]
+    assert digests[0] == digests[1]
+    assert len({*digests}) == 3
