@@ -150,7 +150,7 @@ def test_figures_are_printed_as_json(capsys):
     assert run_all.main(["--list", "--json"]) == 0
     assert Config.from_json(json.loads(capsys.readouterr().out)["mlp-mnist"]) == presets.get("mlp-mnist")
     assert doctor.main(["--json"]) == 0
-    assert json.loads(capsys.readouterr().out).keys() >= {"cores", "quiet", "refused"}
+    assert json.loads(capsys.readouterr().out).keys() >= {"cores", "idle", "refused"}
     assert parity.main(["mlp", "--tracks", "numpy,torch", "--steps", "1", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["a"], row["b"], row["passed"]) == ("numpy", "torch", True)

@@ -115,7 +115,7 @@ def test_digit_pictures_are_recognised(how: str) -> None:
 
 def test_documented_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     page = (ROOT / "docs" / "predicting.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```\n\n?(?:prints `(.*?)`)?", page, re.S)
+    blocks = re.findall(r"```python\n(.*?)```\n\n?(?:This prints `(.*?)`)?", page, re.S)
     code, promised = next(block for block in blocks if "compare.predict" in block[0])
     assert len([line for line in code.splitlines() if line.strip()]) == 5
     monkeypatch.chdir(ROOT)
