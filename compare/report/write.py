@@ -25,7 +25,10 @@ WIDTH = 110  # of the table where no terminal says otherwise
 
 def table(results: Results) -> Table:
     """Accuracy, speed, cost and drift of every preset and track; fits 80 columns."""
-    made = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold")
+    caption = "Drift is expected: training amplifies the rounding of float32." if results["drift"] else None
+    made = Table(
+        box=box.SIMPLE_HEAD, padding=0, pad_edge=False, header_style="bold", caption=caption, caption_justify="left"
+    )
     made.add_column("preset\ntrack", no_wrap=True)
     for name in COLUMNS[2:]:
         wordy = name in ("images/s", COLUMNS[-1])  # a reason, the name of a leaf: these may fold

@@ -69,6 +69,8 @@ def test_table_row_holds_the_measured_values():
         "drift from NumPy": "1.3e-02 layers/1/kernel",
     }
     assert cells(results, "mlp-mnist", "numpy")["drift from NumPy"] == "-"
+    assert "Drift is expected" in shown(results)
+    assert "Drift" not in shown({**results, "drift": []})
 
 
 def test_a_text_is_counted_in_characters_and_its_loss_in_bits():
