@@ -25,7 +25,7 @@ def without(name: str, one: Recording, other: Recording, extra: int, consumer: i
     """
     values = other.values
     given = values[before]
-    sources = [values[i].stored for i in given.inputs]
+    sources = [values[i].stored for i in given.inputs if not values[i].inner]
     idle = any((each.shape, each.summary) == (given.stored.shape, given.stored.summary) for each in sources)
     stays = has_weights(one, extra) or (idle and given.op not in VIEWS)
     place = given if stays else values[consumer]
@@ -76,6 +76,8 @@ def skipped(one: Recording, other: Recording, left: int, right: int, twins: Twin
     inputs = [i for i in one.values[left].inputs if one.values[i].op != "constant" and not one.values[i].inner]
     if len(inputs) != 1 or is_root(one, inputs[0]) or has_weights(one, left):
         return None
+    if one.values[inputs[0]].stored.summary.size != one.values[left].stored.summary.size:
+        return None  # a padding, which the other side's convolution may do itself
     shared = taken.intersection(twins.get(inputs[0], []))
     if not shared or all(is_root(other, j) for j in shared):
         return None
